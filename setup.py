@@ -1,0 +1,51 @@
+"""Package metadata of mailroute; the tools' settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="mailroute",
+    version="0.1.0",
+    description="A mail routing proxy: one name and one port in front of many mail servers",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    # twisted/plugins must not have an __init__.py: it is a plugin folder, which
+    # Twisted's own package extends to every entry of sys.path.
+    packages=[*find_packages(include=["mailroute", "mailroute.*"]), "twisted.plugins"],
+    package_data={"mailroute": ["py.typed"]},
+    install_requires=[
+        "attrs>=23.2",
+        "pydantic>=2.7",
+        "pyOpenSSL>=24.1",
+        "service-identity>=24.1",
+        "Twisted>=24.11",
+        "zope.interface>=6.0",
+    ],
+    extras_require={
+        "test": [
+            "coverage[toml]>=7.5",
+            "hypothesis>=6.100",
+            "imapclient>=3.0",
+            "mypy>=1.11",
+            "mypy-zope>=1.0.6",
+            "pytest>=8.2",
+            "pytest-twisted>=1.14.3",
+            "ruff>=0.15",
+            "towncrier>=24.8",
+        ],
+    },
+    entry_points={"console_scripts": ["mailroute=mailroute.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Framework :: Twisted",
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Communications :: Email",
+    ],
+)
