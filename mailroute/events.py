@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 
 from attrs import field, frozen
+from twisted.internet.interfaces import ITransport
 
 # --- who is calling ---------------------------------------------------------
 
@@ -201,6 +202,16 @@ class Refused:
     refusal: Refusal
 
 
+@frozen
+class Opened:
+    """A backend's connection, logged in: its transport, paused, and how long it took (seconds)."""
+
+    transport: ITransport
+    outcome: LoggedIn
+    connecting: float
+    logging_in: float
+
+
 DialogEvent = Send | StartTLS | Attempt | HangUp
 LoginEvent = Send | StartTLS | LoggedIn | Refused
 
@@ -231,6 +242,15 @@ class Method(enum.Enum):
 
     REPLAY = "replay"
     MASTER = "master"
+    NONE = "none"
+
+
+class Identity(enum.Enum):
+    """How a backend learns the client's address; the values are the configuration's words."""
+
+    NATIVE = "native"
+    PROXY_V1 = "proxy-v1"
+    PROXY_V2 = "proxy-v2"
     NONE = "none"
 
 

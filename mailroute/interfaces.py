@@ -20,9 +20,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ITransport
 from zope.interface import Attribute, Interface
 
 from mailroute.events import (
+    Client,
+    Credentials,
     DialogEvent,
     DialogTerms,
     Farewell,
@@ -30,6 +33,8 @@ from mailroute.events import (
     LoginEvent,
     LoginOrder,
     Lookup,
+    Method,
+    Opened,
     Refusal,
     Route,
 )
@@ -131,3 +136,45 @@ class IRouteSource(Interface):
         :param context: a `mailroute.routers.SourceContext`.
         :raises mailroute.routers.BadOption: names the key and what is wrong with it.
         """
+
+
+class IBackend(Interface):
+    """A place where accounts live."""
+
+    name: str = Attribute("What the configuration calls it.")
+    method: Method = Attribute("How mailroute logs in there.")
+
+    def open(
+        protocol: IMailProtocol, credentials: Credentials, user: str, client: Client, seam: object
+    ) -> Deferred[Opened]:
+        """Connect and log in.  Cancelling the Deferred closes the connection.
+
+        :param user: the account's name there.
+        :param seam: the dialog's message to the login, not to be looked at.
+        :raises mailroute.events.LoginRefused: (fails with it) whatever goes wrong.
+        """
+
+
+class IClientLeg(Interface):
+    """A client's connection, as its session sees it."""
+
+    def write(data: bytes) -> None:
+        """Send these bytes to the client."""
+
+    def start_tls() -> None:
+        """Begin the TLS handshake; the session's ``secured`` is called at its end."""
+
+    def pause() -> None:
+        """Stop reading; what has been read already may still arrive."""
+
+    def resume() -> None:
+        """Read again."""
+
+    def close() -> None:
+        """Close once everything is written, or soon in any case."""
+
+    def client() -> Client:
+        """Return what is known of the client now."""
+
+    def hand_over() -> ITransport:
+        """Return the transport, paused, for the splice; the leg does not touch it again."""

@@ -1,0 +1,41 @@
+"""The protocols that mailroute speaks, by name."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from twisted.plugin import getPlugins
+
+from mailroute.dialogs.imap import IMAP
+from mailroute.interfaces import IMailProtocol
+
+_BUILT_IN: tuple[IMailProtocol, ...] = (IMAP,)
+
+
+class UnknownProtocol(LookupError):
+    """No protocol has that name; the text lists those that there are."""
+
+
+@cache
+def _protocols() -> dict[str, IMailProtocol]:
+    """All of them, third parties' plugins last, so that none of those hides one of ours."""
+    found: dict[str, IMailProtocol] = {}
+    for candidate in (*_BUILT_IN, *getPlugins(IMailProtocol)):
+        found.setdefault(candidate.name, candidate)
+    return found
+
+
+def known() -> tuple[str, ...]:
+    """The names of all protocols, in alphabetical order."""
+    return tuple(sorted(_protocols()))
+
+
+def protocol(name: str) -> IMailProtocol:
+    """Return the protocol with that name.
+
+    :raises UnknownProtocol: there is none.
+    """
+    try:
+        return _protocols()[name]
+    except KeyError:
+        raise UnknownProtocol(f"no protocol is named {name!r}; there are {', '.join(known())}") from None

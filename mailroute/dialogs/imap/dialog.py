@@ -1,0 +1,385 @@
+"""The client's side of IMAP before the login (RFC 3501, 9051, 4959, 7888, 2971, 5530)."""
+
+from __future__ import annotations
+
+import base64
+import enum
+import re
+
+from zope.interface import implementer
+
+from mailroute.dialogs.imap.replies import FAREWELLS, REPLIES
+from mailroute.dialogs.imap.seam import OUR_ID, Hello, Welcome
+from mailroute.events import (
+    Attempt,
+    Credentials,
+    DialogEvent,
+    DialogTerms,
+    Farewell,
+    HangUp,
+    LoggedIn,
+    Proof,
+    Reason,
+    Refusal,
+    Send,
+    StartTLS,
+)
+from mailroute.interfaces import IDialog
+from mailroute.wire.imap_reader import ImapReader, Parts, Stop
+from mailroute.wire.imap_syntax import Arguments, Malformed
+from mailroute.wire.sasl import MAX_RESPONSE, Answer, Exchange, SaslError
+
+MAX_AHEAD = 160 * 1024
+"""Bytes that a client may send behind a login that is under way.  It is not read meanwhile,
+so that this is one read of the socket and what TLS had already decoded."""
+
+MAX_COMMANDS = 128
+"""Commands before login: more than any client needs, and few enough that the replies to a
+client that does not read them stay small."""
+
+MAX_BAD_WITHOUT_BOUND = 10_000
+"""Stands for "any number" where the configuration switches the bound on bad commands off."""
+
+# A browser made to post a form here: nothing of it may be echoed.
+_HTTP = re.compile(rb"[A-Za-z]+ [^ ]+ HTTP/[0-9.]+\s*\Z", re.IGNORECASE)
+
+
+class _State(enum.Enum):
+    """What the next bytes from the client are."""
+
+    COMMAND = "a command"
+    SASL = "a line of an AUTHENTICATE exchange"
+    CHALLENGED = "the client's answer to an OAuth error"
+    BUSY = "whatever it pipelines behind a login that is under way"
+    HANDSHAKE = "TLS; nothing in the clear"
+    OVER = "of no interest"
+
+
+@implementer(IDialog)
+class ImapDialog:
+    """One client's dialog from the greeting to the login."""
+
+    __slots__ = (
+        "_asked_capabilities",
+        "_bad",
+        "_commands",
+        "_exchange",
+        "_id_pairs",
+        "_out",
+        "_reader",
+        "_refusal",
+        "_state",
+        "_tag",
+        "_terms",
+        "_tls",
+    )
+
+    def __init__(self, terms: DialogTerms) -> None:
+        self._terms = terms
+        self._reader = ImapReader(synchronising=True)
+        self._state = _State.COMMAND
+        self._tag = b"*"
+        self._tls = False
+        self._bad = self._commands = 0
+        self._asked_capabilities = False
+        self._id_pairs: tuple[tuple[bytes, bytes], ...] = ()
+        self._exchange: Exchange | None = None
+        self._refusal: Refusal | None = None
+        self._out: list[DialogEvent] = []
+
+    # --- IDialog ---
+
+    def greet(self) -> list[DialogEvent]:
+        """Greet with the capabilities (RFC 9051 section 7.1)."""
+        return [Send(b"* OK [CAPABILITY %s] mailroute ready.\r\n" % self._capabilities())]
+
+    def receive(self, data: bytes) -> list[DialogEvent]:
+        """Take bytes from the client."""
+        if self._state is _State.OVER:
+            return []
+        self._reader.feed(data)
+        return self._go_on()
+
+    def secured(self) -> list[DialogEvent]:
+        """TLS is on: what was said in the clear is forgotten (RFC 9051 section 6.2.1)."""
+        self._tls = True
+        self._asked_capabilities = False
+        self._id_pairs = ()
+        self._reader.forget()
+        self._state = _State.COMMAND
+        return []
+
+    def accept(self, outcome: LoggedIn) -> bytes:
+        """Answer the login command with the backend's words and the client's tag."""
+        self._state = _State.BUSY
+        welcome = outcome.welcome
+        if not isinstance(welcome, Welcome):
+            return b"%s OK Logged in.\r\n" % self._tag
+        untagged = list(welcome.untagged)
+        if self._asked_capabilities and not any(line.startswith(b"* CAPABILITY ") for line in untagged):
+            # A client that has asked keeps the old list unless it is told the new one so.
+            untagged.insert(0, b"* CAPABILITY " + welcome.capabilities)
+        ok = b"%s OK [CAPABILITY %s] %s" % (self._tag, welcome.capabilities, welcome.text)
+        return b"".join(line + b"\r\n" for line in (*untagged, ok))
+
+    def reject(self, refusal: Refusal) -> list[DialogEvent]:
+        """Answer the login command, and go on with what the client sent behind it."""
+        if refusal.challenge is not None and self._exchange is not None:
+            # RFC 7628 section 3.2.2: the error goes out as a challenge, which the client
+            # acknowledges before the exchange fails.
+            self._refusal = refusal
+            self._state = _State.CHALLENGED
+            self._send(b"+ " + base64.b64encode(refusal.challenge))
+        else:
+            self._say_no(refusal)
+        return self._go_on()
+
+    def farewell(self, why: Farewell) -> bytes:
+        """Say BYE (RFC 9051 section 7.1.5)."""
+        self._state = _State.OVER
+        return b"* BYE %s\r\n" % FAREWELLS[why]
+
+    def rest(self) -> bytes:
+        """Return, and forget, the bytes received behind an accepted login."""
+        return self._reader.rest()
+
+    # --- running ---
+
+    def _go_on(self) -> list[DialogEvent]:
+        while True:
+            match self._state:
+                case _State.COMMAND:
+                    going = self._next_command()
+                case _State.SASL | _State.CHALLENGED:
+                    going = self._next_line()
+                case _State.BUSY:
+                    going = False
+                    if len(self._reader) > MAX_AHEAD:
+                        self._hang_up(Farewell.TOO_LONG)
+                case _State.HANDSHAKE:
+                    # Nobody should hand us these: the transport's bytes are TLS by now.
+                    going = False
+                    if len(self._reader):
+                        self._hang_up(Farewell.INJECTION)
+                case _State.OVER:
+                    going = False
+                    self._reader.forget()
+            if not going:
+                events, self._out = self._out, []
+                return events
+
+    def _next_command(self) -> bool:
+        unit = self._reader.unit()
+        match unit:
+            case Stop.MORE:
+                return False
+            case Stop.TOO_LONG:
+                self._hang_up(Farewell.TOO_LONG)
+            case Stop.LITERAL:
+                if self._want_literal(self._reader.peek()):
+                    self._send(b"+ OK")
+            case Stop.TOO_LONG_LITERAL:
+                self._tag = self._tag_of(self._reader.peek())
+                self._reader.abandon()
+                self._bad_command(b"[TOOBIG] Literal too long.")
+            case _:
+                self._command(unit)
+        return True
+
+    def _next_line(self) -> bool:
+        line = self._reader.line(MAX_RESPONSE)
+        if line is Stop.MORE:
+            return False
+        if isinstance(line, Stop):
+            self._hang_up(Farewell.TOO_LONG)
+        elif self._state is _State.CHALLENGED:
+            refusal, self._refusal = self._refusal, None
+            assert refusal is not None  # noqa: S101 (the state says so)
+            self._say_no(refusal)
+        else:
+            self._sasl_line(line)
+        return True
+
+    def _want_literal(self, parts: Parts) -> bool:
+        """Whether a synchronising literal shall be sent; if not, the command is answered."""
+        if not self._login_allowed() and b" LOGIN" in parts[0].upper():
+            # Refused before the secret has crossed the wire in the clear.
+            self._tag = self._tag_of(parts)
+            self._reader.abandon()
+            self._say_no(Refusal(Reason.PRIVACY_REQUIRED, "no TLS"))
+            return False
+        return True
+
+    def _tag_of(self, parts: Parts) -> bytes:
+        try:
+            return Arguments(parts).tag()
+        except Malformed:
+            return b"*"
+
+    # --- commands ---
+
+    def _command(self, parts: Parts) -> None:
+        self._tag = b"*"
+        if len(parts) == 1 and _HTTP.match(parts[0]):
+            self._hang_up(Farewell.NOT_THIS_PROTOCOL)
+            return
+        self._commands += 1
+        if self._commands > MAX_COMMANDS:
+            self._hang_up(Farewell.TOO_MANY_BAD_COMMANDS)
+            return
+        arguments = Arguments(parts)
+        try:
+            self._tag = arguments.tag()
+            name = arguments.word()
+            command = _COMMANDS.get(name)
+            if command is None:
+                raise Malformed("Unknown command, or not before login")
+            command(self, arguments)
+        except Malformed as error:
+            self._bad_command(str(error).encode("ascii") + b".")
+
+    def _do_capability(self, arguments: Arguments) -> None:
+        arguments.end()
+        self._asked_capabilities = True
+        self._send(b"* CAPABILITY " + self._capabilities())
+        self._answer(b"OK Done.")
+
+    def _do_noop(self, arguments: Arguments) -> None:
+        arguments.end()
+        self._answer(b"OK Done.")
+
+    def _do_logout(self, arguments: Arguments) -> None:
+        arguments.end()
+        self._send(b"* BYE " + FAREWELLS[Farewell.LOGGED_OUT])
+        self._answer(b"OK Done.")
+        self._state = _State.OVER
+        self._out.append(HangUp(Farewell.LOGGED_OUT))
+
+    def _do_id(self, arguments: Arguments) -> None:
+        pairs = arguments.id_pairs()
+        arguments.end()
+        self._id_pairs = pairs
+        self._send(b"* ID " + OUR_ID)
+        self._answer(b"OK Done.")
+
+    def _do_starttls(self, arguments: Arguments) -> None:
+        arguments.end()
+        if self._tls:
+            raise Malformed("TLS is already on")
+        if not self._terms.tls_offered:
+            raise Malformed("STARTTLS is not offered here")
+        if len(self._reader):
+            # Bytes in the clear that would later count as protected: CVE-2011-0411 and its kin.
+            self._answer(b"BAD Nothing may follow STARTTLS.")
+            self._hang_up(Farewell.INJECTION)
+            return
+        self._answer(b"OK Begin TLS now.")
+        self._state = _State.HANDSHAKE
+        self._out.append(StartTLS())
+
+    def _do_login(self, arguments: Arguments) -> None:
+        if not self._login_allowed():
+            self._say_no(Refusal(Reason.PRIVACY_REQUIRED, "no TLS"))
+            return
+        user = arguments.astring()
+        password = arguments.astring()
+        arguments.end()
+        self._exchange = None
+        self._attempt(Credentials("LOGIN", user, password))
+
+    def _do_authenticate(self, arguments: Arguments) -> None:
+        if not self._login_allowed():
+            self._say_no(Refusal(Reason.PRIVACY_REQUIRED, "no TLS"))
+            return
+        name = arguments.word().decode("ascii")
+        initial = arguments.optional_bytes()
+        arguments.end()
+        if name not in self._terms.mechanisms:
+            self._answer(b"NO [CANNOT] Unsupported authentication mechanism.")
+            return
+        self._exchange = Exchange(name)
+        self._state = _State.SASL
+        if initial is None:
+            self._prompt()
+        else:
+            self._sasl_line(initial)
+
+    # --- SASL ---
+
+    def _prompt(self) -> None:
+        assert self._exchange is not None  # noqa: S101 (the state says so)
+        self._send(b"+ " + self._exchange.prompt())
+
+    def _sasl_line(self, line: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None  # noqa: S101 (the state says so)
+        self._state = _State.COMMAND
+        if line == b"*":
+            self._bad_command(b"Authentication aborted.")
+            return
+        try:
+            answer = exchange.respond(line)
+        except SaslError as error:
+            self._bad_command(str(error).encode("ascii") + b".")
+            return
+        if answer is None:
+            self._state = _State.SASL
+            self._prompt()
+        else:
+            self._attempt(_credentials(exchange, answer))
+
+    def _attempt(self, credentials: Credentials) -> None:
+        self._state = _State.BUSY
+        self._out.append(Attempt(credentials, Hello(self._id_pairs)))
+
+    # --- answers ---
+
+    def _send(self, line: bytes) -> None:
+        self._out.append(Send(line + b"\r\n"))
+
+    def _answer(self, text: bytes) -> None:
+        self._send(self._tag + b" " + text)
+
+    def _say_no(self, refusal: Refusal) -> None:
+        self._exchange = None
+        self._state = _State.COMMAND
+        self._answer(b"NO " + (refusal.reply or REPLIES[refusal.reason]))
+
+    def _bad_command(self, text: bytes) -> None:
+        self._exchange = None
+        self._answer(b"BAD " + text)
+        self._bad += 1
+        if self._bad >= (self._terms.bad_commands or MAX_BAD_WITHOUT_BOUND):
+            self._hang_up(Farewell.TOO_MANY_BAD_COMMANDS)
+
+    def _hang_up(self, why: Farewell) -> None:
+        self._out += (Send(self.farewell(why)), HangUp(why))
+
+    def _login_allowed(self) -> bool:
+        return self._tls or self._terms.login_allowed
+
+    def _capabilities(self) -> bytes:
+        words = ["IMAP4rev1", "LITERAL+", "SASL-IR", "ID", *self._terms.capabilities]
+        if self._terms.tls_offered and not self._tls:
+            words.append("STARTTLS")
+        if self._login_allowed():
+            words += (f"AUTH={name}" for name in self._terms.mechanisms)
+        else:
+            words.append("LOGINDISABLED")
+        return " ".join(words).encode("ascii")
+
+
+_COMMANDS = {
+    b"CAPABILITY": ImapDialog._do_capability,
+    b"NOOP": ImapDialog._do_noop,
+    b"LOGOUT": ImapDialog._do_logout,
+    b"ID": ImapDialog._do_id,
+    b"STARTTLS": ImapDialog._do_starttls,
+    b"LOGIN": ImapDialog._do_login,
+    b"AUTHENTICATE": ImapDialog._do_authenticate,
+}
+
+
+def _credentials(exchange: Exchange, answer: Answer) -> Credentials:
+    proof = Proof.TOKEN if exchange.is_token else Proof.PASSWORD
+    return Credentials(exchange.name, answer.user, answer.secret, answer.authorize_as, proof)

@@ -1,0 +1,313 @@
+"""The backend's side of IMAP until the login has succeeded (RFC 3501, 9051, 2971)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from zope.interface import implementer
+
+from mailroute.dialogs.imap.identity import LoopDetected, id_command
+from mailroute.dialogs.imap.plan import NoWay, Plan, make_plan
+from mailroute.dialogs.imap.refusals import read_refusal
+from mailroute.dialogs.imap.seam import Hello, Welcome
+from mailroute.events import (
+    LoggedIn,
+    LoginEvent,
+    LoginOrder,
+    Method,
+    Reason,
+    Refusal,
+    Refused,
+    Send,
+    StartTLS,
+)
+from mailroute.interfaces import ILogin
+from mailroute.wire import sasl
+from mailroute.wire.imap_reader import ImapReader, Stop
+from mailroute.wire.imap_syntax import Response, read_response, read_status, without_code
+
+MAX_UNTAGGED = 64
+"""Untagged responses before the tagged OK of a login; a backend that sends more misbehaves."""
+
+
+class _State(enum.Enum):
+    """What we wait for; the words are those of the log."""
+
+    GREETING = "waiting for the greeting"
+    STARTTLS = "waiting for the answer to STARTTLS"
+    HANDSHAKE = "waiting for TLS"
+    CAPABILITY = "waiting for the capabilities"
+    ID = "waiting for the answer to ID"
+    LOGIN = "waiting for the answer to the login"
+    NEW_CAPABILITY = "waiting for the capabilities after login"
+    OVER = "done"
+
+
+@implementer(ILogin)
+class ImapLogin:
+    """One attempt to open one account at one backend."""
+
+    __slots__ = (
+        "_capabilities",
+        "_challenge",
+        "_count",
+        "_order",
+        "_out",
+        "_pending",
+        "_plan",
+        "_reader",
+        "_secure",
+        "_state",
+        "_tag",
+        "_text",
+        "_untagged",
+    )
+
+    def __init__(self, order: LoginOrder) -> None:
+        self._order = order
+        self._reader = ImapReader(synchronising=False)
+        self._state = _State.GREETING
+        self._secure = not order.starttls
+        self._capabilities = b""
+        self._challenge: bytes | None = None
+        self._count = 0
+        self._tag = b""
+        self._plan: Plan | None = None
+        self._pending: list[bytes] = []
+        self._text = b""
+        self._untagged: list[bytes] = []
+        self._out: list[LoginEvent] = []
+
+    # --- ILogin ---
+
+    def start(self) -> list[LoginEvent]:
+        """Wait for the greeting."""
+        return []
+
+    def receive(self, data: bytes) -> list[LoginEvent]:
+        """Take bytes from the backend."""
+        if self._is_over():
+            return []
+        self._reader.feed(data)
+        while not self._is_over():
+            unit = self._reader.unit()
+            if unit is Stop.MORE:
+                break
+            response = None if isinstance(unit, Stop) else read_response(unit)
+            if response is None:
+                self._protocol_error("a response that is too long or malformed")
+            else:
+                self._response(response)
+        return self._flush()
+
+    def secured(self) -> list[LoginEvent]:
+        """TLS is on: what the backend said in the clear is forgotten (RFC 9051 section 6.2.1)."""
+        self._secure = True
+        self._reader.forget()
+        self._capabilities = b""
+        self._identify()
+        return self._flush()
+
+    # --- running ---
+
+    def _is_over(self) -> bool:
+        return self._state is _State.OVER
+
+    def _flush(self) -> list[LoginEvent]:
+        events, self._out = self._out, []
+        return events
+
+    def _command(self, state: _State, command: bytes) -> None:
+        self._count += 1
+        self._tag = b"M%d" % self._count
+        self._state = state
+        self._out.append(Send(self._tag + b" " + command))
+
+    def _response(self, response: Response) -> None:
+        if response.tag == b"*":
+            self._untagged_response(response.text)
+        elif response.tag == b"+":
+            self._continuation(response.text)
+        elif response.tag == self._tag and self._state is not _State.GREETING:
+            self._tagged(response.text)
+        else:
+            self._protocol_error("a response with a strange tag")
+
+    def _untagged_response(self, text: bytes) -> None:
+        if self._state is _State.GREETING:
+            self._greeting(text)
+            return
+        name, _, rest = text.partition(b" ")
+        match name.upper():
+            case b"CAPABILITY":
+                self._capabilities = rest
+                return
+            case b"BYE":
+                self._refuse(
+                    Reason.UNAVAILABLE, f"the backend said BYE {self._state.value}; ", b"BYE " + rest
+                )
+                return
+            case b"PREAUTH":
+                self._protocol_error("PREAUTH in the middle of the dialog")
+                return
+        if self._state in (_State.LOGIN, _State.NEW_CAPABILITY):
+            self._untagged.append(b"* " + text)
+            if len(self._untagged) > MAX_UNTAGGED:
+                self._protocol_error("too many untagged responses")
+
+    def _greeting(self, text: bytes) -> None:
+        status = read_status(text)
+        condition = status.condition if status is not None else b""
+        if condition == b"BYE":
+            self._refuse(Reason.UNAVAILABLE, "the backend greeted with BYE; ", text)
+        elif condition == b"PREAUTH" and (not self._secure or self._order.method is not Method.NONE):
+            # Somebody would get in unchecked, or without the TLS that was asked for.
+            self._refuse(Reason.MISCONFIGURED, "the backend greeted with PREAUTH where a login was expected")
+        elif status is None or condition not in (b"OK", b"PREAUTH"):
+            self._protocol_error("no IMAP greeting")
+        elif not self._secure:
+            # Without asking for its capabilities first: a list in the clear proves nothing.
+            self._command(_State.STARTTLS, b"STARTTLS\r\n")
+        else:
+            if status.code == b"CAPABILITY":
+                self._capabilities = status.argument
+            self._identify()
+
+    # --- tagged responses ---
+
+    def _tagged(self, text: bytes) -> None:
+        status = read_status(text)
+        if status is None or status.condition not in (b"OK", b"NO", b"BAD"):
+            self._protocol_error("a tagged response that is none of OK, NO and BAD")
+            return
+        handlers: dict[_State, Callable[[bytes], None]] = {
+            _State.STARTTLS: self._starttls_answered,
+            _State.CAPABILITY: self._capability_answered,
+            _State.ID: self._id_answered,
+            _State.LOGIN: self._login_answered,
+            _State.NEW_CAPABILITY: self._new_capability_answered,
+        }
+        handler = handlers.get(self._state)
+        if handler is None:
+            self._protocol_error("a tagged response where none was expected")
+        else:
+            handler(text)
+
+    def _starttls_answered(self, text: bytes) -> None:
+        if not text.upper().startswith(b"OK"):
+            self._refuse(Reason.MISCONFIGURED, "the backend refused STARTTLS; ", text)
+        elif len(self._reader):
+            self._refuse(
+                Reason.MISCONFIGURED, "the backend sent bytes in the clear behind its STARTTLS answer"
+            )
+        else:
+            self._state = _State.HANDSHAKE
+            self._out.append(StartTLS())
+
+    def _identify(self) -> None:
+        """Hand the client's identity over, once the capabilities are known."""
+        if not self._capabilities:
+            self._command(_State.CAPABILITY, b"CAPABILITY\r\n")
+            return
+        if self._order.tell_client and b"ID" in self._capability_set():
+            hello = self._order.seam
+            pairs = hello.id_pairs if isinstance(hello, Hello) else ()
+            try:
+                command = id_command(self._order, pairs)
+            except LoopDetected as error:
+                self._refuse(Reason.MISCONFIGURED, str(error))
+                return
+            self._command(_State.ID, command)
+        else:
+            self._log_in()
+
+    def _capability_answered(self, text: bytes) -> None:
+        if not text.upper().startswith(b"OK") or not self._capabilities:
+            self._protocol_error("no capabilities")
+        else:
+            self._identify()
+
+    def _id_answered(self, text: bytes) -> None:
+        del text  # a backend that refuses the client's identity still has the account
+        self._log_in()
+
+    def _log_in(self) -> None:
+        self._untagged.clear()
+        if self._order.method is Method.NONE:
+            self._logged_in(b"Logged in.")
+            return
+        try:
+            self._plan = make_plan(self._order, self._capability_set())
+        except NoWay as error:
+            self._refuse(Reason.MISCONFIGURED, str(error))
+            return
+        self._capabilities = b""  # what it lists before the login does not hold after it
+        first, *self._pending = self._plan.chunks
+        self._command(_State.LOGIN, first)
+
+    def _continuation(self, text: bytes) -> None:
+        if self._state is not _State.LOGIN or self._plan is None:
+            self._protocol_error("a continuation request where none was expected")
+        elif self._pending:
+            self._out.append(Send(self._pending.pop(0)))
+        elif self._plan.error_reply is not None and self._challenge is None:
+            self._take_challenge(text, self._plan.error_reply)
+        else:
+            self._protocol_error("one continuation request too many")
+
+    def _take_challenge(self, text: bytes, reply: bytes) -> None:
+        try:
+            self._challenge = sasl.decode(text)
+        except sasl.SaslError:
+            self._challenge = b""
+        self._out.append(Send(reply))
+
+    def _login_answered(self, text: bytes) -> None:
+        status = read_status(text)
+        assert status is not None  # noqa: S101 (_tagged has read it)
+        if status.condition != b"OK":
+            self._end(Refused(read_refusal(text, self._order, self._challenge)))
+        elif self._pending or self._challenge is not None:
+            self._protocol_error("an OK before it had the credentials")
+        else:
+            if status.code == b"CAPABILITY":
+                self._capabilities = status.argument
+            dull = status.code in (b"CAPABILITY", b"REFERRAL")
+            self._logged_in(without_code(status.text) if dull else status.text)
+
+    def _logged_in(self, text: bytes) -> None:
+        self._text = text
+        if self._capabilities:
+            self._welcome()
+        else:
+            self._command(_State.NEW_CAPABILITY, b"CAPABILITY\r\n")
+
+    def _new_capability_answered(self, text: bytes) -> None:
+        if not text.upper().startswith(b"OK") or not self._capabilities:
+            self._protocol_error("no capabilities after login")
+        else:
+            self._welcome()
+
+    # --- ends ---
+
+    def _welcome(self) -> None:
+        welcome = Welcome(tuple(self._untagged), self._text, self._capabilities)
+        self._end(LoggedIn(welcome, self._reader.rest()))
+
+    def _protocol_error(self, what: str) -> None:
+        self._refuse(Reason.UNAVAILABLE, f"the backend broke the protocol {self._state.value}: {what}")
+
+    def _refuse(self, reason: Reason, detail: str, text: bytes = b"") -> None:
+        shown = read_refusal(text, self._order, None).detail if text else ""
+        self._end(Refused(Refusal(reason, detail + shown)))
+
+    def _end(self, event: LoggedIn | Refused) -> None:
+        self._state = _State.OVER
+        self._pending.clear()
+        self._plan = None
+        self._reader.forget()
+        self._out.append(event)
+
+    def _capability_set(self) -> frozenset[bytes]:
+        return frozenset(self._capabilities.upper().split())

@@ -1,0 +1,100 @@
+"""The best way to log in that an IMAP backend offers."""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from mailroute.events import Credentials, LoginOrder, Method, Proof
+from mailroute.wire import sasl
+from mailroute.wire.imap_syntax import quote
+
+MAX_INITIAL_RESPONSE = 4096
+"""Bytes of base64 to put on a command's own line; a longer message waits for the ``+``,
+because servers bound a command line tighter than a SASL response."""
+
+MAX_LITERAL_MINUS = 4096
+"""Bytes that a LITERAL- server takes in a non-synchronising literal (RFC 7888 section 5)."""
+
+
+class NoWay(Exception):
+    """The backend offers nothing that this login can use; the text is for the log."""
+
+
+@frozen
+class Plan:
+    """What to send: the first chunk at once, each other when the backend says ``+``.
+
+    ``error_reply`` answers a challenge that comes after everything has been
+    sent, with which an OAuth server explains its refusal; None: there is none.
+    """
+
+    chunks: tuple[bytes, ...] = field(repr=False)
+    error_reply: bytes | None = None
+
+
+def make_plan(order: LoginOrder, capabilities: frozenset[bytes]) -> Plan:
+    """Choose the way to log in.
+
+    :param capabilities: the backend's, in upper case, as it lists them now.
+    :raises NoWay: there is none.
+    """
+    credentials = order.credentials
+    user = order.user.encode("utf-8")
+    if order.method is Method.MASTER:
+        if order.master is None:
+            raise NoWay("no master user is configured")
+        if b"AUTH=PLAIN" not in capabilities:
+            raise NoWay("a master login needs AUTH=PLAIN, which the backend does not offer")
+        return _plain(sasl.plain(order.master.user, order.master.secret, user), capabilities)
+    if credentials.proof is Proof.TOKEN:
+        return _token(credentials, capabilities)
+    if credentials.authorize_as:
+        if b"AUTH=PLAIN" not in capabilities:
+            raise NoWay("the client authorizes as another user, which needs AUTH=PLAIN")
+        return _plain(sasl.plain(credentials.user, credentials.secret, user), capabilities)
+    if b"AUTH=PLAIN" in capabilities:
+        return _plain(sasl.plain(user, credentials.secret), capabilities)
+    if b"AUTH=LOGIN" in capabilities:
+        return Plan((b"AUTHENTICATE LOGIN\r\n", _line(user), _line(credentials.secret)))
+    if b"LOGINDISABLED" in capabilities:
+        raise NoWay("the backend offers no mechanism for a password, and LOGIN is disabled")
+    return _login(user, credentials.secret, capabilities)
+
+
+def _line(message: bytes) -> bytes:
+    return (sasl.encode(message) if message else b"") + b"\r\n"
+
+
+def _authenticate(mechanism: bytes, message: bytes, capabilities: frozenset[bytes]) -> tuple[bytes, ...]:
+    encoded = sasl.encode(message)
+    if b"SASL-IR" in capabilities and len(encoded) <= MAX_INITIAL_RESPONSE:
+        return (b"AUTHENTICATE %s %s\r\n" % (mechanism, encoded),)
+    return (b"AUTHENTICATE %s\r\n" % mechanism, _line(message))
+
+
+def _plain(message: bytes, capabilities: frozenset[bytes]) -> Plan:
+    return Plan(_authenticate(b"PLAIN", message, capabilities))
+
+
+def _token(credentials: Credentials, capabilities: frozenset[bytes]) -> Plan:
+    name = credentials.mechanism
+    if f"AUTH={name}".encode("ascii") not in capabilities:
+        raise NoWay(f"the client logs in with {name}, which the backend does not offer")
+    chunks = _authenticate(name.encode("ascii"), credentials.secret, capabilities)
+    return Plan(chunks, error_reply=_line(sasl.MECHANISMS[name].failure_reply))
+
+
+def _login(user: bytes, password: bytes, capabilities: frozenset[bytes]) -> Plan:
+    """LOGIN with a quoted string where every byte may stand in one, else with a literal."""
+    chunks = [b"LOGIN"]
+    for value in (user, password):
+        quoted = quote(value)
+        if quoted is not None:
+            chunks[-1] += b" " + quoted
+        elif b"LITERAL+" in capabilities or (b"LITERAL-" in capabilities and len(value) <= MAX_LITERAL_MINUS):
+            chunks[-1] += b" {%d+}\r\n%s" % (len(value), value)
+        else:
+            chunks[-1] += b" {%d}\r\n" % len(value)
+            chunks.append(value)
+    chunks[-1] += b"\r\n"
+    return Plan(tuple(chunks))

@@ -1,0 +1,30 @@
+"""What an IMAP client is told, in mailroute's own words (RFC 5530)."""
+
+from __future__ import annotations
+
+from mailroute.events import Farewell, Reason
+
+REPLIES = {
+    Reason.AUTHENTICATION_FAILED: b"[AUTHENTICATIONFAILED] Authentication failed.",
+    Reason.AUTHORIZATION_FAILED: b"[AUTHORIZATIONFAILED] Not allowed to open this account.",
+    Reason.UNAVAILABLE: b"[UNAVAILABLE] The mail server cannot be reached. Try again later.",
+    Reason.MISCONFIGURED: b"[SERVERBUG] The mail service is not set up correctly. Tell its operator.",
+    Reason.LIMIT: b"[LIMIT] Too many logins. Try again later.",
+    Reason.EXPIRED: b"[EXPIRED] The password has expired.",
+    Reason.CONTACT_ADMIN: b"[CONTACTADMIN] The account is not usable. Ask its operator.",
+    Reason.PRIVACY_REQUIRED: b"[PRIVACYREQUIRED] Logins need TLS. Use STARTTLS first.",
+}
+
+FAREWELLS = {
+    Farewell.TOO_MANY: b"[UNAVAILABLE] Too many connections. Try again later.",
+    Farewell.TOO_MANY_FROM_ADDRESS: b"[LIMIT] Too many connections from your address.",
+    Farewell.TOO_MANY_BAD_COMMANDS: b"Too many bad commands.",
+    Farewell.TOO_MANY_FAILURES: b"Too many failed logins.",
+    Farewell.TOO_LONG: b"Line or literal too long.",
+    Farewell.LOGIN_TIMEOUT: b"No login in time.",
+    Farewell.INJECTION: b"Nothing may follow STARTTLS before TLS is on.",
+    Farewell.NOT_THIS_PROTOCOL: b"This is an IMAP server.",
+    Farewell.SHUTDOWN: b"[UNAVAILABLE] Shutting down. Connect again.",
+    Farewell.LOGGED_OUT: b"Logging out.",
+    Farewell.FAULT: b"[SERVERBUG] Internal error.",
+}

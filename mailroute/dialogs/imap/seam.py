@@ -1,0 +1,28 @@
+"""What the two halves of an IMAP session's beginning tell each other."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+OUR_ID = b'("name" "mailroute")'
+"""What mailroute says of itself in answer to ID; no version, which would only help an attacker."""
+
+
+@frozen
+class Hello:
+    """From the dialog to the login: the pairs of the client's last ID command."""
+
+    id_pairs: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@frozen
+class Welcome:
+    """From the login to the dialog: what the backend answered.
+
+    ``untagged`` are whole lines without their ends; ``text`` is what stood
+    behind OK, less the capabilities, which are ``capabilities``.
+    """
+
+    untagged: tuple[bytes, ...]
+    text: bytes
+    capabilities: bytes

@@ -1,0 +1,53 @@
+"""How long a failed login takes, so that its length tells nothing.
+
+A wrong password is refused by a backend after as long as that takes; for a
+user that no route knows there is nobody to ask.  Who measures could list the
+accounts.  So an unknown user waits for as long as a wrong password has lately
+taken at one backend, always the same one for the same name, as if it lived
+there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+
+RECENT = 64
+"""Refusals to remember for each backend: enough to show their spread."""
+
+
+class FailureTiming:
+    """Remembers how long refusals take.
+
+    :param minimum: seconds that every failed login takes at least, which also
+        slows guessing down; 0 for no minimum.
+    :param backends: the names of all backends.
+    :param choose: picks one of several durations.
+    """
+
+    def __init__(
+        self,
+        minimum: float,
+        backends: Sequence[str],
+        choose: Callable[[Sequence[float]], float] = secrets.choice,
+    ) -> None:
+        self._minimum = minimum
+        self._choose = choose
+        self._recent: dict[str, deque[float]] = {name: deque(maxlen=RECENT) for name in sorted(backends)}
+        self._salt = secrets.token_bytes(16)
+
+    def refused(self, backend: str, seconds: float) -> None:
+        """Remember that a backend took so long to refuse a password, from the login command on."""
+        self._recent[backend].append(seconds)
+
+    def known(self) -> float:
+        """Seconds that the refusal of a user with a backend takes at least."""
+        return self._minimum
+
+    def unknown(self, user: str) -> float:
+        """Seconds that the refusal of a user without a backend takes."""
+        digest = hashlib.blake2b(user.encode("utf-8"), digest_size=8, key=self._salt).digest()
+        samples = list(self._recent.values())[int.from_bytes(digest) % len(self._recent)]
+        return max(self._minimum, self._choose(samples) if samples else 0.0)

@@ -1,0 +1,238 @@
+"""ProxyServer: the client's connection until it is joined, and the factory of a listener."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import evolve
+from OpenSSL import SSL
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLServerConnectionCreator,
+    ITCPTransport,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailroute.events import Address, Client, Farewell
+from mailroute.gate import Gate
+from mailroute.interfaces import IClientLeg
+from mailroute.session import Door, House, Session
+from mailroute.tls import explain
+
+LINGER = 5.0
+"""Seconds that a client has to take the last words, and to finish its side of TLS's end."""
+
+MAX_TURNED_AWAY = 100
+"""Connections over the limits that may be open at once for the sake of a polite answer."""
+
+
+def _address(of: IAddress) -> Address | None:
+    if not isinstance(of, IPv4Address | IPv6Address):
+        return None
+    host = of.host.partition("%")[0]
+    if ":" in host:
+        # A dual-stack listener shows IPv4 clients so; backends and limits want them as they are.
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
+        host = host if mapped is None else str(mapped)
+    return Address(host, of.port)
+
+
+@implementer(IClientLeg, IHandshakeListener)
+class ProxyServer(Protocol):
+    """A client's connection: its bytes go to the session, the session's words to it."""
+
+    factory: ProxyServerFactory
+
+    def __init__(self) -> None:
+        self._client: Client | None = None
+        self._session: Session | None = None
+        self._linger: IDelayedCall | None = None
+        self._turned_away: Farewell | None = None
+        self._counted_as_turned_away = False
+        self._tls_first = False
+        self._handed_over = False
+
+    # --- what the transport tells it ---
+
+    def connectionMade(self) -> None:
+        """Count the client in, and begin."""
+        transport = self._transport()
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+        self._client = Client(
+            secrets.token_urlsafe(12), _address(transport.getPeer()), _address(transport.getHost())
+        )
+        self._turned_away = self.factory.gate.enter(self._host())
+        if self._turned_away is not None and self.factory.turned_away >= MAX_TURNED_AWAY:
+            transport.abortConnection()
+            return
+        self._counted_as_turned_away = self._turned_away is not None
+        self.factory.turned_away += self._counted_as_turned_away
+        self._session = Session(self.factory.house, self.factory.door, self)
+        self.factory.sessions.add(self._session)
+        if self.factory.tls_first:
+            self._tls_first = True
+            self.start_tls()
+        else:
+            self._begin()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is on."""
+        connection = self._transport().getHandle()
+        name = connection.get_servername()
+        self._client = evolve(
+            self.client(),
+            tls=connection.get_protocol_version_name(),
+            server_name=name.decode("ascii", "backslashreplace")[:255] if name else None,
+        )
+        if self._tls_first:
+            self._tls_first = False
+            self._begin()
+        elif self._session is not None:
+            self._session.secured()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes came from the client."""
+        if self._session is not None:
+            self._session.received(data)
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        """The client, or the network, has ended the connection."""
+        self.connected = 0
+        if self._linger is not None and self._linger.active():
+            self._linger.cancel()
+        if self._session is not None:
+            self._session.lost(_explain(reason))
+        self._leave()
+
+    # --- IClientLeg ---
+
+    def write(self, data: bytes) -> None:
+        """Send these bytes to the client."""
+        self._transport().write(data)
+
+    def start_tls(self) -> None:
+        """Begin the TLS handshake."""
+        self._transport().startTLS(self.factory.tls)
+
+    def pause(self) -> None:
+        """Stop reading."""
+        self._transport().pauseProducing()
+
+    def resume(self) -> None:
+        """Read again."""
+        self._transport().resumeProducing()
+
+    def close(self) -> None:
+        """Close once everything is written, or after `LINGER` seconds."""
+        self._forget_session()
+        if self._handed_over:
+            self._leave()
+            return
+        if not self.connected:
+            return
+        transport = self._transport()
+        # A paused transport would not see the client's answer to the end.
+        self.resume()
+        transport.loseConnection()
+        if self.connected:
+            self._linger = self.factory.house.clock.callLater(LINGER, transport.abortConnection)
+
+    def client(self) -> Client:
+        """Return what is known of the client now."""
+        assert self._client is not None  # noqa: S101 (connectionMade sets it)
+        return self._client
+
+    def hand_over(self) -> ITransport:
+        """Return the transport, paused, for the splice."""
+        self._handed_over = True
+        transport: ITransport = self._transport()
+        return transport
+
+    # --- its parts ---
+
+    def _transport(self) -> Any:
+        """The transport: an ITransport, IPushProducer and ITLSTransport, which have no common name."""
+        assert self.transport is not None  # noqa: S101 (called while connected)
+        return self.transport
+
+    def _host(self) -> str | None:
+        source = self.client().source
+        return None if source is None else source.host
+
+    def _begin(self) -> None:
+        if self._session is None:
+            return
+        if self._turned_away is not None:
+            self._session.leave(self._turned_away)
+        else:
+            self._session.begin()
+
+    def _forget_session(self) -> None:
+        if self._session is not None:
+            self.factory.sessions.discard(self._session)
+            self._session = None
+
+    def _leave(self) -> None:
+        """Count the client out, once."""
+        if self._client is not None:
+            self.factory.gate.leave(self._host())
+            self._client = None
+            self.factory.turned_away -= self._counted_as_turned_away
+
+
+def _explain(reason: Failure) -> str:
+    if reason.check(ConnectionDone):
+        return "the client closed the connection"
+    if reason.check(SSL.Error):
+        return f"TLS with the client failed ({explain(reason)})"
+    if reason.check(ConnectionLost):
+        return "the client's connection was lost"
+    return f"the client's connection broke ({type(reason.value).__name__})"
+
+
+class ProxyServerFactory(Factory[ProxyServer]):
+    """Makes the connections of one listener.
+
+    :param tls: makes the server's side of TLS; None where there is none.
+    :param tls_first: TLS begins with the first byte.
+    """
+
+    noisy = False
+    protocol = ProxyServer
+
+    def __init__(
+        self,
+        house: House,
+        door: Door,
+        gate: Gate,
+        tls: IOpenSSLServerConnectionCreator | None,
+        *,
+        tls_first: bool,
+    ) -> None:
+        self.house = house
+        self.door = door
+        self.gate = gate
+        self.tls = tls
+        self.tls_first = tls_first
+        self.sessions: set[Session] = set()
+        self.turned_away = 0
+
+    def leave(self, why: Farewell) -> None:
+        """End all sessions."""
+        for session in list(self.sessions):
+            session.leave(why)
+
+    def open_sessions(self) -> Iterable[Session]:
+        """The sessions that there are now."""
+        return tuple(self.sessions)

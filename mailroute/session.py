@@ -1,0 +1,400 @@
+"""The life of one connection, as a table of states.
+
+A session owns no socket and knows no protocol.  It is told what happens, obeys
+what the dialog says, and moves through the states of `_NEXT`; each state's
+entry does that state's work.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mailroute.events import (
+    Attempt,
+    Credentials,
+    DialogEvent,
+    DialogTerms,
+    Farewell,
+    HangUp,
+    LoginRefused,
+    Lookup,
+    Method,
+    Opened,
+    Proof,
+    Reason,
+    Refusal,
+    Route,
+    Send,
+)
+from mailroute.failures import FailureTiming
+from mailroute.interfaces import IBackend, IClientLeg, IMailProtocol, IRouter
+from mailroute.record import SessionRecord
+
+_log = Logger(namespace="mailroute.session")
+
+
+class State(enum.Enum):
+    """Where a session is; the values complete "while …"."""
+
+    TALKING = "talking to the client"
+    CHECKING = "checking the password"
+    ROUTING = "looking up the account"
+    OPENING = "logging in at the backend"
+    REFUSING = "waiting before a refusal"
+    JOINED = "joined"
+    OVER = "over"
+
+
+class Happening(enum.Enum):
+    """What moves a session on."""
+
+    ATTEMPT = "the client wants to log in"
+    DONE = "the state's work is done"
+    REFUSED = "the login came to nothing"
+    ENDED = "the connection is at its end"
+
+
+_NEXT: Mapping[tuple[State, Happening], State] = {
+    (State.TALKING, Happening.ATTEMPT): State.CHECKING,
+    (State.CHECKING, Happening.DONE): State.ROUTING,
+    (State.CHECKING, Happening.REFUSED): State.REFUSING,
+    (State.ROUTING, Happening.DONE): State.OPENING,
+    (State.ROUTING, Happening.REFUSED): State.REFUSING,
+    (State.OPENING, Happening.DONE): State.JOINED,
+    (State.OPENING, Happening.REFUSED): State.REFUSING,
+    (State.REFUSING, Happening.DONE): State.TALKING,
+    **{(state, Happening.ENDED): State.OVER for state in State if state is not State.OVER},
+}
+"""What is not here is not possible, or comes too late for a session that has ended."""
+
+Check = Callable[[str, bytes], Deferred[str]]
+"""Takes a normalised user name and a password; the Deferred gives the name to route."""
+
+Join = Callable[[ITransport, ITransport, bytes, bytes], Deferred[Any]]
+"""Takes both transports and the first bytes for each; the Deferred gives a `mailroute.SpliceResult`."""
+
+
+@frozen
+class Door:
+    """What the sessions of one listener share.
+
+    ``check`` proves passwords here; None leaves that to the backend.
+    """
+
+    name: str
+    protocol: IMailProtocol
+    terms: DialogTerms
+    check: Check | None = None
+
+
+@frozen
+class House:
+    """What all sessions share; times are seconds, 0 for no bound.
+
+    ``normalise`` turns a user name as it was sent into the one form in which
+    it is compared, and raises `ValueError` for what can be no user name.
+    """
+
+    router: IRouter
+    backends: Mapping[str, IBackend]
+    normalise: Callable[[bytes], str]
+    join: Join
+    failures: FailureTiming
+    clock: IReactorTime
+    login_timeout: float = 60
+    failed_logins: int = 10
+
+
+class Session:
+    """One client's connection from its first byte to its last."""
+
+    __slots__ = (
+        "_attempt",
+        "_backend",
+        "_dialog",
+        "_door",
+        "_failed",
+        "_house",
+        "_leg",
+        "_since",
+        "_splice",
+        "_timer",
+        "_user",
+        "_waiting",
+        "record",
+        "state",
+    )
+
+    def __init__(self, house: House, door: Door, leg: IClientLeg) -> None:
+        self._house = house
+        self._door = door
+        self._leg = leg
+        self._dialog = door.protocol.dialog(door.terms)
+        self._attempt: Attempt | None = None
+        self._backend: IBackend | None = None
+        self._user = ""
+        self._failed = 0
+        self._waiting: Deferred[Any] | None = None
+        self._splice: Deferred[Any] | None = None
+        self._since = house.clock.seconds()
+        self._timer: IDelayedCall | None = None
+        if house.login_timeout:
+            self._timer = house.clock.callLater(house.login_timeout, self.leave, Farewell.LOGIN_TIMEOUT)
+        self.state = State.TALKING
+        self.record = SessionRecord(leg.client(), door.name, self._since)
+
+    # --- what its leg tells it ---
+
+    def begin(self) -> None:
+        """The connection is ready, TLS from the first byte included: greet."""
+        self.record.client = self._leg.client()
+        self._obey(self._dialog.greet())
+
+    def received(self, data: bytes) -> None:
+        """Bytes came from the client."""
+        if self.state not in (State.JOINED, State.OVER):
+            self._obey(self._dialog.receive(data))
+
+    def secured(self) -> None:
+        """TLS that the dialog asked for is on."""
+        self.record.client = self._leg.client()
+        self._obey(self._dialog.secured())
+
+    def lost(self, why: str) -> None:
+        """The client's connection is gone."""
+        self._end(f"{why} while {self.state.value}")
+
+    def leave(self, why: Farewell) -> None:
+        """End the connection: politely before login, at once after it."""
+        if self.state is State.OVER:
+            return
+        if self.state is not State.JOINED:
+            self._leg.write(self._dialog.farewell(why))
+        self._end(why.value)
+
+    # --- running ---
+
+    def _obey(self, events: list[DialogEvent]) -> None:
+        for event in events:
+            match event:
+                case Send(data):
+                    self._leg.write(data)
+                case Attempt():
+                    self._move(Happening.ATTEMPT, event)
+                case HangUp(why):
+                    self._end(why.value)
+                case _:
+                    self._leg.start_tls()
+
+    def _move(self, happening: Happening, value: Any = None) -> None:
+        state = _NEXT.get((self.state, happening))
+        if state is not None:
+            self.state = state
+            _ENTER[state](self, value)
+
+    def _work(self, result: object) -> None:
+        """Go on with the result of a state's work, now or when its Deferred fires."""
+        if isinstance(result, Deferred):
+            self._waiting = result
+            result.addCallbacks(self._done, self._not_done)
+            result.addErrback(self._fault)
+        else:
+            self._done(result)
+
+    def _done(self, value: object) -> None:
+        self._waiting = None
+        if self.state is State.OVER and isinstance(value, Opened):
+            value.transport.loseConnection()
+        self._move(Happening.DONE, value)
+
+    def _not_done(self, failure: Failure) -> None:
+        self._waiting = None
+        error = failure.value
+        if isinstance(error, LoginRefused):
+            self._move(Happening.REFUSED, error.refusal)
+        elif not (self.state is State.OVER and failure.check(CancelledError)):
+            self._fault(failure)
+
+    def _fault(self, failure: Failure) -> None:
+        """Something of ours is broken: the log gets the traceback, the client a plain answer."""
+        _log.failure(
+            "session {session_id} failed while {state}",
+            failure=failure,
+            session_id=self.record.client.session_id,
+            state=self.state.value,
+        )
+        self.leave(Farewell.FAULT)
+
+    # --- the states ---
+
+    def _enter_checking(self, attempt: Attempt) -> None:
+        self._leg.pause()
+        self._attempt = attempt
+        self._since = self._house.clock.seconds()
+        credentials = attempt.credentials
+        self.record.backend = "-"
+        self.record.user = credentials.account[:256].decode("utf-8", "backslashreplace")
+        try:
+            self._user = self._house.normalise(credentials.account)
+        except ValueError as error:
+            self._refuse(Reason.AUTHENTICATION_FAILED, f"not a user name: {error}")
+            return
+        self.record.user = self._user
+        if b"\0" in credentials.secret or b"\0" in credentials.user:
+            self._refuse(Reason.AUTHENTICATION_FAILED, "a NUL byte in the credentials")
+        elif self._door.check is None:
+            self._move(Happening.DONE, self._user)
+        elif credentials.authorize_as:
+            self._refuse(Reason.AUTHORIZATION_FAILED, "asked to open the account of another user")
+        elif credentials.proof is not Proof.PASSWORD:
+            self._refuse(Reason.MISCONFIGURED, "a token cannot be checked here")
+        else:
+            self._work(self._door.check(self._user, credentials.secret))
+
+    def _enter_routing(self, user: str) -> None:
+        self._user = self.record.user = user
+        try:
+            route = self._house.router.route(Lookup(user, self._door.protocol.name, self.record.client))
+        except LoginRefused as refused:
+            self._move(Happening.REFUSED, refused.refusal)
+            return
+        self._work(route)
+
+    def _enter_opening(self, route: Route | None) -> None:
+        now = self._house.clock.seconds()
+        self.record.lookup = now - self._since
+        if route is None:
+            self._refuse_unknown()
+            return
+        backend = self._house.backends.get(route.backend)
+        if backend is None:
+            self._refuse(Reason.MISCONFIGURED, f"the route leads to {route.backend!r}, which is no backend")
+            return
+        self.record.backend = backend.name
+        if backend.method is not Method.REPLAY and self._door.check is None:
+            # The configuration does not allow this; nor do we, whoever made the settings.
+            self._refuse(Reason.MISCONFIGURED, f"nobody checks passwords for {backend.name}")
+            return
+        self._since = now
+        self._backend = backend
+        self._work(
+            backend.open(
+                self._door.protocol,
+                self._credentials(),
+                route.name if route.name is not None else self._user,
+                self.record.client,
+                self._attempt.seam if self._attempt is not None else None,
+            )
+        )
+
+    def _enter_refusing(self, refusal: Refusal) -> None:
+        clock = self._house.clock
+        delay = 0.0
+        if refusal.reason is Reason.AUTHENTICATION_FAILED:
+            taken = clock.seconds() - self._since
+            if self._backend is not None:
+                self._house.failures.refused(self._backend.name, taken)
+            delay = self._house.failures.known() - taken
+        self._refuse_after(refusal, delay)
+
+    def _enter_talking(self, refusal: Refusal) -> None:
+        events = self._dialog.reject(refusal)
+        self._failed += 1
+        if self._house.failed_logins and self._failed >= self._house.failed_logins:
+            if events and isinstance(events[0], Send):
+                self._leg.write(events[0].data)
+            self.leave(Farewell.TOO_MANY_FAILURES)
+            return
+        self._leg.resume()
+        self._obey(events)
+
+    def _enter_joined(self, opened: Opened) -> None:
+        self._stop_timer()
+        self.record.connect, self.record.login = opened.connecting, opened.logging_in
+        self._forget_attempt()
+        answer = self._dialog.accept(opened.outcome)
+        rest = self._dialog.rest()
+        client = self._leg.hand_over()
+        self._splice = self._house.join(client, opened.transport, answer + opened.outcome.rest, rest)
+        self._splice.addBoth(self._parted)
+
+    def _enter_over(self, reason: str) -> None:
+        self._stop_timer()
+        self._forget_attempt()
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if self._splice is not None:
+            self._splice.cancel()
+        self._leg.close()
+        self.record.ended(reason, self._house.clock.seconds())
+
+    # --- their parts ---
+
+    def _credentials(self) -> Credentials:
+        assert self._attempt is not None  # noqa: S101 (the states CHECKING to OPENING have one)
+        return self._attempt.credentials
+
+    def _refuse(self, reason: Reason, detail: str) -> None:
+        self._move(Happening.REFUSED, Refusal(reason, detail))
+
+    def _refuse_unknown(self) -> None:
+        """No route knows the user: the same words, after the same time, as for a wrong password."""
+        if self._door.check is not None:
+            # The password was right, so that there is nothing to hide.
+            self._refuse(Reason.CONTACT_ADMIN, "the password is right, but no route knows the user")
+            return
+        self.state = State.REFUSING
+        taken = self._house.clock.seconds() - self._since
+        refusal = Refusal(Reason.AUTHENTICATION_FAILED, "no route knows the user")
+        self._refuse_after(refusal, self._house.failures.unknown(self._user) - taken)
+
+    def _refuse_after(self, refusal: Refusal, delay: float) -> None:
+        self.record.refused(refusal)
+        self._forget_attempt()
+        # Never at once, so that a client that pipelines logins cannot make the stack deep.
+        waiting: Deferred[Refusal] = Deferred(lambda _: timer.cancel())
+        timer = self._house.clock.callLater(max(delay, 0.0), waiting.callback, refusal)
+        self._work(waiting)
+
+    def _forget_attempt(self) -> None:
+        """The credentials of one try never get into the next."""
+        self._attempt = None
+        self._backend = None
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _parted(self, result: Any) -> None:
+        self._splice = None
+        if isinstance(result, Failure):
+            if not result.check(CancelledError):
+                _log.failure("the splice failed", failure=result)
+            self._end("ended by mailroute" if result.check(CancelledError) else Farewell.FAULT.value)
+            return
+        self.record.bytes_in = result.bytes_a_to_b
+        self.record.bytes_out = result.bytes_b_to_a
+        self._end(result.reason)
+
+    def _end(self, reason: str) -> None:
+        self._move(Happening.ENDED, reason)
+
+
+_ENTER: Mapping[State, Callable[[Session, Any], None]] = {
+    State.TALKING: Session._enter_talking,
+    State.CHECKING: Session._enter_checking,
+    State.ROUTING: Session._enter_routing,
+    State.OPENING: Session._enter_opening,
+    State.REFUSING: Session._enter_refusing,
+    State.JOINED: Session._enter_joined,
+    State.OVER: Session._enter_over,
+}

@@ -1,0 +1,145 @@
+"""A bounded reader of IMAP lines with literals (RFC 9051 section 4.3, RFC 7888).
+
+Both directions share it.  A command or response comes out as its *parts*: text
+and literals in turn, beginning and ending with text, the ``{n}`` of each
+literal taken off.  ``a LOGIN {3}`` CR LF ``bob {1}`` CR LF ``x`` CR LF gives
+``(b"a LOGIN ", b"bob", b" ", b"x", b"")``.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+
+MAX_LINE = 8192
+"""Bytes in one line of text; what Dovecot takes, and far above what any client sends before login."""
+
+MAX_LITERAL = 8192
+"""Bytes in one literal before login: a user name or a password."""
+
+MAX_UNIT = 16384
+"""Bytes in one whole command or response, literals included."""
+
+MAX_PARTS = 64
+"""Parts in one command: an ID of 30 pairs written in literals would be at the edge."""
+
+Parts = tuple[bytes, ...]
+
+_LITERAL = re.compile(rb"\{([0-9]{1,10})(\+?)\}\Z")
+
+
+class Stop(enum.Enum):
+    """Why the reader has nothing whole to give."""
+
+    MORE = "more bytes are needed"
+    LITERAL = "a synchronising literal waits for a go-ahead"
+    TOO_LONG = "a bound was passed; the stream cannot be followed any further"
+    TOO_LONG_LITERAL = "a synchronising literal over the bound; it has not been sent yet"
+
+
+class ImapReader:
+    """Cuts a byte stream into commands or responses, whatever its segments.
+
+    :param synchronising: the peer waits for a go-ahead before a ``{n}``
+        literal, as clients do; servers send theirs at once.
+    """
+
+    __slots__ = ("_buffer", "_parts", "_scanned", "_size", "_synchronising", "_wanted")
+
+    def __init__(self, *, synchronising: bool) -> None:
+        self._synchronising = synchronising
+        self._buffer = bytearray()
+        self._parts: list[bytes] = []
+        self._scanned = 0  # so that a line that comes byte by byte is not searched again and again
+        self._size = 0
+        self._wanted: int | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        self._buffer += data
+
+    def __len__(self) -> int:
+        """Bytes received that no unit given out contains yet."""
+        return len(self._buffer)
+
+    def rest(self) -> bytes:
+        """Return, and forget, the bytes behind the last unit given out."""
+        rest = bytes(self._buffer)
+        self.forget()
+        return rest
+
+    def forget(self) -> None:
+        """Drop everything received and not yet given out."""
+        self._buffer.clear()
+        self._start_over()
+
+    def line(self, limit: int) -> bytes | Stop:
+        """Return the next line, literal or not, without its line end: a SASL response.
+
+        :param limit: bytes that it may have.
+        """
+        end = self._buffer.find(b"\n", self._scanned)
+        if end < 0:
+            self._scanned = len(self._buffer)
+            return Stop.TOO_LONG if len(self._buffer) > limit else Stop.MORE
+        if end > limit:
+            return Stop.TOO_LONG
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        self._scanned = 0
+        return line.removesuffix(b"\r")
+
+    def unit(self) -> Parts | Stop:
+        """Return the next whole command or response as its parts, or why there is none.
+
+        After `Stop.LITERAL` and `Stop.TOO_LONG_LITERAL`, `peek` shows what has
+        come; call `unit` again to read the literal, or `abandon` to refuse it.
+        """
+        while True:
+            if self._wanted is not None:
+                if len(self._buffer) < self._wanted:
+                    return Stop.MORE
+                self._take_literal(self._wanted)
+            line = self.line(MAX_LINE)
+            if isinstance(line, Stop):
+                return line
+            stop = self._add_line(line)
+            if stop is not None:
+                return stop
+            if self._wanted is None:
+                parts = tuple(self._parts)
+                self._start_over()
+                return parts
+
+    def peek(self) -> Parts:
+        """The parts of an unfinished unit so far, the announced literal left out."""
+        return tuple(self._parts)
+
+    def abandon(self) -> None:
+        """Give up an unfinished unit; the literal it announced will not be sent."""
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._parts = []
+        self._scanned = self._size = 0
+        self._wanted = None
+
+    def _take_literal(self, size: int) -> None:
+        self._parts.append(bytes(self._buffer[:size]))
+        del self._buffer[:size]
+        self._wanted = None
+
+    def _add_line(self, line: bytes) -> Stop | None:
+        self._size += len(line)
+        literal = _LITERAL.search(line)
+        if literal is None:
+            self._parts.append(line)
+            return Stop.TOO_LONG if self._size > MAX_UNIT else None
+        self._parts.append(line[: literal.start()])
+        size = int(literal[1])
+        waits = self._synchronising and not literal[2]
+        self._size += size
+        if size > MAX_LITERAL or self._size > MAX_UNIT or len(self._parts) > MAX_PARTS:
+            return Stop.TOO_LONG_LITERAL if waits else Stop.TOO_LONG
+        self._wanted = size
+        return Stop.LITERAL if waits else None

@@ -1,0 +1,224 @@
+"""The grammar of IMAP as far as a login needs it (RFC 9051 section 9)."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from mailroute.wire.imap_reader import Parts
+
+MAX_TAG = 126
+"""Bytes in a client's tag; Dovecot's bound."""
+
+MAX_ID_PAIRS = 30
+"""Pairs in an ID command (RFC 2971 section 3.3)."""
+
+MAX_ID_KEY = 30
+"""Bytes in a key of an ID command (RFC 2971 section 3.3)."""
+
+MAX_ID_VALUE = 1024
+"""Bytes in a value of an ID command (RFC 2971 section 3.3)."""
+
+# tag: any ASTRING-CHAR except "+".
+_TAG = re.compile(rb"[!#$&',\-./0-9:;<=>?@A-Z\[\]^_`a-z|}~]{1,%d}(?= |\Z)" % MAX_TAG)
+_ATOM = re.compile(rb"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]+")
+# More than the grammar's ASTRING-CHAR: clients send names such as DOMAIN\bob and
+# passwords with "%", "*", "]" or 8-bit bytes bare, and servers take them.
+_LOOSE_ATOM = re.compile(rb'[^\x00-\x20\x7f"(){]+')
+_QUOTED = re.compile(rb'"((?:[^"\\\x00\r\n]|\\["\\])*)"')
+_ESCAPE = re.compile(rb'\\(["\\])')
+_QUOTABLE = re.compile(rb"[\x20-\x7e]*\Z")
+_CODE = re.compile(rb"\[([A-Za-z0-9\-]+)(?: ([^\]]*))?\] ?")
+_STATUS = re.compile(rb"(OK|NO|BAD|BYE|PREAUTH)(?: (.*))?\Z", re.IGNORECASE | re.DOTALL)
+
+
+class Malformed(Exception):
+    """A command is not as the grammar wants it; the text may be shown to the client."""
+
+
+class Arguments:
+    """Reads the arguments of a command one after the other.
+
+    Every method raises `Malformed` if the next argument is not what it reads.
+    """
+
+    __slots__ = ("_at", "_part", "_parts")
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._part = 0
+        self._at = 0
+
+    def tag(self) -> bytes:
+        """Read the command's tag."""
+        found = self._match(_TAG)
+        if found is None:
+            raise Malformed("Invalid tag")
+        return found[0]
+
+    def word(self) -> bytes:
+        """Read a space and an atom, and return the atom in upper case."""
+        self._space()
+        found = self._match(_ATOM)
+        if found is None:
+            raise Malformed("Missing or invalid argument")
+        return found[0].upper()
+
+    def astring(self) -> bytes:
+        """Read a space and an atom, quoted string or literal."""
+        self._space()
+        return self._astring()
+
+    def optional_bytes(self) -> bytes | None:
+        """Read a space and whatever stands up to the next space or the end, if anything does."""
+        if self._at_end():
+            return None
+        self._space()
+        found = self._match(re.compile(rb"[^ ]+"))
+        if found is None:
+            raise Malformed("Missing argument")
+        return found[0]
+
+    def id_pairs(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Read a space and the list of an ID command, or NIL; pairs whose value is NIL are left out."""
+        self._space()
+        if self._nil():
+            return ()
+        self._expect(b"(")
+        pairs: list[tuple[bytes, bytes]] = []
+        count = 0
+        while not self._peek(b")"):
+            count += 1
+            if count > MAX_ID_PAIRS:
+                raise Malformed("Too many ID pairs")
+            if count > 1:
+                self._space()
+            key = self._astring()
+            self._space()
+            value = None if self._nil() else self._astring()
+            if len(key) > MAX_ID_KEY or len(value or b"") > MAX_ID_VALUE:
+                raise Malformed("ID key or value too long")
+            if value is not None:
+                pairs.append((key, value))
+        self._expect(b")")
+        return tuple(pairs)
+
+    def end(self) -> None:
+        """Nothing but spaces may be left."""
+        if not self._at_end():
+            raise Malformed("Unexpected argument")
+
+    # --- the pieces ---
+
+    def _text(self) -> bytes:
+        return self._parts[self._part]
+
+    def _match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+        found = pattern.match(self._text(), self._at)
+        if found is not None:
+            self._at = found.end()
+        return found
+
+    def _peek(self, byte: bytes) -> bool:
+        return self._text().startswith(byte, self._at)
+
+    def _expect(self, byte: bytes) -> None:
+        if not self._peek(byte):
+            raise Malformed(f"Missing {byte.decode('ascii')}")
+        self._at += 1
+
+    def _space(self) -> None:
+        self._expect(b" ")
+        while self._peek(b" "):
+            self._at += 1
+
+    def _at_end(self) -> bool:
+        return self._part == len(self._parts) - 1 and not self._text()[self._at :].strip(b" ")
+
+    def _at_literal(self) -> bool:
+        return self._at == len(self._text()) and self._part < len(self._parts) - 1
+
+    def _nil(self) -> bool:
+        found = re.compile(rb"NIL(?=[ )]|\Z)", re.IGNORECASE).match(self._text(), self._at)
+        if found is None or (found.end() == len(self._text()) and self._part < len(self._parts) - 1):
+            return False
+        self._at = found.end()
+        return True
+
+    def _astring(self) -> bytes:
+        if self._at_literal():
+            literal = self._parts[self._part + 1]
+            self._part += 2
+            self._at = 0
+            if b"\0" in literal:
+                raise Malformed("NUL in a literal")
+            self._delimited()
+            return literal
+        if self._peek(b'"'):
+            quoted = self._match(_QUOTED)
+            if quoted is None:
+                raise Malformed("Invalid quoted string")
+            self._delimited()
+            return _ESCAPE.sub(rb"\1", quoted[1])
+        atom = self._match(_LOOSE_ATOM)
+        if atom is None:
+            raise Malformed("Missing or invalid argument")
+        self._delimited()
+        return atom[0]
+
+    def _delimited(self) -> None:
+        """A string ends at a space, a closing parenthesis or the end of the command."""
+        if self._at == len(self._text()):
+            if self._part == len(self._parts) - 1:
+                return
+        elif self._text()[self._at] in b" )":
+            return
+        raise Malformed("Missing space behind an argument")
+
+
+def quote(value: bytes) -> bytes | None:
+    """Return the value as a quoted string, or None if it has a byte that may not stand in one."""
+    if _QUOTABLE.match(value) is None:
+        return None
+    return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
+class Response(NamedTuple):
+    """One response of a server: its tag (``*`` and ``+`` too) and what follows it."""
+
+    tag: bytes
+    text: bytes
+
+
+class Status(NamedTuple):
+    """A status response: the condition in upper case, its code, and the text with the code."""
+
+    condition: bytes
+    code: bytes
+    argument: bytes
+    text: bytes
+
+
+def read_response(parts: Parts) -> Response | None:
+    """Read a response without literals; None for anything else."""
+    if len(parts) != 1 or b"\0" in parts[0] or b"\r" in parts[0]:
+        return None
+    tag, _, text = parts[0].partition(b" ")
+    return Response(tag, text) if tag else None
+
+
+def read_status(text: bytes) -> Status | None:
+    """Read ``OK [CODE argument] text`` and its kin; None if it is none."""
+    found = _STATUS.match(text)
+    if found is None:
+        return None
+    text = found[2] or b""
+    code = _CODE.match(text)
+    if code is None:
+        return Status(found[1].upper(), b"", b"", text)
+    return Status(found[1].upper(), code[1].upper(), code[2] or b"", text)
+
+
+def without_code(text: bytes) -> bytes:
+    """Return a status response's text less its response code."""
+    return _CODE.sub(b"", text, count=1)
