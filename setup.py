@@ -19,7 +19,7 @@ setup(
     install_requires=[
         "attrs>=23.2",
         "pydantic>=2.7",
-        "pyOpenSSL>=24.1",
+        "pyOpenSSL>=24.3",
         "service-identity>=24.1",
         "Twisted>=24.11",
         "zope.interface>=6.0",

@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
+    IHalfCloseableProtocol,
     IHandshakeListener,
     IOpenSSLServerConnectionCreator,
     ITCPTransport,
@@ -47,7 +48,7 @@ def _address(of: IAddress) -> Address | None:
     return Address(host, of.port)
 
 
-@implementer(IClientLeg, IHandshakeListener)
+@implementer(IClientLeg, IHalfCloseableProtocol, IHandshakeListener)
 class ProxyServer(Protocol):
     """A client's connection: its bytes go to the session, the session's words to it."""
 
@@ -106,6 +107,16 @@ class ProxyServer(Protocol):
         if self._session is not None:
             self._session.received(data)
 
+    def readConnectionLost(self) -> None:
+        """The client has shut its writing side."""
+        if self._session is not None:
+            self._session.half_closed()
+        elif self.connected:
+            self._transport().loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our writing side is shut; only the splice does that."""
+
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """The client, or the network, has ended the connection."""
         self.connected = 0
@@ -154,7 +165,7 @@ class ProxyServer(Protocol):
         return self._client
 
     def hand_over(self) -> ITransport:
-        """Return the transport, paused, for the splice."""
+        """Return the transport for the splice."""
         self._handed_over = True
         transport: ITransport = self._transport()
         return transport

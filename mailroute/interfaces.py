@@ -168,7 +168,7 @@ class IClientLeg(Interface):
         """Stop reading; what has been read already may still arrive."""
 
     def resume() -> None:
-        """Read again."""
+        """Read again; if the client has shut its writing side, say so again."""
 
     def close() -> None:
         """Close once everything is written, or soon in any case."""
@@ -177,4 +177,4 @@ class IClientLeg(Interface):
         """Return what is known of the client now."""
 
     def hand_over() -> ITransport:
-        """Return the transport, paused, for the splice; the leg does not touch it again."""
+        """Return the transport for the splice; the leg does not touch it again."""

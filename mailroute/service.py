@@ -143,8 +143,7 @@ def service(settings: Settings, reactor: Any = None) -> IService:
     )
     gate = Gate(limits.connections, limits.connections_per_address)
     pairs = [
-        KeyPair(block.leaf, block.intermediates, block.private_key, block.names)
-        for block in settings.certificates
+        KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
     ]
     listeners = [
         ListenerService(_factory(listener, settings, house, gate, pairs, in_thread), listener, reactor)

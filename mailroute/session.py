@@ -160,8 +160,22 @@ class Session:
 
     def received(self, data: bytes) -> None:
         """Bytes came from the client."""
-        if self.state not in (State.JOINED, State.OVER):
-            self._obey(self._dialog.receive(data))
+        if self.state in (State.JOINED, State.OVER):
+            return
+        if self.state is not State.TALKING:
+            # It sends ahead while its login is under way.  Whoever does not is read on,
+            # because a paused transport would not notice that the client is gone.
+            self._leg.pause()
+        self._obey(self._dialog.receive(data))
+
+    def half_closed(self) -> None:
+        """The client will send no more, and may still read.
+
+        A login that is under way goes on, and the splice passes the end on; a
+        leg that is resumed says this again.
+        """
+        if self.state is State.TALKING:
+            self.lost("the client closed the connection")
 
     def secured(self) -> None:
         """TLS that the dialog asked for is on."""
@@ -236,7 +250,6 @@ class Session:
     # --- the states ---
 
     def _enter_checking(self, attempt: Attempt) -> None:
-        self._leg.pause()
         self._attempt = attempt
         self._since = self._house.clock.seconds()
         credentials = attempt.credentials

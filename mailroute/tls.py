@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from attrs import field, frozen
-from OpenSSL import SSL, crypto
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
@@ -29,16 +31,11 @@ _CIPHERS = AcceptableCiphers.fromOpenSSLCipherString(
 
 @frozen
 class KeyPair:
-    """A server's certificate, those that lead to its authority, its key, and the DNS names it is for."""
+    """A certificate chain, the server's own first, its key, and the DNS names it is for."""
 
-    certificate: crypto.X509
-    intermediates: Sequence[crypto.X509]
-    key: crypto.PKey = field(repr=False)
+    certificates: Sequence[x509.Certificate]
+    key: PrivateKeyTypes = field(repr=False)
     names: Sequence[str] = ()
-
-
-class _Unwelcome(SSL.Error):
-    """A handshake that we end: Twisted reports an `SSL.Error` as the connection's end."""
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -68,10 +65,14 @@ class ServerTLS:
         return SSL.Connection(self._default, None)
 
     def _context(self, pair: KeyPair) -> SSL.Context:
+        # pyOpenSSL wants cryptography's objects by now; Twisted's annotations still name its old ones.
+        certificate: Any = pair.certificates[0]
+        intermediates: Any = list(pair.certificates[1:])
+        key: Any = pair.key
         options = CertificateOptions(
-            privateKey=pair.key,
-            certificate=pair.certificate,
-            extraCertChain=list(pair.intermediates),
+            privateKey=key,
+            certificate=certificate,
+            extraCertChain=intermediates,
             acceptableCiphers=_CIPHERS,
             insecurelyLowerMinimumTo=TLSVersion.TLSv1_2,
         )
@@ -93,7 +94,8 @@ class ServerTLS:
         for protocol in offered:
             if protocol in self._alpn:
                 return protocol
-        raise _Unwelcome("the client wants another protocol")
+        # In the form of OpenSSL's own errors, which is what Twisted looks into.
+        raise SSL.Error([("SSL routines", "", "the client wants another application protocol")])
 
 
 def client_tls(name: str, roots: Any = None) -> IOpenSSLClientConnectionCreator:

@@ -1,0 +1,35 @@
+"""How long failed logins take."""
+
+from __future__ import annotations
+
+from mailroute.failures import RECENT, FailureTiming
+
+
+def test_an_unknown_user_waits_as_long_as_a_backend_refuses():
+    """An unknown name gets a duration that one backend has lately taken, always the same backend's."""
+    timing = FailureTiming(0.0, ["east", "west"], choose=min)
+    for _ in range(3):
+        timing.refused("east", 1.5)
+        timing.refused("west", 4.5)
+    seen = {timing.unknown(f"user{number}") for number in range(50)}
+    assert seen == {1.5, 4.5}
+    assert len({timing.unknown("somebody") for _ in range(20)}) == 1
+
+
+def test_every_refusal_takes_the_minimum():
+    """Without anything to go by, known and unknown users wait for the minimum."""
+    timing = FailureTiming(2.0, ["east"])
+    assert timing.known() == timing.unknown("anybody") == 2.0
+    timing.refused("east", 0.1)
+    assert timing.unknown("anybody") == 2.0
+    timing.refused("east", 3.0)
+    assert {timing.unknown("anybody") for _ in range(200)} == {2.0, 3.0}
+
+
+def test_memory_is_bounded():
+    """Only the latest refusals count."""
+    timing = FailureTiming(0.0, ["east"], choose=max)
+    timing.refused("east", 100.0)
+    for _ in range(RECENT):
+        timing.refused("east", 1.0)
+    assert timing.unknown("anybody") == 1.0
