@@ -1,0 +1,60 @@
+"""Two transports become one pipe.
+
+`splice` is all that the rest of mailroute knows of this room: `contract` says
+what a pipe promises, `wiring` is the pipe that joins any two Twisted stream
+transports.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, ITransport
+
+from mailroute.pipe.contract import HELD_AT_MOST, End, Order, SpliceResult, SpliceTerms
+from mailroute.pipe.wiring import wire
+
+__all__ = ["HELD_AT_MOST", "End", "SpliceResult", "SpliceTerms", "splice"]
+
+DEFAULT_TERMS = SpliceTerms()
+
+
+def splice(
+    a: ITransport,
+    b: ITransport,
+    *,
+    first_to_a: bytes = b"",
+    first_to_b: bytes = b"",
+    terms: SpliceTerms = DEFAULT_TERMS,
+    clock: IReactorTime | None = None,
+) -> Deferred[SpliceResult]:
+    """Join two connections until both are closed.
+
+    ``a`` and ``b`` are transports as a protocol sees them: TCP or UNIX
+    sockets, in the clear or with TLS on top.  Their protocols hear nothing
+    more.  They may be paused, on their way out, or dead.
+
+    A half-close is passed on where both ends know such a thing.  Where TLS
+    does not, ``a`` is taken for the end that asks and ``b`` for the one that
+    answers: an ``a`` that has finished still gets ``b``'s answers, and a ``b``
+    that has finished is not waited for.
+
+    :param first_to_a: bytes for ``a`` before anything that ``b`` sends.
+    :param first_to_b: bytes for ``b`` before anything that ``a`` sends.
+    :param terms: how long to put up with what.
+    :param clock: tells the time; the reactor that ``a`` lives in unless given.
+    :return: the result, once both connections are closed.  It never fails
+        unless it is cancelled, which closes both connections.
+    """
+    order = Order(a, b, first_to_a, first_to_b, terms, clock or _reactor_of(a))
+    return wire(order)
+
+
+def _reactor_of(transport: ITransport) -> IReactorTime:
+    """Return the reactor that a transport lives in (a TLS layer passes the question down)."""
+    reactor = getattr(transport, "reactor", None)
+    if reactor is None:
+        # Importing it installs it, hence here and only where no transport knows better.
+        from twisted.internet import reactor
+    return cast(IReactorTime, reactor)
