@@ -1,0 +1,27 @@
+"""The configuration: one TOML file, or the same from Python, becomes frozen settings."""
+
+from mailroute.config.describe import describe
+from mailroute.config.errors import ConfigError, Problem
+from mailroute.config.files import Authorities, Chain, Key, Secret
+from mailroute.config.models import Backend, Certificate, Limits, Listener, Security, Settings
+from mailroute.config.reading import build, load
+from mailroute.events import Identity
+
+__all__ = [
+    "Authorities",
+    "Backend",
+    "Certificate",
+    "Chain",
+    "ConfigError",
+    "Identity",
+    "Key",
+    "Limits",
+    "Listener",
+    "Problem",
+    "Secret",
+    "Security",
+    "Settings",
+    "build",
+    "describe",
+    "load",
+]

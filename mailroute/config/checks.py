@@ -1,0 +1,163 @@
+"""What single blocks cannot know: whether the parts of a configuration go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from attrs import field, frozen
+
+from mailroute.config.endpoints import host, kind, parts
+from mailroute.config.errors import ConfigError, Fault, Problem, written
+from mailroute.config.models import Backend, Listener, Security, Settings
+from mailroute.events import Method
+
+_OAUTH = ("XOAUTH2", "OAUTHBEARER")
+
+
+@frozen
+class Parts:
+    """What to check: every part that is sound by itself, and what the others say they are.
+
+    ``served`` and ``certified`` are of the whole configuration: a part that is
+    wrong in itself must not make another look wrong.
+    """
+
+    listeners: Mapping[int, Listener]
+    backends: Mapping[str, Backend]
+    served: frozenset[str]
+    certified: bool
+    missing: tuple[str, ...] = field(default=())
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings whose parts do not go together.
+
+    :raises ConfigError: says everything that is wrong.
+    """
+    blocks = {"listen": settings.listeners, "backend": settings.backends, "route": settings.routes}
+    whole = Parts(
+        listeners=dict(enumerate(settings.listeners)),
+        backends=settings.backends,
+        served=frozenset(name for backend in settings.backends.values() for name in backend.endpoints),
+        certified=bool(settings.certificates),
+        missing=tuple(name for name, block in blocks.items() if not block),
+    )
+    if found := [Problem(None, written(fault.path), fault.message) for fault in faults(whole)]:
+        raise ConfigError(found)
+
+
+def faults(whole: Parts) -> Iterator[Fault]:
+    """Yield everything that does not go together."""
+    for name in whole.missing:
+        yield Fault((name,), _MISSING[name])
+    for position, listener in whole.listeners.items():
+        for key, message in _of_listener(listener, whole):
+            yield Fault(("listen", position, *key), message)
+    yield from _doubles(whole.listeners)
+    for name, backend in whole.backends.items():
+        for key, message in _of_backend(backend):
+            yield Fault(("backend", name, *key), message)
+
+
+_MISSING = {
+    "listen": "nothing to listen on: add a [[listen]] block",
+    "backend": "nowhere to route to: add a [backend.NAME] block",
+    "route": 'nobody would be routed: add a [[route]] block, such as source = "default"',
+}
+
+_TWICE = 'does TLS by itself, and security = "{}" would do it again: use a tcp: endpoint'
+
+_Found = Iterator[tuple[tuple[str, ...], str]]
+
+
+def _of_listener(listener: Listener, whole: Parts) -> _Found:
+    name = listener.protocol.name
+    yield from _of_listener_tls(listener, whole.certified)
+    if name not in whole.served and "backend" not in whole.missing:
+        yield ("protocol",), f'no backend serves "{name}": add {name} = "tcp:HOST:PORT" to a [backend.NAME]'
+    if listener.authenticate is None:
+        yield from _unchecked(name, whole.backends)
+        return
+    for word in listener.mechanisms:
+        if word in _OAUTH:
+            yield ("mechanisms",), f'"{word}" sends a token, which authenticate cannot check: remove one'
+
+
+def _of_listener_tls(listener: Listener, certified: bool) -> _Found:
+    security = listener.security.value
+    if listener.security is not Security.NONE:
+        if not certified:
+            message = f'"{security}" needs a certificate: add a [[certificate]] block with chain and key'
+            yield ("security",), message
+        if kind(listener.endpoint) in ("ssl", "tls"):
+            yield ("endpoint",), _TWICE.format(security)
+    if "cleartext_login" not in listener.model_fields_set:
+        return
+    if listener.security is Security.TLS and listener.cleartext_login:
+        yield ("cleartext_login",), 'means nothing with security = "tls", where all is encrypted: remove it'
+    if listener.security is Security.NONE and not listener.cleartext_login:
+        message = 'cannot be false with security = "none", which has no TLS to wait for: use "starttls"'
+        yield ("cleartext_login",), message
+
+
+def _unchecked(protocol: str, backends: Mapping[str, Backend]) -> _Found:
+    """Find the backends that would let in anybody whom this listener sends there."""
+    for name, backend in backends.items():
+        if protocol in backend.endpoints and backend.login is not Method.REPLAY:
+            yield (
+                ("authenticate",),
+                f'missing, and [backend.{name}] has login = "{backend.login.value}": anybody would get in '
+                'unchecked; add authenticate = "file:passwd", or use login = "replay"',
+            )
+
+
+def _doubles(listeners: Mapping[int, Listener]) -> Iterator[Fault]:
+    first: dict[str, int] = {}
+    for position, listener in listeners.items():
+        endpoint = listener.endpoint
+        if not isinstance(endpoint, str) or _any_port(endpoint):
+            continue
+        if endpoint in first:
+            path = ("listen", position, "endpoint")
+            yield Fault(path, f'"{endpoint}" is taken by listen[{first[endpoint] + 1}]: use another port')
+        first.setdefault(endpoint, position)
+
+
+def _any_port(endpoint: str) -> bool:
+    """Tell whether the system chooses the port, each time another."""
+    positional, named = parts(endpoint)
+    return named.get("port", "".join(positional[1:2])) == "0"
+
+
+def _of_backend(backend: Backend) -> _Found:
+    if not backend.endpoints:
+        yield (), 'serves no protocol: add one, such as imap = "tcp:HOST:143"'
+    yield from _of_backend_tls(backend)
+    given = backend.model_fields_set
+    for key in ("master_user", "master_password_file"):
+        if backend.login is Method.MASTER and not getattr(backend, key):
+            yield (key,), 'missing: login = "master" needs it'
+        if backend.login is not Method.MASTER and key in given:
+            yield (
+                (key,),
+                f'means nothing with login = "{backend.login.value}": remove it, or use login = "master"',
+            )
+
+
+def _of_backend_tls(backend: Backend) -> _Found:
+    if backend.security is Security.NONE:
+        for key in _given(backend, ("ca", "verify")):
+            yield (key,), 'means nothing with security = "none": remove it, or use "starttls" or "tls"'
+        return
+    for protocol, endpoint in backend.endpoints.items():
+        if not backend.verify and not host(endpoint):
+            message = (
+                f"missing: the endpoint for {protocol} names no host, which the certificate could be for"
+            )
+            yield ("verify",), message
+        if kind(endpoint) in ("ssl", "tls"):
+            yield (protocol,), _TWICE.format(backend.security.value)
+
+
+def _given(backend: Backend, keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if key in backend.model_fields_set]

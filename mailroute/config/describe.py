@@ -1,0 +1,135 @@
+"""What a configuration will do, in plain sentences, for ``mailroute check``."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+
+from twisted.cred.checkers import FilePasswordDB
+
+from mailroute.config.models import Backend, Certificate, Limits, Listener, Security, Settings
+from mailroute.events import Identity, Method
+from mailroute.interfaces import IRouter
+
+
+def describe(settings: Settings) -> list[str]:
+    """Return what the settings will do, a sentence an item, without any secret."""
+    return [
+        *map(_listener, settings.listeners),
+        *map(_certificate, settings.certificates),
+        *(_backend(name, backend) for name, backend in settings.backends.items()),
+        *(f"Route {position}: {_router(router)}." for position, (_, router) in enumerate(settings.routes, 1)),
+        "A user whom no route knows is turned away as if the password were wrong.",
+        *_user_names(settings),
+        *_limits(settings.limits),
+    ]
+
+
+def _listener(listener: Listener) -> str:
+    when = {
+        Security.STARTTLS: "takes logins once STARTTLS is done",
+        Security.TLS: "speaks TLS from the first byte",
+        Security.NONE: "takes logins in the clear, without TLS",
+    }[listener.security]
+    if listener.cleartext_login and listener.security is Security.STARTTLS:
+        when = "offers STARTTLS and takes logins in the clear as well"
+    if listener.authenticate is None:
+        checker = "the backend checks passwords"
+    elif isinstance(listener.authenticate, FilePasswordDB):
+        checker = f"{listener.authenticate.filename} checks passwords"
+    else:
+        checker = f"{type(listener.authenticate).__name__} checks passwords"
+    offers = f"offers {', '.join(listener.mechanisms)}" if listener.mechanisms else "offers no SASL mechanism"
+    announced = f"; announces {', '.join(listener.capabilities)} too" if listener.capabilities else ""
+    where = _endpoint(listener.endpoint)
+    return f"Listens for {listener.protocol.name} on {where}: {when}; {checker}; {offers}{announced}."
+
+
+def _endpoint(endpoint: object) -> str:
+    return endpoint if isinstance(endpoint, str) else f"an endpoint made by {type(endpoint).__name__}"
+
+
+def _certificate(certificate: Certificate) -> str:
+    ends = certificate.chain.certificates[0].not_valid_after_utc
+    expired = ends < datetime.datetime.now(datetime.UTC)
+    where = f" in {certificate.chain.path}" if certificate.chain.path else ""
+    names = ", ".join(certificate.names) or "no name at all"
+    until = f"EXPIRED on {ends:%Y-%m-%d}" if expired else f"good until {ends:%Y-%m-%d}"
+    return f"The certificate{where} is for {names}, {until}."
+
+
+def _backend(name: str, backend: Backend) -> str:
+    places = ", ".join(f"{key} at {_endpoint(place)}" for key, place in backend.endpoints.items())
+    login = {
+        Method.REPLAY: "logs in with what the client sent",
+        Method.MASTER: f"logs in as {backend.master_user} for the user",
+        Method.NONE: "does not log in",
+    }[backend.login]
+    identity = {
+        Identity.NATIVE: "tells the client's address in the protocol's own words",
+        Identity.PROXY_V1: "tells the client's address in a PROXY v1 header",
+        Identity.PROXY_V2: "tells the client's address in a PROXY v2 header",
+        Identity.NONE: "does not tell the client's address",
+    }[backend.identity]
+    return f"Backend {name}: {places}; {_way(backend)}; {login}; {identity}."
+
+
+def _way(backend: Backend) -> str:
+    """Say how the way to the backend is protected."""
+    if backend.security is Security.NONE:
+        return "in the clear"
+    how = "STARTTLS" if backend.security is Security.STARTTLS else "TLS from the first byte"
+    names = " or ".join(sorted({backend.verify_name(protocol) for protocol in backend.endpoints}))
+    if backend.ca is None:
+        authority = "the system's authorities"
+    elif backend.ca.path is None:
+        authority = type(backend.ca.root).__name__
+    else:
+        authority = f"the authorities in {backend.ca.path}"
+    return f"{how}, with a certificate for {names} from {authority}"
+
+
+def _router(router: IRouter) -> str:
+    if type(router).__str__ is object.__str__:
+        return f"asks {type(router).__name__}"
+    return str(router)
+
+
+def _user_names(settings: Settings) -> Iterator[str]:
+    names = settings.user_names
+    if names.lowercase_local_part:
+        yield "User names are compared in lower case; without the option, only their domains are."
+    if names.default_domain:
+        yield f"A user name without an @ stands for the same name @{names.default_domain}."
+
+
+def _limits(limits: Limits) -> Iterator[str]:
+    for name, sentence, without in _LIMITS:
+        value = getattr(limits, name)
+        yield sentence.format(f"{value:g}" if isinstance(value, float) else value) if value else without
+
+
+_LIMITS = (
+    ("login_timeout", "A client has {} s to log in.", "A client may take any time to log in."),
+    (
+        "backend_timeout",
+        "A backend has {} s to let a user in.",
+        "A backend may take any time to let a user in.",
+    ),
+    ("idle_timeout", "A session ends after {} s without a byte.", "An idle session never ends."),
+    (
+        "stall_timeout",
+        "A session ends when one side takes nothing for {} s.",
+        "A stalled session never ends.",
+    ),
+    ("session_lifetime", "A session ends after {} s.", "A session may last for ever."),
+    ("failure_delay", "A failed login is answered after {} s.", "A failed login is answered at once."),
+    ("failed_logins", "{} failed logins end a connection.", "Any number of failed logins is answered."),
+    ("bad_commands", "{} bad commands end a connection.", "Any number of bad commands is answered."),
+    ("connections", "At most {} connections at once.", "Any number of connections at once."),
+    (
+        "connections_per_address",
+        "At most {} connections at once from one address.",
+        "Any number of connections at once from one address.",
+    ),
+)

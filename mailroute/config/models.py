@@ -1,0 +1,268 @@
+"""The frozen settings: what each key means, what it may be, and what it is unless given.
+
+The field's names in Python are the file's, but for the plural of the blocks:
+``listen`` is `Settings.listeners`, ``certificate``, ``backend`` and ``route``
+likewise, and a backend's protocol keys (``imap``, …) are `Backend.endpoints`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Annotated
+
+from OpenSSL.crypto import X509, PKey
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+
+from mailroute.config import endpoints as strings
+from mailroute.config import values
+from mailroute.config.files import Authorities, Chain, Key, Secret
+from mailroute.events import Credentials, Identity, Method
+from mailroute.interfaces import IMailProtocol, IRouter
+from mailroute.names import UserNames
+
+
+class Security(Enum):
+    """How a connection is protected."""
+
+    STARTTLS = "starttls"
+    TLS = "tls"
+    NONE = "none"
+
+
+class _Block(BaseModel):
+    """What all blocks of the configuration have in common."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+
+class Certificate(_Block):
+    """A ``[[certificate]]``: the first serves clients without SNI, the others those who ask for their names.
+
+    Instead of a file's name, Python code may give the PEM itself, as bytes.
+    """
+
+    chain: Annotated[Chain, values.CHAIN] = Field(examples=["cert.pem"])
+    """PEM file with the server's certificate first, then those that lead to its authority; required."""
+
+    key: Annotated[Key, values.KEY] = Field(examples=["key.pem"], repr=False)
+    """PEM file with the private key, not encrypted; required."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that the certificate is for."""
+        return self.chain.names
+
+    @property
+    def leaf(self) -> X509:
+        """The server's own certificate, as pyOpenSSL has it."""
+        return X509.from_cryptography(self.chain.certificates[0])
+
+    @property
+    def intermediates(self) -> tuple[X509, ...]:
+        """The rest of the chain, as pyOpenSSL has it."""
+        return tuple(X509.from_cryptography(found) for found in self.chain.certificates[1:])
+
+    @property
+    def private_key(self) -> PKey:
+        """The private key, as pyOpenSSL has it."""
+        return PKey.from_cryptography_key(self.key.private)  # type: ignore[arg-type]
+
+
+class Listener(_Block):
+    """A ``[[listen]]``: where clients come in, and what they have to do."""
+
+    protocol: Annotated[IMailProtocol, values.PROTOCOL] = Field(examples=["imap"])
+    """A protocol's name, or an `IMailProtocol`; required."""
+
+    endpoint: Annotated[str | IStreamServerEndpoint, values.SERVER_ENDPOINT] = Field(examples=["tcp:143"])
+    """A Twisted server endpoint string, or an `IStreamServerEndpoint`; required."""
+
+    security: Annotated[Security, Field(strict=False)] = Security.STARTTLS
+    """``starttls``, ``tls`` (from the first byte) or ``none`` (no TLS at all, logins in the clear);
+    ``starttls`` unless given."""
+
+    cleartext_login: bool = False
+    """Whether a ``starttls`` listener also takes logins before TLS; ``false`` unless given."""
+
+    mechanisms: Annotated[tuple[str, ...], values.MECHANISMS] = Field(default_factory=values.usual_mechanisms)
+    """The SASL mechanisms to offer, in order; ``["PLAIN", "LOGIN"]`` unless given,
+    less what the protocol lacks."""
+
+    capabilities: Annotated[tuple[str, ...], values.CAPABILITIES] = ()
+    """What to announce besides what mailroute itself does; ``[]`` unless given."""
+
+    authenticate: Annotated[ICredentialsChecker | None, values.CHECKER] = None
+    """Who checks passwords before mailroute routes: a Twisted strcred string such as ``file:passwd``, or an
+    `ICredentialsChecker`; unless given, the backend does."""
+
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        where = self.endpoint if isinstance(self.endpoint, str) else type(self.endpoint).__name__
+        return f"{self.protocol.name} {where}"
+
+    def server_endpoint(self, reactor: object) -> IStreamServerEndpoint:
+        """Return the endpoint to listen on.
+
+        :raises ValueError: the string describes none, or systemd has not given us its socket.
+        """
+        return strings.server_endpoint(self.endpoint, reactor)
+
+
+class Backend(_Block):
+    """A ``[backend.NAME]``: a mail server."""
+
+    endpoints: Annotated[Mapping[str, str | IStreamClientEndpoint], values.CLIENT_ENDPOINTS] = Field(
+        default_factory=dict, examples=["tcp:10.0.0.1:143"]
+    )
+    """For each protocol that it serves, a Twisted client endpoint string, or an `IStreamClientEndpoint`.
+    In the file each is a key of its own, named for the protocol; at least one is required."""
+
+    security: Annotated[Security, Field(strict=False)] = Security.STARTTLS
+    """On the way there: ``starttls``, ``tls`` or ``none``; ``starttls`` unless given."""
+
+    verify: Annotated[str, values.HOST_NAME] = ""
+    """The name that its certificate must carry; the endpoint's host unless given."""
+
+    ca: Annotated[Authorities | None, values.AUTHORITIES] = None
+    """PEM file with the authorities that may vouch for it, or what `optionsForClientTLS` takes as trust root;
+    the system's unless given."""
+
+    login: Annotated[Method, Field(strict=False)] = Method.REPLAY
+    """``replay`` what the client sent, log in as ``master`` for the user, or ``none``;
+    ``replay`` unless given."""
+
+    master_user: Annotated[str, values.MASTER_USER] = ""
+    """The master user's name; required with ``login = "master"``."""
+
+    master_password_file: Annotated[Secret | None, values.SECRET] = Field(default=None, repr=False)
+    """File whose first line is the master user's password, or a `Secret`;
+    required with ``login = "master"``."""
+
+    identity: Annotated[Identity, Field(strict=False)] = Identity.NATIVE
+    """How it learns the client's address: ``native`` (ID for IMAP, XCLIENT for the others), ``proxy-v1``,
+    ``proxy-v2`` or ``none``; ``native`` unless given."""
+
+    @property
+    def master(self) -> Credentials | None:
+        """The master user's name and password; ``None`` unless it logs in as a master."""
+        if self.login is not Method.MASTER or self.master_password_file is None:
+            return None
+        return Credentials("PLAIN", self.master_user.encode(), self.master_password_file.value)
+
+    def verify_name(self, protocol: str) -> str:
+        """Return the name that the certificate must carry; empty only where there is no TLS."""
+        return self.verify or strings.host(self.endpoints[protocol])
+
+    def client_endpoint(self, protocol: str, reactor: object) -> IStreamClientEndpoint:
+        """Return the endpoint to dial.
+
+        :raises KeyError: it does not serve the protocol.
+        :raises ValueError: the string describes no endpoint.
+        """
+        return strings.client_endpoint(self.endpoints[protocol], reactor)
+
+
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0)]
+
+
+class Limits(_Block):
+    """The ``[limits]``; 0 switches one off."""
+
+    login_timeout: _Seconds = 60
+    """Seconds from connecting to being logged in; 60 unless given."""
+
+    backend_timeout: _Seconds = 30
+    """Seconds for dialling a backend and logging in there; 30 unless given."""
+
+    idle_timeout: _Seconds = 1800
+    """Seconds without a byte either way, once joined; 1800 unless given."""
+
+    stall_timeout: _Seconds = 300
+    """Seconds for which one side may take nothing of what is there for it, once joined; 300 unless given."""
+
+    session_lifetime: _Seconds = 0
+    """Seconds that a joined session may last; 0, for ever, unless given."""
+
+    failure_delay: _Seconds = 2.0
+    """Seconds that a failed login takes at least, whatever the reason; 2 unless given."""
+
+    failed_logins: _Count = 10
+    """Failed logins before the client is sent away; 10 unless given."""
+
+    bad_commands: _Count = 5
+    """Bad commands before the client is sent away; 5 unless given."""
+
+    connections: _Count = 10000
+    """Connections at once, in all; 10000 unless given."""
+
+    connections_per_address: _Count = 200
+    """Connections at once from one address, or from one /64 for IPv6; 200 unless given."""
+
+
+class UserNamesTable(_Block):
+    """The ``[user_names]``: how users' names are brought into one form before anybody compares them."""
+
+    lowercase_local_part: bool = False
+    """Whether to lower the case of what is before the ``@`` as well; ``false`` unless given."""
+
+    default_domain: str = ""
+    """What to append, behind an ``@``, to a name that has none; nothing unless given."""
+
+    @field_validator("default_domain")
+    @classmethod
+    def _domain(cls, domain: str) -> str:
+        UserNames(default_domain=domain)  # raises
+        return domain
+
+
+class Settings(_Block):
+    """The whole configuration.
+
+    ``mailroute.config.load`` makes one from a file, `mailroute.config.build`
+    from the same tree in Python; the constructor takes finished parts::
+
+        Settings(
+            listeners=(Listener(protocol="imap", endpoint="tcp:1143", security="none"),),
+            backends={"east": Backend(endpoints={"imap": my_endpoint}, security="none")},
+            routes=(("everybody", MyRouter()),),
+        )
+
+    :raises ConfigError: the parts do not go together.
+    :raises pydantic.ValidationError: a part is of the wrong kind.
+    """
+
+    certificates: Annotated[tuple[Certificate, ...], values.SEQUENCE] = ()
+    """What TLS clients are shown; the first one serves those without SNI."""
+
+    listeners: Annotated[tuple[Listener, ...], values.SEQUENCE]
+    """Where clients come in."""
+
+    backends: Annotated[Mapping[str, Backend], values.FROZEN]
+    """The mail servers by name."""
+
+    routes: Annotated[tuple[tuple[str, Annotated[IRouter, values.ROUTER]], ...], values.SEQUENCE]
+    """The routers in order, each with a label for the log."""
+
+    limits: Limits = Limits()
+    """How long and how many."""
+
+    user_names: UserNames = UserNames()
+    """How users' names are brought into one form."""
+
+    def model_post_init(self, _: object, /) -> None:
+        """Check that the parts go together."""
+        from mailroute.config.checks import check  # which knows the models
+
+        check(self)

@@ -1,0 +1,306 @@
+"""From TOML, or from the same tree in Python, to settings; every error on the way is kept, none ends it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
+from mailroute import dialogs, routers
+from mailroute.config import checks, endpoints, values
+from mailroute.config.errors import ConfigError, Fault, Problem, listed, shown, written
+from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, UserNamesTable
+from mailroute.interfaces import IRouter
+from mailroute.names import UserNames
+from mailroute.toml_lines import key_lines, line_of
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_Result = TypeVar("_Result")
+Labelled = tuple[str, IRouter]
+
+_TABLES = ("certificate", "listen", "backend", "route", "limits", "user_names")
+
+
+def load(path: Path, reactor: Any) -> Settings:
+    """Read a configuration file.
+
+    :param reactor: what will run the settings: endpoints are checked with it, tables are watched with it.
+    :raises ConfigError: says everything that is wrong, each with its line.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError([Problem(None, "", f"cannot be read: {error.strerror or error}")], path) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(line, "", "is not UTF-8: save it as UTF-8")], path) from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_syntax_problem(str(error), text)], path) from None
+    reader = _Reader(reactor, path.parent)
+    settings = reader.read(document)
+    if settings is None:
+        lines = key_lines(text)
+        raise ConfigError(
+            [
+                Problem(line_of(lines, fault.path), written(fault.path), fault.message)
+                for fault in reader.faults
+            ],
+            path,
+        )
+    return settings
+
+
+def build(reactor: Any, *, folder: Path | str = ".", **tables: object) -> Settings:
+    """Make settings from the same tree that a file has, with objects of one's own where it has names.
+
+    For example, with a protocol, a checker, an endpoint and a router of one's own::
+
+        build(
+            reactor,
+            certificate=[{"chain": "cert.pem", "key": "key.pem"}],
+            listen=[{"protocol": "imap", "endpoint": MyPort(), "authenticate": MyChecker()}],
+            backend={"east": {"imap": MyEndpoint(), "security": "none", "login": "none"}},
+            route=[MyRouter(), {"source": "default", "backend": "east"}],
+            limits={"login_timeout": 10},
+        )
+
+    :param reactor: what will run the settings.
+    :param folder: from where relative paths start.
+    :raises ConfigError: says everything that is wrong.
+    """
+    reader = _Reader(reactor, Path(folder))
+    settings = reader.read(tables)
+    if settings is None:
+        raise ConfigError([Problem(None, written(fault.path), fault.message) for fault in reader.faults])
+    return settings
+
+
+def _syntax_problem(message: str, text: str) -> Problem:
+    """Take the line out of tomllib's message, which has it only there before Python 3.14."""
+    found = re.search(r" \(at line (\d+), column (\d+)\)$", message)
+    if found is None:
+        message = message.removesuffix(" (at end of document)")
+        last = text.rstrip("\n").count("\n") + 1
+        return Problem(last, "", f"is no TOML: {message}, at the end of the file")
+    return Problem(int(found[1]), "", f"is no TOML: {message[: found.start()]}, at column {found[2]}")
+
+
+class _Reader:
+    """Reads one tree; ``faults`` grows as it goes."""
+
+    def __init__(self, reactor: Any, folder: Path) -> None:
+        self._reactor = reactor
+        # Absolute: a daemon changes its working directory after it has read this.
+        self._folder = folder.absolute()
+        self._context = {"folder": self._folder, "reactor": reactor}
+        self.faults: list[Fault] = []
+
+    def read(self, document: Mapping[str, Any]) -> Settings | None:
+        """Return the settings, or ``None`` if there are faults."""
+        for key in document:
+            if key not in _TABLES:
+                self._fault((key,), _unknown(key, _TABLES))
+        certificates = self._blocks(document, "certificate", Certificate)
+        listeners = self._blocks(document, "listen", Listener)
+        backends = self._backends(document, listeners.values())
+        limits = self._block(document.get("limits", {}), ("limits",), Limits)
+        names = self._block(document.get("user_names", {}), ("user_names",), UserNamesTable)
+        user_names = (
+            UserNames() if names is None else UserNames(names.lowercase_local_part, names.default_domain)
+        )
+        routes = self._routes(document, user_names)
+        self._check(document, listeners, backends)
+        if self.faults or limits is None:
+            return None
+        return Settings(
+            certificates=tuple(certificates.values()),
+            listeners=tuple(listeners.values()),
+            backends=backends,
+            routes=routes,
+            limits=limits,
+            user_names=user_names,
+        )
+
+    def _fault(self, path: tuple[str | int, ...], message: str) -> None:
+        self.faults.append(Fault(path, message))
+
+    def _check(
+        self, document: Mapping[str, Any], listeners: Mapping[int, Listener], backends: Mapping[str, Backend]
+    ) -> None:
+        """Check how the sound parts go together."""
+        tables = [table for table in _table(document, "backend").values() if isinstance(table, Mapping)]
+        written_down = {key for table in tables for key in table}
+        ready = {key for backend in backends.values() for key in backend.endpoints}
+        self.faults += checks.faults(
+            checks.Parts(
+                listeners=listeners,
+                backends=backends,
+                served=frozenset(written_down | ready),
+                certified=bool(document.get("certificate")),
+                missing=tuple(key for key in ("listen", "backend", "route") if not document.get(key)),
+            )
+        )
+
+    def _try(self, path: tuple[str | int, ...], check: Callable[[], object]) -> bool:
+        try:
+            check()
+        except ValueError as error:
+            self._fault(path, str(error))
+            return False
+        return True
+
+    # --- blocks ------------------------------------------------------------------
+
+    def _array(self, document: Mapping[str, Any], key: str) -> list[Any]:
+        blocks = document.get(key, [])
+        if isinstance(blocks, list | tuple):
+            return list(blocks)
+        self._fault((key,), f"must be written with two brackets, [[{key}]]: there may be several")
+        return []
+
+    def _blocks(self, document: Mapping[str, Any], key: str, model: type[_Model]) -> dict[int, _Model]:
+        """Return the sound blocks by their positions."""
+        found = {
+            position: self._block(block, (key, position), model)
+            for position, block in enumerate(self._array(document, key))
+        }
+        return {position: block for position, block in found.items() if block is not None}
+
+    def _block(
+        self, block: object, path: tuple[str | int, ...], model: type[_Model], also: Iterable[str] = ()
+    ) -> _Model | None:
+        """Return the block, or ``None`` if there is something wrong in it; ``also``: keys read elsewhere."""
+        if isinstance(block, model):
+            return block
+        if not isinstance(block, Mapping):
+            self._fault(path, f"must be a table, not {shown(block)}")
+            return None
+        try:
+            return model.model_validate(dict(block), context=self._context)
+        except ValidationError as error:
+            known = [*(name for name in model.model_fields if name != "endpoints"), *also]
+            for found in error.errors(include_url=False):
+                if found["type"] != "default_factory_not_called":  # follows from another error
+                    self._fault((*path, *found["loc"]), _message(found, model, known))
+            return None
+
+    def _backends(self, document: Mapping[str, Any], listeners: Iterable[Listener]) -> dict[str, Backend]:
+        protocols = {*dialogs.known(), *(listener.protocol.name for listener in listeners)}
+        found: dict[str, Backend] = {}
+        if "backend" in document and not isinstance(document["backend"], Mapping):
+            self._fault(("backend",), "must have names: write [backend.NAME]")
+        for name, table in _table(document, "backend").items():
+            if re.search(r"[\s\x00-\x1f\x7f]", name) or not name:
+                self._fault(("backend", name), "a backend's name must be a word, without spaces")
+            backend = self._backend(name, table, protocols)
+            if backend is not None:
+                found[name] = backend
+        return found
+
+    def _backend(self, name: str, table: object, protocols: set[str]) -> Backend | None:
+        if not isinstance(table, Mapping):
+            return self._block(table, ("backend", name), Backend)
+        ours = {key: value for key, value in table.items() if key in protocols}
+        others = {key: value for key, value in table.items() if key not in protocols}
+        sound = {
+            key: value
+            for key, value in ours.items()
+            if self._try(("backend", name, key), partial(self._check_client, value))
+        }
+        if "endpoints" in others:
+            self._fault(("backend", name, "endpoints"), _unknown("endpoints", protocols))
+            return None
+        backend = self._block({**others, "endpoints": sound}, ("backend", name), Backend, protocols)
+        return backend if sound == ours else None
+
+    def _check_client(self, value: Any) -> None:
+        values.client_endpoint(value)
+        endpoints.check_client_endpoint(value, self._reactor)
+
+    # --- routes ------------------------------------------------------------------
+
+    def _routes(self, document: Mapping[str, Any], user_names: UserNames) -> tuple[Labelled, ...]:
+        context = routers.SourceContext(
+            folder=self._folder,
+            backends=frozenset(_table(document, "backend")),
+            normalise=user_names.normalise,
+            clock=self._reactor,
+            in_thread=self._in_thread,
+        )
+        blocks = self._array(document, "route")
+        found = [self._route(position, block, context) for position, block in enumerate(blocks)]
+        return tuple(route for route in found if route is not None)
+
+    def _route(self, position: int, block: Any, context: routers.SourceContext) -> Labelled | None:
+        path = ("route", position)
+        if IRouter.providedBy(block):
+            return f"{written(path)} ({type(block).__name__})", block
+        if not isinstance(block, Mapping):
+            self._fault(path, f"must be a table or an IRouter, not {shown(block)}")
+            return None
+        options = dict(block)
+        name = options.pop("source", None)
+        if not isinstance(name, str):
+            said = "missing" if name is None else f"must be a string, not {shown(name)}"
+            self._fault((*path, "source"), f"{said}: write one of {listed(routers.known())}")
+            return None
+        try:
+            return f"{written(path)} ({name})", routers.source(name).router(options, context)
+        except routers.UnknownSource as error:
+            self._fault((*path, "source"), str(error))
+        except routers.BadOption as error:
+            self._fault((*path, error.key) if error.key else path, error.message)
+        except Exception as error:  # a third party's source: its fault must not cost the operator a traceback
+            self._fault((*path, "source"), f'the source "{name}" failed: {type(error).__name__}: {error}')
+        return None
+
+    def _in_thread(self, function: Callable[[], _Result]) -> Deferred[_Result]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function)
+
+
+def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    table = document.get(key, {})
+    return table if isinstance(table, Mapping) else {}
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    return f"unknown key{routers.did_you_mean(key, known)}"
+
+
+_KINDS = {
+    "string_type": "a string in quotes",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number of seconds",
+    "finite_number": "a finite number",
+    "greater_than_equal": "0 or more",
+}
+
+
+def _message(found: Any, model: type[BaseModel], known: Iterable[str]) -> str:
+    """Say a pydantic error in our words."""
+    key, sort, value = found["loc"][-1], found["type"], found["input"]
+    if sort == "extra_forbidden":
+        return _unknown(str(key), known)
+    if sort == "missing":
+        examples = model.model_fields[str(key)].examples or [""]
+        return f'missing: write for example {key} = "{examples[0]}"'
+    if sort == "value_error":
+        return str(found["ctx"]["error"])
+    if sort == "enum":
+        annotation: Any = model.model_fields[str(key)].annotation
+        return f"must be {listed(choice.value for choice in annotation)}, not {shown(value)}"
+    if sort in _KINDS:
+        return f"must be {_KINDS[sort]}, not {shown(value)}"
+    return f"{found['msg']}, not {shown(value)}"

@@ -1,0 +1,247 @@
+"""How single values are read: each a validator that turns what was written into what it stands for.
+
+The validation context has two keys, both optional: ``folder``, from where
+relative paths start (else the working directory), and ``reactor``, with which
+endpoint strings are checked (else they are when they are used).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.strcred import InvalidAuthType, findCheckerFactories, findCheckerFactory
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+
+from mailroute import dialogs
+from mailroute.config import files
+from mailroute.config.endpoints import check_server_endpoint
+from mailroute.config.errors import listed, shown
+from mailroute.interfaces import IMailProtocol, IRouter
+from mailroute.names import CONTROL
+from mailroute.routers import did_you_mean
+
+# RFC 3501 section 9: ATOM-CHAR, and the bracket that it leaves to responses.
+_ATOM = re.compile(r"[A-Za-z0-9!#$&'+,\-./:;<=>?@^_`|~\[]+")
+_OWN_CAPABILITIES = ("STARTTLS", "LOGINDISABLED", "AUTH=")
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "."))
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError(f"must be the name of a file, not {shown(value)}")
+    return _folder(info) / value
+
+
+def _provided(value: object, interface: Any, otherwise: str) -> object:
+    """Return an object that provides the interface; ``otherwise`` is what the file may say instead."""
+    if not interface.providedBy(value):
+        raise ValueError(f"must be {otherwise} or an {interface.__name__}, not {shown(value)}")
+    return value
+
+
+# --- certificates ----------------------------------------------------------------
+
+
+def _chain(value: object, info: ValidationInfo) -> files.Chain:
+    if isinstance(value, files.Chain):
+        return value
+    return files.read_chain(value if isinstance(value, bytes) else _path(value, info))
+
+
+def _key(value: object, info: ValidationInfo) -> files.Key:
+    if isinstance(value, files.Key):
+        return value
+    return files.read_key(
+        value if isinstance(value, bytes) else _path(value, info),
+        info.data.get("chain"),
+    )
+
+
+def _authorities(value: object, info: ValidationInfo) -> files.Authorities | None:
+    if value is None or isinstance(value, files.Authorities):
+        return value
+    if isinstance(value, str | Path | bool | int | float | list | dict):
+        return files.read_authorities(_path(value, info))
+    # Twisted has no public name for the interface that a trust root provides.
+    return files.Authorities(None, value)
+
+
+def _secret(value: object, info: ValidationInfo) -> files.Secret | None:
+    if value is None or isinstance(value, files.Secret):
+        return value
+    return files.read_secret(_path(value, info))
+
+
+# --- listeners -------------------------------------------------------------------
+
+
+def _protocol(value: object) -> object:
+    if not isinstance(value, str):
+        return _provided(value, IMailProtocol, "a protocol's name")
+    try:
+        return dialogs.protocol(value)
+    except dialogs.UnknownProtocol:
+        raise ValueError(f'there is no protocol "{value}"{did_you_mean(value, dialogs.known())}') from None
+
+
+def _server_endpoint(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str):
+        return _provided(value, IStreamServerEndpoint, "a Twisted endpoint string")
+    reactor = (info.context or {}).get("reactor")
+    if reactor is not None:
+        check_server_endpoint(value, reactor)
+    return value
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f'must be a list of strings, such as ["ONE", "TWO"], not {shown(value)}')
+    return tuple(value)
+
+
+def _mechanisms(value: object, info: ValidationInfo) -> tuple[str, ...]:
+    words = tuple(word.upper() for word in _strings(value))
+    protocol: IMailProtocol | None = info.data.get("protocol")
+    for word in words:
+        if protocol is not None and word not in protocol.mechanisms:
+            choice = listed(protocol.mechanisms) or "nothing"
+            raise ValueError(f'"{word}" is not what {protocol.name} understands, which is {choice}')
+        if words.count(word) > 1:
+            raise ValueError(f'"{word}" is listed twice')
+    return words
+
+
+def usual_mechanisms(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the mechanisms of a listener that does not list any, from its other fields."""
+    return tuple(word for word in ("PLAIN", "LOGIN") if word in data["protocol"].mechanisms)
+
+
+def _capabilities(value: object) -> tuple[str, ...]:
+    words = _strings(value)
+    for word in words:
+        if not _ATOM.fullmatch(word):
+            raise ValueError(f"{shown(word)} is no capability: it must be an atom (RFC 3501, section 9)")
+        if word.upper().startswith(_OWN_CAPABILITIES):
+            raise ValueError(f"{shown(word)} is announced by mailroute itself when it is true: take it out")
+    return words
+
+
+def _checker(value: object, info: ValidationInfo) -> object:
+    if value is None:
+        return None
+    checker = _made_checker(value, info) if isinstance(value, str) else value
+    _provided(checker, ICredentialsChecker, 'a string such as "file:passwd"')
+    if not any(found.isOrExtends(IUsernamePassword) for found in checker.credentialInterfaces):  # type: ignore[attr-defined]
+        raise ValueError("cannot check passwords (IUsernamePassword): name another checker")
+    return checker
+
+
+def _made_checker(description: str, info: ValidationInfo) -> object:
+    """Make a checker from a strcred string.
+
+    A message must not repeat the string's second part: for some types it is a password.
+    """
+    kind, _, argument = description.partition(":")
+    if kind == "file" and argument:
+        path = _folder(info) / argument
+        files.read(path)  # the checker itself would only fail once somebody logs in
+        argument = str(path)
+    try:
+        return findCheckerFactory(kind).generateChecker(argument)
+    except InvalidAuthType:
+        known = sorted(factory.authType for factory in findCheckerFactories())
+        raise ValueError(f'there is no checker "{kind}"{did_you_mean(kind, known)}') from None
+    except Exception as error:
+        raise ValueError(
+            f'the checker "{kind}" does not take what follows it: {type(error).__name__}'
+        ) from None
+
+
+# --- backends --------------------------------------------------------------------
+
+
+def _client_endpoints(value: object) -> Mapping[str, object]:
+    """Each protocol's endpoint.  An error here is told by the key: see `mailroute.config.reading`."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a table of endpoints by protocol, not {shown(value)}")
+    for protocol, endpoint in value.items():
+        try:
+            client_endpoint(endpoint)
+        except ValueError as error:
+            raise ValueError(f"{protocol}: {error}") from None
+    return MappingProxyType(dict(value))
+
+
+def client_endpoint(value: object) -> object:
+    """Return a client endpoint, or the string for one.
+
+    :raises ValueError: it is neither.
+    """
+    if isinstance(value, str):
+        return value
+    return _provided(value, IStreamClientEndpoint, "a Twisted endpoint string")
+
+
+def _host_name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[^\s\x00-\x1f/:@]+|[0-9a-fA-F:.]+", value):
+        raise ValueError(
+            f'must be a host name or an IP address, such as "mail.example.com", not {shown(value)}'
+        )
+    return value
+
+
+def _master_user(value: object) -> str:
+    if not isinstance(value, str) or not value or CONTROL.search(value):
+        raise ValueError(f"must be a user name, not {shown(value)}")
+    return value
+
+
+# --- the whole -------------------------------------------------------------------
+
+
+def _router(value: object) -> object:
+    return _provided(value, IRouter, "a [[route]]")
+
+
+class Read:
+    """Annotates a field: the function is all there is to its validation.
+
+    Like `pydantic.PlainValidator`, which however warns of types that are zope interfaces.
+    """
+
+    def __init__(self, function: Callable[..., object], *, info: bool = False) -> None:
+        self._function = function
+        self._info = info
+
+    def __get_pydantic_core_schema__(self, _: object, __: GetCoreSchemaHandler) -> CoreSchema:
+        if self._info:
+            return core_schema.with_info_plain_validator_function(self._function)
+        return core_schema.no_info_plain_validator_function(self._function)
+
+
+CHAIN = Read(_chain, info=True)
+KEY = Read(_key, info=True)
+AUTHORITIES = Read(_authorities, info=True)
+SECRET = Read(_secret, info=True)
+PROTOCOL = Read(_protocol)
+SERVER_ENDPOINT = Read(_server_endpoint, info=True)
+MECHANISMS = Read(_mechanisms, info=True)
+CAPABILITIES = Read(_capabilities)
+CHECKER = Read(_checker, info=True)
+CLIENT_ENDPOINTS = Read(_client_endpoints)
+HOST_NAME = Read(_host_name)
+MASTER_USER = Read(_master_user)
+ROUTER = Read(_router)
+FROZEN = AfterValidator(MappingProxyType)
+SEQUENCE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)

@@ -1,0 +1,106 @@
+"""What every route source is given, and how it says that a block of the configuration is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What no user name holds, as in `mailroute.names`, which this room does not know."""
+
+_Result = TypeVar("_Result")
+
+
+class InThread(Protocol):
+    """Calls a function outside the reactor's thread."""
+
+    def __call__(self, function: Callable[[], _Result], /) -> Deferred[_Result]:
+        """Call it; the Deferred fires in the reactor's thread with what it returned or raised."""
+
+
+@frozen
+class SourceContext:
+    """What a route source may need to make its router."""
+
+    folder: Path
+    """The folder from which relative paths start."""
+
+    backends: frozenset[str]
+    """The names of the backends that there are."""
+
+    normalise: Callable[[str], str]
+    """Brings a user's name into the one form in which a `Lookup` carries it."""
+
+    clock: IReactorTime
+    """The only clock to use."""
+
+    in_thread: InThread
+    """For work that would hold up the reactor: disks, long computations."""
+
+    def backend(self, options: Mapping[str, object], key: str = "backend") -> str:
+        """Return the option that names a backend.
+
+        :raises BadOption: it is missing or there is no such backend.
+        """
+        name = text(options, key)
+        if name not in self.backends:
+            raise BadOption(key, unknown_backend(name, self.backends))
+        return name
+
+
+class BadOption(Exception):
+    """A key of a ``[[route]]`` block is wrong.
+
+    :param key: the key, or empty if it is the block as a whole.
+    :param message: what is wrong and what to do about it, for the operator.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}" if key else message)
+        self.key = key
+        self.message = message
+
+
+def text(options: Mapping[str, object], key: str) -> str:
+    """Return the option, which must be there and a string with something in it.
+
+    :raises BadOption: it is missing, empty or no string.
+    """
+    if key not in options:
+        raise BadOption(key, "missing: this source needs it")
+    value = options[key]
+    if not isinstance(value, str) or not value:
+        raise BadOption(key, f"must be a string with something in it, not {value!r}")
+    return value
+
+
+def only(options: Mapping[str, object], known: Iterable[str]) -> None:
+    """Refuse an option that the source does not know.
+
+    :raises BadOption: names the first such option.
+    """
+    known = tuple(known)
+    for key in options:
+        if key not in known:
+            raise BadOption(key, f"unknown key{did_you_mean(key, known)}")
+
+
+def unknown_backend(name: str, backends: Iterable[str]) -> str:
+    """Say that there is no such backend, for a person."""
+    return f"there is no [backend.{name}]{did_you_mean(name, backends) or ': add it, or name another'}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that proposes the nearest known word, or names them all."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, 1)
+    if near:
+        return f'; did you mean "{near[0]}"?'
+    return f"; known: {', '.join(known)}" if known else ""

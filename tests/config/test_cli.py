@@ -1,0 +1,97 @@
+"""The command ``mailroute``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from config.texts import CONTRACT, SMALL
+
+import mailroute
+from mailroute.cli import main
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python with the mailroute that is tested, wherever it is."""
+    environment = os.environ | {"PYTHONPATH": str(Path(mailroute.__file__).parents[1])}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def check(file: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return run("-W", "error", "-m", "mailroute.cli", "check", file, folder=folder)
+
+
+def test_check_says_what_a_file_will_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is right is described on standard output, and the status is 0."""
+    (folder / "mailroute.toml").write_text(CONTRACT)
+    assert main(["check", str(folder / "mailroute.toml")]) == 0
+    out, err = capsys.readouterr()
+    assert "Listens for imap on tcp:143" in out
+    assert "Route 3: everybody lives at east." in out
+    assert not err
+
+
+def test_check_says_every_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is wrong gives a line an error on standard error, and the status is 1."""
+    (folder / "mailroute.toml").write_text(SMALL.replace("tcp:143", "tcp:x").replace('"none"', '"ssl"'))
+    assert main(["check", str(folder / "mailroute.toml")]) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert [line.partition("mailroute.toml:")[2][:22] for line in err.splitlines()] == [
+        "3: listen[1].endpoint:",
+        "4: listen[1].security:",
+    ]
+
+
+def test_the_command_as_a_program(folder: Path) -> None:
+    """Run by itself it says the same, names the file as it was named, and shows no traceback or warning."""
+    (folder / "mailroute.toml").write_text(SMALL)
+    right = check("mailroute.toml", folder)
+    assert (right.returncode, right.stderr) == (0, "")
+    (folder / "mailroute.toml").write_text(SMALL.replace("none", "ssl"))
+    wrong = check("mailroute.toml", folder)
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert (
+        wrong.stderr
+        == 'mailroute.toml:4: listen[1].security: must be "starttls", "tls" or "none", not "ssl"\n'
+    )
+    missing = check("nowhere.toml", folder)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert missing.stderr == "nowhere.toml: cannot be read: No such file or directory\n"
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """It tells its version."""
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("mailroute ")
+
+
+def test_a_wrong_command_line_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a command there is a usage message, and how mailroute is run."""
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    assert "usage: mailroute" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "twistd -n mailroute --config FILE" in capsys.readouterr().out
+
+
+def test_reading_settings_takes_no_reactor(folder: Path) -> None:
+    """Importing the configuration installs no reactor: a host program still chooses its own."""
+    code = "import sys, mailroute.config, mailroute.cli; sys.exit('twisted.internet.reactor' in sys.modules)"
+    ended = run("-c", code, folder=folder)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,0 +1,61 @@
+"""Endpoint strings are taken apart as Twisted does it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.endpoints import quoteStringArgument
+
+from mailroute.config import endpoints
+
+# Twisted's quoting leaves the equals sign alone, so that no positional part may hold one.
+WORDS = st.text(alphabet="ab1:\\.é ")
+VALUES = st.text(alphabet="ab1:=\\.é ")
+NAMES = st.sampled_from(["host", "port", "interface"])
+
+
+@given(st.lists(WORDS), st.dictionaries(NAMES, VALUES))
+def test_quoted_parts_come_out_as_they_went_in(positional: list[str], named: dict[str, str]) -> None:
+    """Whatever Twisted's own quoting protects is not taken for punctuation."""
+    text = ":".join(
+        ["tcp", *(quoteStringArgument(part) for part in positional)]
+        + [f"{name}={quoteStringArgument(part)}" for name, part in named.items()]
+    )
+    assert endpoints.parts(text) == (["tcp", *positional], named)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [
+        ("tcp:mail.example.com:143", "mail.example.com"),
+        ("tcp:host=mail.example.com:port=143", "mail.example.com"),
+        ("tcp:143:host=mail.example.com", "mail.example.com"),
+        (r"tcp:\:\:1:143", "::1"),
+        (r"tcp:host=2001\:db8\:\:1:port=143:timeout=5", "2001:db8::1"),
+        ("tls:mail.example.com:993", "mail.example.com"),
+        ("unix:/run/imap", ""),
+        ("unix:path=/run/imap:host=x", ""),
+        (object(), ""),
+    ],
+)
+def test_the_host_that_is_dialled(endpoint: object, host: str) -> None:
+    """The certificate of a backend is held to the host that its endpoint string names."""
+    assert endpoints.host(endpoint) == host
+
+
+@pytest.mark.parametrize(
+    ("text", "positional", "named"),
+    [
+        ("", [""], {}),
+        ("a::c", ["a", "", "c"], {}),
+        ("tcp:host=a:1", ["tcp", "1"], {"host": "a"}),
+        ("tcp:a=b=c", ["tcp"], {"a": "b=c"}),
+        (r"tcp:x\:y=1:2", ["tcp", "2"], {"x:y": "1"}),
+    ],
+)
+def test_odd_strings_are_split_as_twisted_does(
+    text: str, positional: list[str], named: dict[str, str]
+) -> None:
+    """Empty parts, second equals signs and quoted names mean what they mean to Twisted."""
+    assert endpoints.parts(text) == (positional, named)
