@@ -18,7 +18,8 @@ setup(
     package_data={"mailroute": ["py.typed"]},
     install_requires=[
         "attrs>=23.2",
-        "pydantic>=2.7",
+        "cryptography>=42",
+        "pydantic>=2.10",
         "pyOpenSSL>=24.3",
         "service-identity>=24.1",
         "Twisted>=24.11",
@@ -35,6 +36,7 @@ setup(
             "pytest-twisted>=1.14.3",
             "ruff>=0.15",
             "towncrier>=24.8",
+            "types-setuptools>=75",
         ],
     },
     entry_points={"console_scripts": ["mailroute=mailroute.cli:main"]},

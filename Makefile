@@ -1,0 +1,48 @@
+# make demo    try mailroute: two mail servers and mailroute in front of them
+# make test    run the tests, against the installed package
+# make check   look at the code: style, types, and who imports whom
+# make clean   remove everything that these made
+#
+# Each of them sets up what it needs.  For another Python: make PYTHON=python3.13 test
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV ?= .venv-$(VERSION)
+
+RUN = $(VENV)/bin
+# -P: not the mailroute in this folder, but the installed one.
+PYTEST = MAILROUTE_INSTALLED=1 $(RUN)/python -P -m pytest
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: help demo test check clean venv venv-test
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+demo: venv
+	@$(RUN)/twistd --nodaemon --pidfile= mailroute --demo
+
+# A test skips what is missing, but where everything has to be there that is an error.
+MISSING = { [ "$$CI" != true ] && echo "going on: the tests that need them are skipped"; }
+
+# With options of pytest's: make test ARGS='-k demo'
+test: venv-test
+	@tools/install-debian-packages $$(grep -v '^#' tests/debian-packages.txt) || $(MISSING)
+	@tools/install-node-packages || $(MISSING)
+	@$(PYTEST) $(ARGS)
+
+check: venv-test
+	@$(RUN)/ruff check --quiet .
+	@$(RUN)/ruff format --quiet --check .
+	@$(RUN)/mypy --no-error-summary
+	@$(PYTEST) --quiet --no-header tests/test_house.py
+
+venv:
+	@tools/make-venv $(PYTHON) $(VENV)
+
+venv-test:
+	@tools/make-venv $(PYTHON) $(VENV) test
+
+clean:
+	rm -rf .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,19 @@
+"""mailroute as a Twisted application.
+
+    twistd -ny examples/mailroute.tac
+
+It reads ``mailroute.toml`` beside this file, or what the environment variable
+MAILROUTE_CONFIG names.
+"""
+
+import os
+from pathlib import Path
+
+from twisted.application.service import Application
+
+import mailroute
+
+settings = mailroute.load(os.environ.get("MAILROUTE_CONFIG") or Path(__file__).with_name("mailroute.toml"))
+
+application = Application("mailroute")
+mailroute.service(settings).setServiceParent(application)

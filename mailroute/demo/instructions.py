@@ -1,0 +1,99 @@
+"""What to type to see the demo at work."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from attrs import frozen
+
+from mailroute.demo.backend import USERS
+
+_TEXT = """\
+
+mailroute takes IMAP on localhost, port {starttls_port} (STARTTLS) and port {tls_port} (TLS),
+in front of two mail servers:
+
+{users}
+
+Type these in another terminal.  Each answer says which server it comes from:
+a letter's From line, or its first sentence.
+
+{commands}
+
+The certificate signs itself and is new each time, so every client has to be
+told to trust it: --cacert, -CAfile and cafile do that.  (curl -k would trust
+anybody.)  The configuration is in
+{configuration}
+and goes away with the demo.  Ctrl-C ends it; the log follows, with a line for
+each session that ends.
+
+"""
+
+_IMAPLIB = """\
+python3 -c '
+import imaplib, ssl
+trusted = ssl.create_default_context(cafile="{ca}")
+with imaplib.IMAP4("localhost", {starttls_port}) as mail:
+    mail.starttls(trusted)
+    mail.login("{user.name}", "{user.password}")
+    mail.select("INBOX", readonly=True)
+    for number in mail.search(None, "ALL")[1][0].split():
+        print(mail.fetch(number, "(BODY.PEEK[HEADER.FIELDS (FROM SUBJECT)])")[1][0][1].decode())
+'"""
+
+
+@frozen
+class Command:
+    """A command line that reads the mail of one of the users, and the server that answers it."""
+
+    title: str
+    line: str
+    backend: str
+
+
+def commands(folder: Path, starttls_port: int, tls_port: int) -> list[Command]:
+    """Return commands that read both mailboxes, with several clients and both ways of TLS."""
+    alice, bob = USERS
+    certificate = folder / "cert.pem"
+    ca = shlex.quote(str(certificate))
+    curl = f"curl --silent --show-error --cacert {ca}"
+    typed = [f"a LOGIN {alice.name} {alice.password}", "b SELECT INBOX", "c FETCH 1 BODY[]", "d LOGOUT"]
+    return [
+        Command(
+            "curl, with TLS",
+            f"{curl} --user {alice.name}:{alice.password} 'imaps://localhost:{tls_port}/INBOX;MAILINDEX=1'",
+            alice.backend,
+        ),
+        Command(
+            "curl, with STARTTLS",
+            f"{curl} --ssl-reqd --user {bob.name}:{bob.password} "
+            f"'imap://localhost:{starttls_port}/INBOX;MAILINDEX=1'",
+            bob.backend,
+        ),
+        Command(
+            "openssl, with every command sent at once",
+            f"printf '%s\\n' {' '.join(shlex.quote(each) for each in typed)} | "
+            f"openssl s_client -quiet -crlf -starttls imap -CAfile {ca} -connect localhost:{starttls_port}",
+            alice.backend,
+        ),
+        Command(
+            "Python's imaplib",
+            _IMAPLIB.format(ca=certificate, starttls_port=starttls_port, user=bob),
+            bob.backend,
+        ),
+    ]
+
+
+def instructions(folder: Path, starttls_port: int, tls_port: int) -> str:
+    """Return what the demo prints once it runs."""
+    users = [f"    {user.name:<18} password {user.password:<11} lives on {user.backend}" for user in USERS]
+    # The lines are not indented: they are there to be copied.
+    examples = [f"# {command.title}\n{command.line}" for command in commands(folder, starttls_port, tls_port)]
+    return _TEXT.format(
+        starttls_port=starttls_port,
+        tls_port=tls_port,
+        users="\n".join(users),
+        commands="\n\n".join(examples),
+        configuration=folder / "mailroute.toml",
+    )

@@ -1,0 +1,147 @@
+"""The demo as a service: two mail servers, a certificate, a configuration, and mailroute."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+
+from mailroute import config
+from mailroute.demo.backend import USERS, DemoBackend
+from mailroute.demo.certificate import self_signed
+from mailroute.demo.instructions import instructions
+from mailroute.service import service
+
+STARTTLS_PORT = 1143
+TLS_PORT = 1993
+
+_CONFIGURATION = """\
+[[certificate]]
+chain = "cert.pem"
+key = "key.pem"
+
+[[listen]]
+protocol = "imap"
+endpoint = "tcp:{starttls_port}:interface=127.0.0.1"
+security = "starttls"
+
+[[listen]]
+protocol = "imap"
+endpoint = "tcp:{tls_port}:interface=127.0.0.1"
+security = "tls"
+
+{backends}
+[[route]]
+source = "table"
+file = "users.txt"
+"""
+
+_BACKEND = """\
+[backend.{name}]
+imap = "tcp:127.0.0.1:{port}"
+security = "none"  # it does not leave this machine
+identity = "none"  # twisted.mail's server does not ask who is calling
+
+"""
+
+
+class DemoService(MultiService):
+    """Runs the mail servers and mailroute until it is stopped, and leaves nothing behind."""
+
+    def __init__(self, reactor: Any, starttls_port: int, tls_port: int, say: Callable[[str], object]) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._ports = (starttls_port, tls_port)
+        self._say = say
+        self._backends: list[IListeningPort] = []
+        self._folder: Path | None = None
+
+    def privilegedStartService(self) -> None:
+        """Make everything that mailroute is configured with, then start mailroute as configured."""
+        self._folder = Path(tempfile.mkdtemp(prefix="mailroute-demo-"))
+        try:
+            file = self._configure(self._folder)
+            service(config.load(file, self._reactor), self._reactor).setServiceParent(self)
+            super().privilegedStartService()
+        except BaseException:
+            for port in self._backends:
+                port.stopListening()
+            self._clean_up()
+            raise
+
+    def startService(self) -> None:
+        """Start, and say what to type once that works, and Ctrl-C as well."""
+        super().startService()
+        self._reactor.callWhenRunning(self._instruct)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop mailroute, then the mail servers, and remove every file."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        try:
+            await maybeDeferred(super().stopService)
+            for port in self._backends:
+                await maybeDeferred(port.stopListening)
+        finally:
+            self._clean_up()
+
+    def _instruct(self) -> None:
+        if self._folder is not None:
+            self._say(instructions(self._folder, *self._ports))
+
+    def _configure(self, folder: Path) -> Path:
+        """Write what an operator would write, and return the configuration file."""
+        chain, key = self_signed()
+        (folder / "cert.pem").write_bytes(chain)
+        (folder / "key.pem").touch(mode=0o600)
+        (folder / "key.pem").write_bytes(key)
+        (folder / "users.txt").write_text("".join(f"{user.name} {user.backend}\n" for user in USERS))
+        backends = [
+            _BACKEND.format(name=user.backend, port=self._start_backend(user.backend)) for user in USERS
+        ]
+        file = folder / "mailroute.toml"
+        starttls_port, tls_port = self._ports
+        file.write_text(
+            _CONFIGURATION.format(starttls_port=starttls_port, tls_port=tls_port, backends="".join(backends))
+        )
+        return file
+
+    def _start_backend(self, name: str) -> int:
+        port = self._reactor.listenTCP(0, DemoBackend(name), interface="127.0.0.1")
+        self._backends.append(port)
+        number: int = port.getHost().port
+        return number
+
+    def _clean_up(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def make_demo_service(
+    reactor: Any,
+    starttls_port: int = STARTTLS_PORT,
+    tls_port: int = TLS_PORT,
+    say: Callable[[str], object] | None = None,
+) -> IService:
+    """Return a service that runs two mail servers with mailroute in front of them, on the loopback interface.
+
+    :param say: is given the text that tells what to type; it goes to the
+        terminal unless something else is wanted.
+    """
+    return DemoService(reactor, starttls_port, tls_port, say or _to_terminal)
+
+
+def _to_terminal(text: str) -> None:
+    """Write to standard output itself: twistd would put a time in front of each line to be copied."""
+    if sys.__stdout__ is not None:
+        sys.__stdout__.write(text)
+        sys.__stdout__.flush()

@@ -1,0 +1,195 @@
+"""``twistd mailroute``: its command line, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import twistd
+from servers.processes import accepts, free_port, wait_until
+from twisted.python.usage import UsageError
+
+from mailroute.demo.certificate import self_signed
+from mailroute.tap import Options
+
+# twistd in the foreground, and as a daemon.
+WAYS = pytest.mark.parametrize("way", [["--nodaemon"], []], ids=["nodaemon", "daemon"])
+
+
+class Files:
+    """A folder with all that mailroute needs, to be spoilt by a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        chain, key = self_signed()
+        (folder / "cert.pem").write_bytes(chain)
+        (folder / "key.pem").write_bytes(key)
+        (folder / "users.txt").write_text("alice@example.com east\n")
+        self.write()
+
+    def write(self, **changes: str) -> None:
+        """Write the configuration with other values for some of its keys."""
+        values = {"key": "key.pem", "file": "users.txt", "security": "tls", **changes}
+        (self.folder / "mailroute.toml").write_text(
+            f"""\
+[[certificate]]
+chain = "cert.pem"
+key = "{values["key"]}"
+
+[[listen]]
+protocol = "imap"
+endpoint = "tcp:{self.port}:interface=127.0.0.1"
+security = "{values["security"]}"
+
+[backend.east]
+imap = "tcp:127.0.0.1:1"
+security = "none"
+
+[[route]]
+source = "table"
+file = "{values["file"]}"
+"""
+        )
+
+    def run(self, way: list[str]) -> str:
+        """Run twistd, insist that it does not start as it should not, and return what it says."""
+        ended = twistd.run(*way, "mailroute", "--config", "mailroute.toml", folder=self.folder)
+        assert ended.returncode == 1, ended
+        assert "Traceback" not in ended.stdout + ended.stderr
+        assert "Usage:" not in ended.stdout + ended.stderr
+        assert not (self.folder / "twistd.pid").exists()
+        return ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+@pytest.fixture
+def occupied(files: Files) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", files.port)):
+        yield files.port
+
+
+# --- the command line -------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", [[], ["--demo", "--config", "x.toml"]], ids=["neither", "both"])
+def test_one_of_config_and_demo_is_needed(line: list[str]) -> None:
+    """Neither or both of --config and --demo is a mistake in the command line."""
+    with pytest.raises(UsageError, match="--config FILE and --demo"):
+        Options().parseOptions(line)
+
+
+@pytest.mark.parametrize("line", [["--demo", "--demo-tls-port", "many"], ["--demo", "more"], ["--verbose"]])
+def test_what_is_not_an_option_is_refused(line: list[str]) -> None:
+    """Unknown options, arguments and ports that are no numbers are mistakes in the command line."""
+    with pytest.raises(UsageError):
+        Options().parseOptions(line)
+
+
+def test_twistd_shows_how_to_use_it_after_a_bad_command_line(tmp_path: Path) -> None:
+    """Twistd says what is wrong with the command line and what could be on it, and exits with status 1."""
+    ended = twistd.run("--nodaemon", "mailroute", folder=tmp_path)
+    assert ended.returncode == 1
+    assert "--demo-tls-port" in ended.stdout
+    assert "give one of --config FILE and --demo" in ended.stdout
+
+
+def test_twistd_knows_mailroute(tmp_path: Path) -> None:
+    """The plugin is found, and its help names every option."""
+    assert re.search(
+        r"^ +mailroute +A mail routing proxy", twistd.run("--help", folder=tmp_path).stdout, re.M
+    )
+    shown = twistd.run("mailroute", "--help", folder=tmp_path).stdout
+    assert all(f"--{option}" in shown for option in ("config", "demo", "demo-starttls-port", "demo-tls-port"))
+
+
+# --- what cannot be started -------------------------------------------------
+
+
+@WAYS
+def test_every_error_of_the_configuration_is_shown(files: Files, way: list[str]) -> None:
+    """A bad configuration file is refused with all that is wrong with it, before anything is started."""
+    files.write(security="maybe", file="missing.txt")
+    said = files.run(way)
+    assert "mailroute.toml" in said
+    assert "maybe" in said
+    assert "missing.txt" in said
+
+
+@WAYS
+def test_a_missing_configuration_is_named(files: Files, way: list[str]) -> None:
+    """A file that is not there is named."""
+    (files.folder / "mailroute.toml").unlink()
+    assert re.search(r"mailroute\.toml.*No such file", files.run(way))
+
+
+@WAYS
+def test_a_missing_table_is_named(files: Files, way: list[str]) -> None:
+    """A table that is not there is named."""
+    (files.folder / "users.txt").unlink()
+    assert "users.txt" in files.run(way)
+
+
+@WAYS
+def test_an_unreadable_key_is_named(files: Files, way: list[str]) -> None:
+    """A key that may not be read, or is none, is named; nothing of its content is shown."""
+    key = files.folder / "key.pem"
+    key.chmod(0)
+    if os.access(key, os.R_OK):  # root may read everything
+        key.write_text("no key at all")
+    said = files.run(way)
+    assert "key.pem" in said
+    assert "no key at all" not in said
+
+
+@WAYS
+def test_a_busy_port_is_named(files: Files, occupied: int, way: list[str]) -> None:
+    """A port that somebody else listens on is named, and no pid file stays."""
+    assert str(occupied) in files.run(way)
+
+
+def test_the_log_of_a_daemon_tells_of_a_busy_port(files: Files, occupied: int) -> None:
+    """What a daemon cannot say to a terminal in full is in its log."""
+    files.run([])
+    assert re.search(rf"{occupied}.*in use", (files.folder / "twistd.log").read_text())
+
+
+# --- what can ---------------------------------------------------------------
+
+
+def test_it_runs_as_a_daemon(files: Files) -> None:
+    """Twistd returns once mailroute listens; a signal to the process in twistd.pid ends it."""
+    ended = twistd.run("mailroute", "--config", "mailroute.toml", folder=files.folder)
+    assert ended.returncode == 0, ended
+    pid_file = files.folder / "twistd.pid"
+    pid = int(pid_file.read_text())
+    try:
+        assert accepts("127.0.0.1", files.port)
+        wait_until("twistd's start", lambda: twistd.catches_signals(pid))
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_until("the daemon's end", lambda: not pid_file.exists())
+    wait_until("the port to be free", lambda: not accepts("127.0.0.1", files.port))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up being root")
+def test_files_are_read_before_privileges_are_given_up(files: Files) -> None:
+    """A key that only root may read serves a mailroute that runs as another user."""
+    (files.folder / "key.pem").chmod(stat.S_IRUSR)
+    nobody = ["--uid", "65534", "--gid", "65534", "--pidfile="]
+    with twistd.Twistd(
+        *nobody, "mailroute", "--config", "mailroute.toml", folder=files.folder, ports=[files.port]
+    ) as running:
+        status = Path(f"/proc/{running.pid}/status").read_text()
+        assert re.search(r"^Uid:\s65534\s65534\s65534", status, re.M)
+        running.stop()
