@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from mailroute.events import LoginRefused, Reason, Refusal
-from mailroute.session import Check
+from mailroute.house import Check
 
 InThread = Callable[[Callable[[], Any]], Deferred[Any]]
 

@@ -26,8 +26,9 @@ from zope.interface import implementer
 
 from mailroute.events import Address, Client, Farewell
 from mailroute.gate import Gate
+from mailroute.house import Door, House
 from mailroute.interfaces import IClientLeg
-from mailroute.session import Door, House, Session
+from mailroute.session import Session
 from mailroute.tls import explain
 
 LINGER = 5.0

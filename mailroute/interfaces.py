@@ -114,7 +114,7 @@ class IRouter(Interface):
     """
 
     def route(lookup: Lookup) -> Route | Deferred[Route | None] | None:
-        """Return the route, ``None`` for a user it does not know, or a Deferred of either.
+        """Return the route, ``None`` for a user it does not know, or a Deferred or coroutine of either.
 
         :raises mailroute.events.LoginRefused: (or fails with it) the user is
             known and may not log in, or the answer cannot be had now.

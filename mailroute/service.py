@@ -23,10 +23,10 @@ from mailroute.events import DialogTerms, Farewell
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
+from mailroute.house import Door, House
 from mailroute.interfaces import IBackend
 from mailroute.pipe import SpliceTerms, splice
 from mailroute.routers import Chain
-from mailroute.session import Door, House
 from mailroute.tls import KeyPair, ServerTLS, client_tls
 
 _log = Logger(namespace="mailroute")
@@ -172,6 +172,7 @@ def _join(settings: Settings, clock: IReactorTime) -> Callable[..., Deferred[Any
         idle_timeout=limits.idle_timeout,
         stall_timeout=limits.stall_timeout,
         lifetime=limits.session_lifetime,
+        names=("the client", "the backend"),
     )
 
     def join(client: Any, backend: Any, to_client: bytes, to_backend: bytes) -> Deferred[Any]:

@@ -1,19 +1,17 @@
 """The life of one connection, as a table of states.
 
 A session owns no socket and knows no protocol.  It is told what happens, obeys
-what the dialog says, and moves through the states of `_NEXT`; each state's
+what the dialog says, and moves through the states of `mailroute.states.NEXT`; each state's
 entry does that state's work.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,7 +19,6 @@ from mailroute.events import (
     Attempt,
     Credentials,
     DialogEvent,
-    DialogTerms,
     Farewell,
     HangUp,
     LoginRefused,
@@ -34,83 +31,12 @@ from mailroute.events import (
     Route,
     Send,
 )
-from mailroute.failures import FailureTiming
-from mailroute.interfaces import IBackend, IClientLeg, IMailProtocol, IRouter
+from mailroute.house import Door, House
+from mailroute.interfaces import IBackend, IClientLeg
 from mailroute.record import SessionRecord
+from mailroute.states import NEXT, Happening, State
 
 _log = Logger(namespace="mailroute.session")
-
-
-class State(enum.Enum):
-    """Where a session is; the values complete "while …"."""
-
-    TALKING = "talking to the client"
-    CHECKING = "checking the password"
-    ROUTING = "looking up the account"
-    OPENING = "logging in at the backend"
-    REFUSING = "waiting before a refusal"
-    JOINED = "joined"
-    OVER = "over"
-
-
-class Happening(enum.Enum):
-    """What moves a session on."""
-
-    ATTEMPT = "the client wants to log in"
-    DONE = "the state's work is done"
-    REFUSED = "the login came to nothing"
-    ENDED = "the connection is at its end"
-
-
-_NEXT: Mapping[tuple[State, Happening], State] = {
-    (State.TALKING, Happening.ATTEMPT): State.CHECKING,
-    (State.CHECKING, Happening.DONE): State.ROUTING,
-    (State.CHECKING, Happening.REFUSED): State.REFUSING,
-    (State.ROUTING, Happening.DONE): State.OPENING,
-    (State.ROUTING, Happening.REFUSED): State.REFUSING,
-    (State.OPENING, Happening.DONE): State.JOINED,
-    (State.OPENING, Happening.REFUSED): State.REFUSING,
-    (State.REFUSING, Happening.DONE): State.TALKING,
-    **{(state, Happening.ENDED): State.OVER for state in State if state is not State.OVER},
-}
-"""What is not here is not possible, or comes too late for a session that has ended."""
-
-Check = Callable[[str, bytes], Deferred[str]]
-"""Takes a normalised user name and a password; the Deferred gives the name to route."""
-
-Join = Callable[[ITransport, ITransport, bytes, bytes], Deferred[Any]]
-"""Takes both transports and the first bytes for each; the Deferred gives a `mailroute.SpliceResult`."""
-
-
-@frozen
-class Door:
-    """What the sessions of one listener share.
-
-    ``check`` proves passwords here; None leaves that to the backend.
-    """
-
-    name: str
-    protocol: IMailProtocol
-    terms: DialogTerms
-    check: Check | None = None
-
-
-@frozen
-class House:
-    """What all sessions share; times are seconds, 0 for no bound.
-
-    ``normalise`` turns a user name as it was sent into the one form in which
-    it is compared, and raises `ValueError` for what can be no user name.
-    """
-
-    router: IRouter
-    backends: Mapping[str, IBackend]
-    normalise: Callable[[bytes], str]
-    join: Join
-    failures: FailureTiming
-    clock: IReactorTime
-    login_timeout: float = 60
-    failed_logins: int = 10
 
 
 class Session:
@@ -209,7 +135,7 @@ class Session:
                     self._leg.start_tls()
 
     def _move(self, happening: Happening, value: Any = None) -> None:
-        state = _NEXT.get((self.state, happening))
+        state = NEXT.get((self.state, happening))
         if state is not None:
             self.state = state
             _ENTER[state](self, value)

@@ -299,7 +299,7 @@ async def test_out_of_descriptors_recovers():
             resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 20, hard))
             with contextlib.suppress(OSError):
                 while True:
-                    hoard.append(Path("/dev/null").open())
+                    hoard.append(Path("/dev/null").open())  # noqa: SIM115 - closed below
             waiting.say(b"a LOGIN bob secret\r\n")
             assert (await waiting.until(b"\r\n")).startswith(b"a NO [UNAVAILABLE]")
             late.connect(("127.0.0.1", house.port))

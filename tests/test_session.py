@@ -12,8 +12,10 @@ from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.seam import Welcome
 from mailroute.events import Credentials, DialogTerms, Farewell, LoginRefused, Method, Reason, Refusal, Route
 from mailroute.failures import FailureTiming
+from mailroute.house import Door, House
 from mailroute.names import UserNames
-from mailroute.session import _ENTER, _NEXT, Door, Happening, House, Session, State
+from mailroute.session import _ENTER, Session
+from mailroute.states import NEXT, Happening, State
 from mailroute.testing import FakeBackend, FakeLeg, FakeRouter, opened
 
 HI = Welcome((), b"Hi", b"IMAP4rev1")
@@ -80,7 +82,7 @@ def ended(events):
 def test_every_state_has_an_entry_and_an_end():
     """The table is complete: each state can be entered, and left when the connection ends."""
     assert set(_ENTER) == set(State)
-    assert {state for state, happening in _NEXT if happening is Happening.ENDED} == set(State) - {State.OVER}
+    assert {state for state, happening in NEXT if happening is Happening.ENDED} == set(State) - {State.OVER}
 
 
 def test_a_login_from_end_to_end(events):

@@ -6,7 +6,8 @@ import base64
 
 import pytest
 
-from mailroute.dialogs.imap.dialog import MAX_AHEAD, MAX_COMMANDS, ImapDialog
+from mailroute.dialogs.imap.bounds import MAX_AHEAD, MAX_COMMANDS
+from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.seam import Hello, Welcome
 from mailroute.events import (
     Attempt,

@@ -6,7 +6,8 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailroute.dialogs.imap.dialog import MAX_AHEAD, ImapDialog
+from mailroute.dialogs.imap.bounds import MAX_AHEAD
+from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import ImapLogin
 from mailroute.events import (
     Attempt,

@@ -8,6 +8,7 @@ import re
 
 from zope.interface import implementer
 
+from mailroute.dialogs.imap.bounds import MAX_AHEAD, MAX_BAD_WITHOUT_BOUND, MAX_COMMANDS
 from mailroute.dialogs.imap.replies import FAREWELLS, REPLIES
 from mailroute.dialogs.imap.seam import OUR_ID, Hello, Welcome
 from mailroute.events import (
@@ -28,17 +29,6 @@ from mailroute.interfaces import IDialog
 from mailroute.wire.imap_reader import ImapReader, Parts, Stop
 from mailroute.wire.imap_syntax import Arguments, Malformed
 from mailroute.wire.sasl import MAX_RESPONSE, Answer, Exchange, SaslError
-
-MAX_AHEAD = 160 * 1024
-"""Bytes that a client may send behind a login that is under way.  It is not read meanwhile,
-so that this is one read of the socket and what TLS had already decoded."""
-
-MAX_COMMANDS = 128
-"""Commands before login: more than any client needs, and few enough that the replies to a
-client that does not read them stay small."""
-
-MAX_BAD_WITHOUT_BOUND = 10_000
-"""Stands for "any number" where the configuration switches the bound on bad commands off."""
 
 # A browser made to post a form here: nothing of it may be echoed.
 _HTTP = re.compile(rb"[A-Za-z]+ [^ ]+ HTTP/[0-9.]+\s*\Z", re.IGNORECASE)

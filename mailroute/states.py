@@ -1,0 +1,41 @@
+"""Where a session can be, and what moves it on."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+
+class State(enum.Enum):
+    """Where a session is; the values complete "while …"."""
+
+    TALKING = "talking to the client"
+    CHECKING = "checking the password"
+    ROUTING = "looking up the account"
+    OPENING = "logging in at the backend"
+    REFUSING = "waiting before a refusal"
+    JOINED = "joined"
+    OVER = "over"
+
+
+class Happening(enum.Enum):
+    """What moves a session on."""
+
+    ATTEMPT = "the client wants to log in"
+    DONE = "the state's work is done"
+    REFUSED = "the login came to nothing"
+    ENDED = "the connection is at its end"
+
+
+NEXT: Mapping[tuple[State, Happening], State] = {
+    (State.TALKING, Happening.ATTEMPT): State.CHECKING,
+    (State.CHECKING, Happening.DONE): State.ROUTING,
+    (State.CHECKING, Happening.REFUSED): State.REFUSING,
+    (State.ROUTING, Happening.DONE): State.OPENING,
+    (State.ROUTING, Happening.REFUSED): State.REFUSING,
+    (State.OPENING, Happening.DONE): State.JOINED,
+    (State.OPENING, Happening.REFUSED): State.REFUSING,
+    (State.REFUSING, Happening.DONE): State.TALKING,
+    **{(state, Happening.ENDED): State.OVER for state in State if state is not State.OVER},
+}
+"""What is not here is not possible, or comes too late for a session that has ended."""
