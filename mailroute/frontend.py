@@ -60,7 +60,6 @@ class ProxyServer(Protocol):
         self._session: Session | None = None
         self._linger: IDelayedCall | None = None
         self._turned_away: Farewell | None = None
-        self._counted_as_turned_away = False
         self._tls_first = False
         self._handed_over = False
 
@@ -75,11 +74,12 @@ class ProxyServer(Protocol):
             secrets.token_urlsafe(12), _address(transport.getPeer()), _address(transport.getHost())
         )
         self._turned_away = self.factory.gate.enter(self._host())
-        if self._turned_away is not None and self.factory.turned_away >= MAX_TURNED_AWAY:
-            transport.abortConnection()
-            return
-        self._counted_as_turned_away = self._turned_away is not None
-        self.factory.turned_away += self._counted_as_turned_away
+        if self._turned_away is not None:
+            if self.factory.turned_away >= MAX_TURNED_AWAY:
+                self._client = None
+                transport.abortConnection()
+                return
+            self.factory.turned_away += 1
         self._session = Session(self.factory.house, self.factory.door, self)
         self.factory.sessions.add(self._session)
         if self.factory.tls_first:
@@ -197,10 +197,13 @@ class ProxyServer(Protocol):
 
     def _leave(self) -> None:
         """Count the client out, once."""
-        if self._client is not None:
+        if self._client is None:
+            return
+        if self._turned_away is None:
             self.factory.gate.leave(self._host())
-            self._client = None
-            self.factory.turned_away -= self._counted_as_turned_away
+        else:
+            self.factory.turned_away -= 1
+        self._client = None
 
 
 def _explain(reason: Failure) -> str:

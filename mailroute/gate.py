@@ -38,19 +38,20 @@ class Gate:
         return self._count
 
     def enter(self, host: str | None) -> Farewell | None:
-        """Count a connection in, or return why it is one too many; it is counted in any case.
+        """Count a connection in, or return why it is one too many and not counted.
 
         :param host: the client's IP address; None for a UNIX socket, which is
             not counted by address.
         """
-        self._count += 1
-        too_many = bool(self._total) and self._count > self._total
+        if self._total and self._count >= self._total:
+            return Farewell.TOO_MANY
         if host is not None:
             network = network_of(host)
-            self._by_network[network] += 1
-            if self._per_address and self._by_network[network] > self._per_address:
+            if self._per_address and self._by_network[network] >= self._per_address:
                 return Farewell.TOO_MANY_FROM_ADDRESS
-        return Farewell.TOO_MANY if too_many else None
+            self._by_network[network] += 1
+        self._count += 1
+        return None
 
     def leave(self, host: str | None) -> None:
         """Count a connection out that was counted in."""

@@ -151,8 +151,6 @@ class Session:
 
     def _done(self, value: object) -> None:
         self._waiting = None
-        if self.state is State.OVER and isinstance(value, Opened):
-            value.transport.loseConnection()
         self._move(Happening.DONE, value)
 
     def _not_done(self, failure: Failure) -> None:
@@ -291,9 +289,9 @@ class Session:
             self._refuse(Reason.CONTACT_ADMIN, "the password is right, but no route knows the user")
             return
         self.state = State.REFUSING
-        taken = self._house.clock.seconds() - self._since
         refusal = Refusal(Reason.AUTHENTICATION_FAILED, "no route knows the user")
-        self._refuse_after(refusal, self._house.failures.unknown(self._user) - taken)
+        # Counted from the end of the look-up, as it is where a backend refuses.
+        self._refuse_after(refusal, self._house.failures.unknown(self._user))
 
     def _refuse_after(self, refusal: Refusal, delay: float) -> None:
         self.record.refused(refusal)

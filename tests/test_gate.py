@@ -12,7 +12,7 @@ def test_connections_are_bounded_in_all():
     assert gate.enter("192.0.2.1") is None
     assert gate.enter(None) is None
     assert gate.enter("192.0.2.2") is Farewell.TOO_MANY
-    gate.leave("192.0.2.2")
+    assert len(gate) == 2
     gate.leave(None)
     assert gate.enter("192.0.2.2") is None
 
@@ -23,6 +23,7 @@ def test_connections_are_bounded_by_address():
     assert gate.enter("192.0.2.1") is None
     assert gate.enter("192.0.2.1") is Farewell.TOO_MANY_FROM_ADDRESS
     assert gate.enter("192.0.2.2") is None
+    assert len(gate) == 2
 
 
 def test_an_ipv6_network_counts_as_one_address():

@@ -163,6 +163,32 @@ def test_unknown_user_and_wrong_password_look_the_same():
     assert known.leg.written() == unknown.leg.written() == b"a " + NO
 
 
+def test_a_slow_look_up_does_not_tell_unknown_users_from_known_ones():
+    """The time that a look-up takes comes on top for both."""
+
+    class Router:
+        def __init__(self):
+            self.answer = Deferred()
+
+        def route(self, lookup):
+            del lookup
+            return self.answer
+
+    ends = []
+    for route in (None, Route("east")):
+        router = Router()
+        setting = Setting(router=router, failure_delay=2.0)
+        setting.hears(b"a LOGIN bob wrong\r\n")
+        setting.clock.advance(1.5)
+        router.answer.callback(route)
+        if route is not None:
+            setting.refuses()
+        while not setting.leg.written():
+            setting.clock.advance(0.25)
+        ends.append(setting.clock.seconds())
+    assert ends == [3.5, 3.5]
+
+
 def test_an_unknown_user_takes_as_long_as_backends_do():
     """A backend that is slow to refuse makes unknown users slow too."""
     setting = Setting(failure_delay=0.0)
