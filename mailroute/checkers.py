@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 from twisted.cred.checkers import FilePasswordDB, ICredentialsChecker
@@ -29,7 +30,9 @@ def check_with(checker: ICredentialsChecker, in_thread: InThread) -> Check:
         credentials = UsernamePassword(user.encode("utf-8"), password)
         if isinstance(checker, FilePasswordDB):
             # It reads its whole file for each login, which must not hold everybody up.
-            asked: Deferred[Any] = in_thread(lambda: checker.requestAvatarId(credentials))
+            # In a box, because what a thread returns must not be a Deferred.
+            boxed = in_thread(lambda: [checker.requestAvatarId(credentials)])
+            asked: Deferred[Any] = boxed.addCallback(itemgetter(0))
         else:
             asked = maybeDeferred(checker.requestAvatarId, credentials)
         return asked.addCallbacks(_name, _refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import socket
@@ -10,11 +11,17 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from live import Talk, let_in, live, patient
+from live import Backends, Talk, let_in, live, patient
 from twisted.internet import reactor
-from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.endpoints import (
+    TCP4ServerEndpoint,
+    UNIXClientEndpoint,
+    UNIXServerEndpoint,
+    connectProtocol,
+)
 from twisted.internet.protocol import Factory, Protocol
 
+from mailroute import frontend
 from mailroute.events import Route
 from mailroute.session import Session
 
@@ -337,3 +344,79 @@ async def test_no_credentials_reach_a_backend_without_tls():
     finally:
         await port.stopListening()
     assert bytes(heard) == b"M1 STARTTLS\r\n"
+
+
+@pytest.mark.parametrize("login", ["master", "none"])
+@pytest_twisted.ensureDeferred
+async def test_passwords_checked_here(tmp_path, login):
+    """With a password file only who passes gets in, by a master user or a backend that needs no login."""
+    (tmp_path / "passwd").write_text("bob:secret\n")
+    (tmp_path / "master").write_text("m4ster\n")
+    backend = {"login": login}
+    if login == "master":
+        backend |= {"master_user": "root", "master_password_file": "master"}
+    async with live(BOB, listen={"authenticate": "file:passwd"}, backend=backend, folder=tmp_path) as house:
+        client = await house.greeted()
+        client.say(b"a LOGIN bob wrong\r\n")
+        assert (await client.until(b"\r\n")).startswith(b"a NO [AUTHENTICATIONFAILED]")
+        assert not house.east.talks
+        client.say(b"b LOGIN bob secret\r\n")
+        talk = await house.east.next()
+        if login == "master":
+            talk.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hello\r\n")
+            message = base64.b64encode(b"bob\0root\0m4ster")
+            assert await talk.until(b"\r\n") == b"M1 AUTHENTICATE PLAIN " + message + b"\r\n"
+            talk.say(b"M1 OK [CAPABILITY IMAP4rev1] Hi\r\n")
+        else:
+            talk.say(b"* PREAUTH [CAPABILITY IMAP4rev1] you are bob\r\n")
+        await client.until(b"b OK [CAPABILITY IMAP4rev1]")
+        client.say(b"c NOOP\r\n")
+        await talk.until(b"c NOOP\r\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_unix_sockets_on_both_sides(tmp_path):
+    """A client and a backend on UNIX sockets have no addresses, and are joined all the same."""
+    east = Backends()
+    port = await UNIXServerEndpoint(reactor, str(tmp_path / "east")).listen(east)
+    listen = {"endpoint": f"unix:{tmp_path / 'front'}"}
+    backend = {"imap": f"unix:{tmp_path / 'east'}", "identity": "proxy-v1"}
+    try:
+        async with live(BOB, listen=listen, backend=backend, limits={"connections_per_address": 1}) as house:
+            for _ in range(2):
+                client = await connectProtocol(UNIXClientEndpoint(reactor, str(tmp_path / "front")), Talk())
+                client.say(b"a LOGIN bob secret\r\n")
+                talk = await east.next()
+                assert await talk.until(b"\r\n") == b"PROXY UNKNOWN\r\n"
+                await let_in(talk)
+                await client.until(b"a OK")
+            assert len(house.factory.gate) == 2
+    finally:
+        await port.stopListening()
+    for talk in east.talks:
+        await talk.end()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flood_of_connections_is_cut_off(monkeypatch):
+    """Beyond the polite answers, connections over the limit are just closed, and nothing of them is kept."""
+    monkeypatch.setattr(frontend, "MAX_TURNED_AWAY", 0)
+    async with live(BOB, limits={"connections": 1}) as house:
+        await house.greeted()
+        second = await house.client()
+        assert await second.end() == b""
+        assert len(house.factory.gate) == 1
+        assert house.factory.turned_away == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_ipv4_clients_of_a_dual_stack_listener():
+    """An IPv4 client of a dual-stack listener is its IPv4 address for limits, log and backend."""
+    listen = {"endpoint": r"tcp6:0:interface=\:\:"}
+    async with live(BOB, listen=listen, backend={"identity": "proxy-v1"}) as house:
+        client = await house.greeted()
+        (session,) = house.factory.sessions
+        assert session.record.client.source.host == "127.0.0.1"
+        client.say(b"a LOGIN bob secret\r\n")
+        backend = await house.east.next()
+        assert (await backend.until(b"\r\n")).startswith(b"PROXY TCP4 127.0.0.1 127.0.0.1 ")

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated
 
-from OpenSSL.crypto import X509, PKey
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
@@ -61,21 +60,6 @@ class Certificate(_Block):
     def names(self) -> tuple[str, ...]:
         """The names that the certificate is for."""
         return self.chain.names
-
-    @property
-    def leaf(self) -> X509:
-        """The server's own certificate, as pyOpenSSL has it."""
-        return X509.from_cryptography(self.chain.certificates[0])
-
-    @property
-    def intermediates(self) -> tuple[X509, ...]:
-        """The rest of the chain, as pyOpenSSL has it."""
-        return tuple(X509.from_cryptography(found) for found in self.chain.certificates[1:])
-
-    @property
-    def private_key(self) -> PKey:
-        """The private key, as pyOpenSSL has it."""
-        return PKey.from_cryptography_key(self.key.private)  # type: ignore[arg-type]
 
 
 class Listener(_Block):

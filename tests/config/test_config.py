@@ -27,7 +27,7 @@ def test_the_contract_is_read(load: Load, folder: Path) -> None:
     assert certificate.chain.path == folder / "cert.pem"
     assert certificate.key.path == folder / "key.pem"
     assert certificate.names == ("mail.example.com", "192.0.2.1")
-    assert len(certificate.intermediates) == 1
+    assert len(certificate.chain.certificates) == 2
     starttls, tls = settings.listeners
     assert (starttls.protocol.name, starttls.endpoint) == ("imap", "tcp:143")
     assert (starttls.security, tls.security) == (Security.STARTTLS, Security.TLS)
