@@ -1,0 +1,144 @@
+"""Starting a server, knowing when it is ready, and leaving nothing of it behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 20.0
+"""How many seconds anything may take that takes a fraction of one on an idle machine."""
+
+
+class NotInTime(AssertionError):
+    """Something awaited did not happen."""
+
+
+def wait_until(what: str, attempt: Callable[[], T | None], patience: float = PATIENCE) -> T:
+    """Repeat an attempt until it returns something, and return that."""
+    deadline = time.monotonic() + patience
+    while True:
+        if result := attempt():
+            return result
+        if time.monotonic() > deadline:
+            raise NotInTime(f"not within {patience:g} s: {what}")
+        time.sleep(0.01)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on now; whoever uses it has to cope with losing the race for it."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
+
+
+def accepts(host: str, port: int) -> bool:
+    """Tell whether somebody listens there."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=PATIENCE):
+        return True
+    return False
+
+
+class Log:
+    """A log file that a server writes and a test reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def text(self, since: int = 0) -> str:
+        """Return what has been logged since a `mark`."""
+        try:
+            return self.path.read_bytes()[since:].decode("utf-8", "backslashreplace")
+        except FileNotFoundError:
+            return ""
+
+    def mark(self) -> int:
+        """Return the present end, from which to look for what is logged next."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def find(self, pattern: str, since: int = 0) -> re.Match[str] | None:
+        """Return the first line that matches, if there is one yet."""
+        return re.search(pattern, self.text(since), re.MULTILINE)
+
+    def wait_for(self, pattern: str, since: int = 0, patience: float = PATIENCE) -> re.Match[str]:
+        """Return the match of the first line that matches, waiting for it to be logged."""
+        try:
+            return wait_until(f"{pattern!r} in {self.path}", lambda: self.find(pattern, since), patience)
+        except NotInTime as late:
+            raise NotInTime(f"{late}; there is only:\n{self.text(since)}") from None
+
+
+def group_is_gone(group: int) -> bool:
+    """Tell whether no process of a group is left, zombies of others' children aside."""
+    return not any(True for _ in _members(group))
+
+
+def _members(group: int) -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            # The command's name stands in parentheses and may contain anything.
+            state, _, of_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state != "Z":
+                yield int(entry.name)
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_the_tests() -> None:
+    """Have the kernel end this process when the one that started it is gone, however it went."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class ServerProcess:
+    """A server and its children: a process group of their own."""
+
+    def __init__(self, command: list[str], output: Path, **options: object) -> None:
+        with output.open("ab") as sink:
+            self.popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+                preexec_fn=_end_with_the_tests,
+                **options,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The first process's id, which is the group's too."""
+        return self.popen.pid
+
+    def running(self) -> bool:
+        """Tell whether the first process is alive."""
+        return self.popen.poll() is None
+
+    def kill(self) -> None:
+        """End the whole group at once, as a crash or the loss of a machine would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.popen.wait(PATIENCE)
+        wait_until("the end of the process group", lambda: group_is_gone(self.pid))
+
+    def stop(self) -> int:
+        """Ask the first process to end, see that no child stays, and return the exit status."""
+        if self.running():
+            self.popen.send_signal(signal.SIGTERM)
+        try:
+            return self.popen.wait(PATIENCE)
+        finally:
+            self.kill()
