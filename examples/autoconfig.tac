@@ -44,7 +44,10 @@ def website(folder: Path) -> Resource:
 
 application = Application("mailroute")
 
-settings = mailroute.load(os.environ.get("MAILROUTE_CONFIG") or here / "mailroute.toml")
+try:
+    settings = mailroute.load(os.environ.get("MAILROUTE_CONFIG") or here / "mailroute.toml")
+except mailroute.ConfigError as error:
+    raise SystemExit(str(error)) from None
 mailroute.service(settings).setServiceParent(application)
 
 listen(

@@ -13,7 +13,12 @@ from twisted.application.service import Application
 
 import mailroute
 
-settings = mailroute.load(os.environ.get("MAILROUTE_CONFIG") or Path(__file__).with_name("mailroute.toml"))
+try:
+    settings = mailroute.load(
+        os.environ.get("MAILROUTE_CONFIG") or Path(__file__).with_name("mailroute.toml")
+    )
+except mailroute.ConfigError as error:
+    raise SystemExit(str(error)) from None
 
 application = Application("mailroute")
 mailroute.service(settings).setServiceParent(application)

@@ -9,7 +9,8 @@ and, for any two connections of your own::
     result = await mailroute.splice(one.transport, other.transport)
 """
 
+from mailroute.config import ConfigError
 from mailroute.pipe import splice
 from mailroute.service import load, service
 
-__all__ = ["load", "service", "splice"]
+__all__ = ["ConfigError", "load", "service", "splice"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from attrs import field, frozen
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectingCancelledError, ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
+    IDelayedCall,
     IHandshakeListener,
     IOpenSSLClientConnectionCreator,
     IReactorTime,
@@ -43,6 +45,9 @@ from mailroute.interfaces import IBackend, ILogin, IMailProtocol
 from mailroute.tls import explain
 from mailroute.wire.proxy_header import version_1, version_2
 
+LINGER = 2.0
+"""Seconds that a backend that has refused a login has to finish its side of the connection's end."""
+
 
 @implementer(IHandshakeListener)
 class ProxyClient(Protocol):
@@ -70,7 +75,12 @@ class ProxyClient(Protocol):
         self._header = header
         self._started = clock.seconds()
         self._connected_at = self._started
-        self.doing = "connecting"
+        self._phase = "connecting"
+        self._linger: IDelayedCall | None = None
+
+    def doing(self) -> str:
+        """Say what it is doing, for the log."""
+        return self._phase or (self._login.doing() if self._login is not None else "closing")
 
     # --- what the transport tells it ---
 
@@ -78,7 +88,7 @@ class ProxyClient(Protocol):
         """Announce the client if need be, then begin."""
         assert self.transport is not None  # noqa: S101 (Twisted's promise)
         self._connected_at = self._clock.seconds()
-        self.doing = "waiting for the backend's answer"
+        self._phase = ""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         if self._header:
@@ -93,7 +103,7 @@ class ProxyClient(Protocol):
         """The backend's certificate and its name are verified."""
         if self._login is None:
             return
-        self.doing = "waiting for the backend's answer"
+        self._phase = ""
         first, self._tls_first = self._tls_first, False
         self._obey(self._login.start() if first else self._login.secured())
 
@@ -104,10 +114,13 @@ class ProxyClient(Protocol):
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """The backend, or the network, has ended the connection."""
+        self.connected = 0
+        if self._linger is not None and self._linger.active():
+            self._linger.cancel()
         if reason.check(SSL.Error, VerificationError):
             refusal = Refusal(Reason.MISCONFIGURED, f"TLS with the backend failed: {explain(reason)}")
         else:
-            detail = f"the backend's connection was lost while {self.doing}: {reason.getErrorMessage()}"
+            detail = f"the backend's connection ended while {self.doing()}: {reason.getErrorMessage()}"
             refusal = Refusal(Reason.UNAVAILABLE, detail)
         self._refuse(refusal)
 
@@ -122,18 +135,15 @@ class ProxyClient(Protocol):
                 case LoggedIn():
                     self._opened(event)
                 case Refused(refusal):
-                    self.transport.loseConnection()
-                    self._refuse(refusal)
+                    self._hang_up(refusal)
                 case _:
                     self._start_tls()
 
     def _start_tls(self) -> None:
-        self.doing = "negotiating TLS"
+        self._phase = "negotiating TLS"
         transport = ITLSTransport(self.transport, None)
         if transport is None or self._tls is None:
-            assert self.transport is not None  # noqa: S101 (called while connected)
-            self.transport.loseConnection()
-            self._refuse(Refusal(Reason.MISCONFIGURED, "this endpoint's transport cannot start TLS"))
+            self._hang_up(Refusal(Reason.MISCONFIGURED, "this endpoint's transport cannot start TLS"))
             return
         transport.startTLS(self._tls)
 
@@ -147,6 +157,14 @@ class ProxyClient(Protocol):
         self.done.callback(
             Opened(transport, outcome, self._connected_at - self._started, now - self._connected_at)
         )
+
+    def _hang_up(self, refusal: Refusal) -> None:
+        """Close; a backend that does not play its part in that is cut off."""
+        transport: Any = self.transport
+        self._refuse(refusal)
+        transport.loseConnection()
+        if self.connected:
+            self._linger = self._clock.callLater(LINGER, transport.abortConnection)
 
     def _refuse(self, refusal: Refusal) -> None:
         if self._login is not None:
@@ -242,8 +260,10 @@ class Backend:
         )
 
     def _not_connected(self, failure: Failure) -> Failure:
-        if failure.check(CancelledError, LoginRefused):
+        if failure.check(LoginRefused):
             return failure
+        if failure.check(CancelledError, ConnectingCancelledError):
+            return Failure(CancelledError())
         return _refusal(
             Reason.UNAVAILABLE, f"cannot connect to backend {self.name}: {failure.getErrorMessage()}"
         )
@@ -252,7 +272,7 @@ class Backend:
         if not failure.check(defer.TimeoutError):
             return failure
         return _refusal(
-            Reason.UNAVAILABLE, f"backend {self.name} took over {self.timeout:g} s, at last {proxy.doing}"
+            Reason.UNAVAILABLE, f"backend {self.name} took over {self.timeout:g} s, at last {proxy.doing()}"
         )
 
 

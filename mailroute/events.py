@@ -138,6 +138,7 @@ class Farewell(enum.Enum):
 
     TOO_MANY = "too many connections"
     TOO_MANY_FROM_ADDRESS = "too many connections from this address"
+    TOO_MANY_COMMANDS = "too many commands before login"
     TOO_MANY_BAD_COMMANDS = "too many bad commands"
     TOO_MANY_FAILURES = "too many failed logins"
     TOO_LONG = "line or literal too long"
@@ -154,9 +155,9 @@ class Farewell(enum.Enum):
 
 @frozen
 class Send:
-    """Write these bytes to the peer."""
+    """Write these bytes to the peer; they may hold a secret, which the repr does not show."""
 
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 @frozen

@@ -4,7 +4,7 @@ A wrong password is refused by a backend after as long as that takes; for a
 user that no route knows there is nobody to ask.  Who measures could list the
 accounts.  So an unknown user waits for as long as a wrong password has lately
 taken at one backend, always the same one for the same name, as if it lived
-there.
+there.  An OAuth client is told why in a document, and so is an unknown user.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 
+NO_TOKEN = b'{"status":"invalid_token"}'
+"""What an OAuth server says of a token that it does not take (RFC 7628 section 3.2.2)."""
+
 RECENT = 64
 """Refusals to remember for each backend: enough to show their spread."""
 
@@ -21,8 +24,8 @@ RECENT = 64
 class FailureTiming:
     """Remembers how long refusals take.
 
-    :param minimum: seconds that every failed login takes at least, which also
-        slows guessing down; 0 for no minimum.
+    :param minimum: seconds that a login with a wrong name or password takes at
+        least, which also slows guessing down; 0 for no minimum.
     :param backends: the names of all backends.
     :param choose: picks one of several durations.
     """
@@ -33,21 +36,30 @@ class FailureTiming:
         backends: Sequence[str],
         choose: Callable[[Sequence[float]], float] = secrets.choice,
     ) -> None:
-        self._minimum = minimum
+        self.minimum = minimum
         self._choose = choose
         self._recent: dict[str, deque[float]] = {name: deque(maxlen=RECENT) for name in sorted(backends)}
         self._salt = secrets.token_bytes(16)
+        self._document = NO_TOKEN
 
     def refused(self, backend: str, seconds: float) -> None:
         """Remember that a backend took so long to refuse a password, from the login command on."""
         self._recent[backend].append(seconds)
 
-    def known(self) -> float:
-        """Seconds that the refusal of a user with a backend takes at least."""
-        return self._minimum
+    def challenge(self, document: bytes | None) -> bytes:
+        """Return a backend's error document for an OAuth client, or the latest one if there is none."""
+        if document is not None:
+            self._document = document
+        return self._document
 
     def unknown(self, user: str) -> float:
-        """Seconds that the refusal of a user without a backend takes."""
+        """Seconds that the refusal of a user without a backend takes.
+
+        A backend that has refused nobody yet is taken to be like the others.
+        """
         digest = hashlib.blake2b(user.encode("utf-8"), digest_size=8, key=self._salt).digest()
-        samples = list(self._recent.values())[int.from_bytes(digest) % len(self._recent)]
-        return max(self._minimum, self._choose(samples) if samples else 0.0)
+        recent = list(self._recent.values())
+        samples = recent[int.from_bytes(digest) % len(recent)]
+        if not samples:
+            samples = next(filter(None, recent), samples)
+        return max(self.minimum, self._choose(samples) if samples else 0.0)

@@ -61,6 +61,7 @@ class ProxyServer(Protocol):
         self._linger: IDelayedCall | None = None
         self._turned_away: Farewell | None = None
         self._tls_first = False
+        self._shaking_hands = False
         self._handed_over = False
 
     # --- what the transport tells it ---
@@ -90,6 +91,7 @@ class ProxyServer(Protocol):
 
     def handshakeCompleted(self) -> None:
         """TLS is on."""
+        self._shaking_hands = False
         connection = self._transport().getHandle()
         name = connection.get_servername()
         self._client = evolve(
@@ -135,6 +137,7 @@ class ProxyServer(Protocol):
 
     def start_tls(self) -> None:
         """Begin the TLS handshake."""
+        self._shaking_hands = True
         self._transport().startTLS(self.factory.tls)
 
     def pause(self) -> None:
@@ -154,6 +157,10 @@ class ProxyServer(Protocol):
         if not self.connected:
             return
         transport = self._transport()
+        if self._shaking_hands:
+            # There is no way to say anything yet, and nothing to wait for.
+            transport.abortConnection()
+            return
         # A paused transport would not see the client's answer to the end.
         self.resume()
         transport.loseConnection()

@@ -85,6 +85,9 @@ class ILogin(Interface):
     def secured() -> list[LoginEvent]:
         """TLS asked for with `StartTLS` is on: forget what was said before it."""
 
+    def doing() -> str:
+        """Return what it waits for, such as "waiting for the greeting", for the log."""
+
 
 class IMailProtocol(Interface):
     """One protocol that mailroute routes.

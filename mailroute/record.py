@@ -10,20 +10,23 @@ from mailroute.events import Client, Refusal
 _log = Logger(namespace="mailroute.session")
 
 _ENDED = (
-    "session {session_id} ended: user={user} client={client} listener={listener} backend={backend} "
+    'session {session_id} ended: user={user} client={client} listener="{listener}" backend={backend} '
     "tls={tls} lookup={lookup:.3f}s connect={connect:.3f}s login={login:.3f}s "
     "in={bytes_in} out={bytes_out} duration={duration:.3f}s reason={reason}"
 )
 
 _REFUSED = (
-    "session {session_id} login refused: user={user} client={client} listener={listener} "
+    'session {session_id} login refused: user={user} client={client} listener="{listener}" '
     "backend={backend} why={why} detail={detail}"
 )
 
 
-def printable(text: str) -> str:
-    """Return a stranger's text so that it cannot begin a line, hide one or pretend to be a field."""
-    return "".join(c if c.isprintable() and c != " " else f"\\u{ord(c):04x}" for c in text)
+def printable(text: str, also: str = "") -> str:
+    """Return a stranger's text so that it cannot begin a line or hide one.
+
+    :param also: further characters that it may have.
+    """
+    return "".join(c if c in also or (c.isprintable() and c != " ") else f"\\u{ord(c):04x}" for c in text)
 
 
 @define
@@ -61,7 +64,7 @@ class SessionRecord:
 
     def refused(self, refusal: Refusal) -> None:
         """Log a login that failed, for whoever watches over guessing."""
-        _log.warn(_REFUSED, why=refusal.reason.value, detail=refusal.detail, **self._common())
+        _log.warn(_REFUSED, why=refusal.reason.value, detail=printable(refusal.detail, " "), **self._common())
 
     def _common(self) -> dict[str, str]:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -93,10 +94,9 @@ class ListenerService(Service):
 
     def _cannot(self, error: BaseException | None) -> str:
         reason = getattr(error, "socketError", None) or error
-        return (
-            f"mailroute: cannot listen on {self._listener.name}: {reason}: "
-            "stop whatever uses it, or change the listener's endpoint"
-        )
+        busy = getattr(reason, "errno", None) == errno.EADDRINUSE
+        remedy = "stop what uses it, or change the listener's endpoint" if busy else "change its endpoint"
+        return f"mailroute: cannot listen on {self._listener.name}: {reason}: {remedy}"
 
 
 class MailrouteService(MultiService):

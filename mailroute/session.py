@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -37,6 +38,12 @@ from mailroute.record import SessionRecord
 from mailroute.states import NEXT, Happening, State
 
 _log = Logger(namespace="mailroute.session")
+
+_UNKNOWN = Refusal(Reason.AUTHENTICATION_FAILED, "no route knows the user")
+"""Must look like a wrong password, in words and in time."""
+
+_UNROUTED = Refusal(Reason.CONTACT_ADMIN, "the password is right, but no route knows the user")
+"""Where the password was checked here there is nothing to hide."""
 
 
 class Session:
@@ -209,7 +216,7 @@ class Session:
         now = self._house.clock.seconds()
         self.record.lookup = now - self._since
         if route is None:
-            self._refuse_unknown()
+            self._move(Happening.REFUSED, _UNKNOWN if self._door.check is None else _UNROUTED)
             return
         backend = self._house.backends.get(route.backend)
         if backend is None:
@@ -234,13 +241,24 @@ class Session:
 
     def _enter_refusing(self, refusal: Refusal) -> None:
         clock = self._house.clock
+        failures = self._house.failures
         delay = 0.0
-        if refusal.reason is Reason.AUTHENTICATION_FAILED:
+        if refusal is _UNKNOWN:
+            # Counted from the end of the look-up, as it is where a backend refuses.
+            delay = failures.unknown(self._user)
+        elif refusal.reason is Reason.AUTHENTICATION_FAILED:
             taken = clock.seconds() - self._since
             if self._backend is not None:
-                self._house.failures.refused(self._backend.name, taken)
-            delay = self._house.failures.known() - taken
-        self._refuse_after(refusal, delay)
+                failures.refused(self._backend.name, taken)
+            delay = failures.minimum - taken
+        self.record.refused(refusal)
+        if refusal.reason is Reason.AUTHENTICATION_FAILED and self._credentials().proof is Proof.TOKEN:
+            refusal = evolve(refusal, challenge=failures.challenge(refusal.challenge))
+        self._forget_attempt()
+        # Never at once, so that a client that pipelines logins cannot make the stack deep.
+        waiting: Deferred[Refusal] = Deferred(lambda _: timer.cancel())
+        timer = clock.callLater(max(delay, 0.0), waiting.callback, refusal)
+        self._work(waiting)
 
     def _enter_talking(self, refusal: Refusal) -> None:
         events = self._dialog.reject(refusal)
@@ -281,25 +299,6 @@ class Session:
 
     def _refuse(self, reason: Reason, detail: str) -> None:
         self._move(Happening.REFUSED, Refusal(reason, detail))
-
-    def _refuse_unknown(self) -> None:
-        """No route knows the user: the same words, after the same time, as for a wrong password."""
-        if self._door.check is not None:
-            # The password was right, so that there is nothing to hide.
-            self._refuse(Reason.CONTACT_ADMIN, "the password is right, but no route knows the user")
-            return
-        self.state = State.REFUSING
-        refusal = Refusal(Reason.AUTHENTICATION_FAILED, "no route knows the user")
-        # Counted from the end of the look-up, as it is where a backend refuses.
-        self._refuse_after(refusal, self._house.failures.unknown(self._user))
-
-    def _refuse_after(self, refusal: Refusal, delay: float) -> None:
-        self.record.refused(refusal)
-        self._forget_attempt()
-        # Never at once, so that a client that pipelines logins cannot make the stack deep.
-        waiting: Deferred[Refusal] = Deferred(lambda _: timer.cancel())
-        timer = self._house.clock.callLater(max(delay, 0.0), waiting.callback, refusal)
-        self._work(waiting)
 
     def _forget_attempt(self) -> None:
         """The credentials of one try never get into the next."""

@@ -19,7 +19,7 @@ def test_an_unknown_user_waits_as_long_as_a_backend_refuses():
 def test_every_refusal_takes_the_minimum():
     """Without anything to go by, known and unknown users wait for the minimum."""
     timing = FailureTiming(2.0, ["east"])
-    assert timing.known() == timing.unknown("anybody") == 2.0
+    assert timing.minimum == timing.unknown("anybody") == 2.0
     timing.refused("east", 0.1)
     assert timing.unknown("anybody") == 2.0
     timing.refused("east", 3.0)
@@ -33,3 +33,18 @@ def test_memory_is_bounded():
     for _ in range(RECENT):
         timing.refused("east", 1.0)
     assert timing.unknown("anybody") == 1.0
+
+
+def test_a_backend_that_has_refused_nobody_is_like_the_others():
+    """Until a backend has refused somebody, its share of the unknown names waits as elsewhere."""
+    timing = FailureTiming(0.0, ["east", "west"], choose=min)
+    timing.refused("west", 1.5)
+    assert {timing.unknown(f"user{number}") for number in range(50)} == {1.5}
+
+
+def test_an_unknown_user_gets_the_latest_error_document():
+    """An OAuth client of an unknown user is told what a known one was told last."""
+    timing = FailureTiming(0.0, ["east"])
+    assert timing.challenge(None) == b'{"status":"invalid_token"}'
+    assert timing.challenge(b'{"status":"401"}') == b'{"status":"401"}'
+    assert timing.challenge(None) == b'{"status":"401"}'

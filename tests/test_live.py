@@ -20,7 +20,9 @@ from twisted.internet.endpoints import (
     connectProtocol,
 )
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import capturedLogs
 
+from mailroute import backend as backend_module
 from mailroute import frontend
 from mailroute.events import Route
 from mailroute.session import Session
@@ -138,7 +140,7 @@ async def test_a_byte_at_a_time_does_not_stretch_the_time_to_log_in():
     [
         (b"x" * 100_000, b"* BYE Line or literal too long.\r\n"),
         (b"a LOGIN {99999999+}\r\n" + b"x" * 100_000, b"* BYE Line or literal too long.\r\n"),
-        (b"a NOOP\r\n" * 10_000, b"* BYE Too many bad commands.\r\n"),
+        (b"a NOOP\r\n" * 10_000, b"* BYE Too many commands before login.\r\n"),
         (b"\0\1\2\xff\r\n" * 10_000, b"* BYE Too many bad commands.\r\n"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"* BYE This is an IMAP server.\r\n"),
     ],
@@ -182,9 +184,11 @@ async def test_a_client_that_resets_leaves_nothing(moment):
         assert not house.factory.sessions
 
 
+CAPABLE = b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hello\r\n"
 BROKEN = {
     "closes at once": (b"", b"[UNAVAILABLE]"),
     "says BYE": (b"* BYE busy\r\n", b"[UNAVAILABLE]"),
+    "says BYE instead of an answer": (CAPABLE + b"* BYE busy\r\n", b"[UNAVAILABLE]"),
     "speaks another protocol": (b"220 mx.example ESMTP\r\n", b"[UNAVAILABLE]"),
     "never ends its line": (b"x" * 200_000, b"[UNAVAILABLE]"),
     "claims PREAUTH": (b"* PREAUTH [CAPABILITY IMAP4rev1] come in\r\n", b"[SERVERBUG]"),
@@ -202,7 +206,7 @@ async def test_a_backend_that_misbehaves(what):
         client.say(b"a LOGIN bob secret\r\n")
         backend = await house.east.next()
         backend.say(words)
-        if what == "closes at once":
+        if what in ("closes at once", "says BYE instead of an answer"):
             backend.transport.loseConnection()
         assert (await client.until(b"\r\n")).startswith(b"a NO " + code)
         await backend.end()
@@ -230,6 +234,42 @@ async def test_a_backend_that_is_down():
         client = await house.greeted()
         client.say(b"a LOGIN bob secret\r\n")
         assert (await client.until(b"\r\n")).startswith(b"a NO [UNAVAILABLE]")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_backend_that_cannot_be_reached_in_time():
+    """A dial that gets no answer is given up in time, and the log says that time was the reason."""
+    full = socket.create_server(("127.0.0.1", 0), backlog=0)
+    waiting = [socket.socket() for _ in range(4)]
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex(full.getsockname())
+    where = f"tcp:127.0.0.1:{full.getsockname()[1]}"
+    with capturedLogs() as logs:
+        async with live(BOB, backend={"imap": where}, limits={"backend_timeout": 0.2}) as house:
+            client = await house.greeted()
+            client.say(b"a LOGIN bob secret\r\n")
+            assert (await client.until(b"\r\n")).startswith(b"a NO [UNAVAILABLE]")
+    (detail,) = [event["detail"] for event in logs if "detail" in event]
+    assert detail == "backend east took over 0.2 s, at last connecting"
+    for one in (*waiting, full):
+        one.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_backend_that_keeps_its_end_open_after_a_refusal(monkeypatch):
+    """A backend that refuses and then neither reads nor closes does not keep its connection."""
+    monkeypatch.setattr(backend_module, "LINGER", 0.1)
+    async with live(BOB) as house:
+        client = await house.greeted()
+        client.say(b"a LOGIN bob " + b"{8000+}\r\n" + b"x" * 8000 + b"\r\n")
+        backend = await house.east.next()
+        backend.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        backend.say(b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] hello\r\n")
+        await backend.until(b"AUTHENTICATE PLAIN\r\n")
+        backend.say(b"M1 NO no\r\n")
+        await client.until(b"a NO ")
+        await backend.end()
 
 
 @pytest_twisted.ensureDeferred

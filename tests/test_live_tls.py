@@ -14,6 +14,7 @@ from twisted.internet.ssl import (
     trustRootFromCertificates,
 )
 
+from mailroute import backend as backend_module
 from mailroute import frontend
 from mailroute.config.files import read_chain, read_key
 from mailroute.events import Route
@@ -248,4 +249,23 @@ async def test_a_client_that_leaves_during_the_backends_handshake(authority):
         client.transport.abortConnection()
         await talk.end()
         await patient(lambda: len(house.factory.gate) == 0)
-        assert reactor.getDelayedCalls() is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_backend_that_does_not_answer_close_notify(authority, monkeypatch):
+    """A TLS backend that refuses and then ignores the end of TLS does not keep its connection."""
+    monkeypatch.setattr(backend_module, "LINGER", 0.1)
+    backend = {"security": "tls", "verify": "localhost", "ca": str(authority.file)}
+    async with live(BOB, backend=backend) as house:
+        client = await house.greeted()
+        client.say(b"a LOGIN bob secret\r\n")
+        talk = await house.east.next()
+        await talk.starttls(server_options(authority.issue("localhost")))
+        talk.say(b"* BYE not you\r\n")
+        talk.transport.pauseProducing()
+        before = len(reactor.getReaders())
+        await client.until(b"a NO [UNAVAILABLE]")
+        await patient(lambda: len(reactor.getReaders()) < before)
+        talk.transport.resumeProducing()
+        await talk.end()
+        assert type(talk.reason).__name__ != "ConnectionDone"

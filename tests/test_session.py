@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, fail, succeed
@@ -461,3 +463,21 @@ def test_a_dialog_without_its_backend_seam_gets_a_plain_ok():
     setting.hears(b"a LOGIN bob secret\r\n")
     setting.east.opening.popleft().callback(opened("backend's"))
     assert setting.joined[0][2] == b"a OK Logged in.\r\n"
+
+
+def test_unknown_user_and_wrong_token_look_the_same():
+    """With OAuth, too, an unknown user is told what a known one with a bad token is told."""
+    said = []
+    for user in (b"bob", b"nobody"):
+        setting = Setting(terms=DialogTerms(mechanisms=("XOAUTH2",)))
+        token = base64.b64encode(b"user=" + user + b"\1auth=Bearer t\1\1")
+        setting.hears(b"a AUTHENTICATE XOAUTH2 " + token + b"\r\n")
+        if user == b"bob":
+            setting.refuses()
+        setting.clock.advance(0)
+        said.append(setting.leg.written())
+        setting.hears(b"\r\n")
+        said.append(setting.leg.written())
+    assert said[:2] == said[2:]
+    assert said[0].startswith(b"+ ")
+    assert said[1] == b"a " + NO

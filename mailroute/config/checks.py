@@ -10,6 +10,7 @@ from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Security, Settings
 from mailroute.events import Method
+from mailroute.tls import client_tls
 
 _OAUTH = ("XOAUTH2", "OAUTHBEARER")
 
@@ -155,8 +156,22 @@ def _of_backend_tls(backend: Backend) -> _Found:
                 f"missing: the endpoint for {protocol} names no host, which the certificate could be for"
             )
             yield ("verify",), message
+        elif problem := _unverifiable(backend.verify or host(endpoint), backend):
+            yield ("verify",) if backend.verify else (protocol,), problem
         if kind(endpoint) in ("ssl", "tls"):
             yield (protocol,), _TWICE.format(backend.security.value)
+
+
+def _unverifiable(name: str, backend: Backend) -> str:
+    """Say why no certificate could be verified for the name; empty if one can."""
+    try:
+        client_tls(name, backend.ca)
+    except Exception as error:  # service-identity and idna have many kinds
+        return (
+            f'a certificate cannot be verified for the name "{name}" ({error}): '
+            "give its certificate's name as verify"
+        )
+    return ""
 
 
 def _given(backend: Backend, keys: Iterable[str]) -> list[str]:

@@ -123,7 +123,11 @@ _LIMITS = (
         "A stalled session never ends.",
     ),
     ("session_lifetime", "A session ends after {} s.", "A session may last for ever."),
-    ("failure_delay", "A failed login is answered after {} s.", "A failed login is answered at once."),
+    (
+        "failure_delay",
+        "A wrong name or password is answered after {} s at the earliest.",
+        "A wrong name or password is answered as soon as a backend does: guessing is not slowed down.",
+    ),
     ("failed_logins", "{} failed logins end a connection.", "Any number of failed logins is answered."),
     ("bad_commands", "{} bad commands end a connection.", "Any number of bad commands is answered."),
     ("connections", "At most {} connections at once.", "Any number of connections at once."),

@@ -80,6 +80,8 @@ def check_server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object
 
     :raises ValueError: says why.
     """
+    if kind(endpoint) == "haproxy":
+        raise ValueError("a PROXY header is not taken on a listener yet: remove haproxy:")
     if kind(endpoint) == "systemd":
         # Its sockets are there only when systemd has started us, and not when
         # an operator checks the file: only the words can be checked.

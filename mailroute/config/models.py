@@ -180,7 +180,7 @@ class Limits(_Block):
     """Seconds that a joined session may last; 0, for ever, unless given."""
 
     failure_delay: _Seconds = 2.0
-    """Seconds that a failed login takes at least, whatever the reason; 2 unless given."""
+    """Seconds that a login with a wrong name or password takes at least; 2 unless given."""
 
     failed_logins: _Count = 10
     """Failed logins before the client is sent away; 10 unless given."""

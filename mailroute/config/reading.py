@@ -45,6 +45,9 @@ def load(path: Path, reactor: Any) -> Settings:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_syntax_problem(str(error), text)], path) from None
+    except (RecursionError, ValueError) as error:
+        # Brackets without end, numbers of thousands of digits.
+        raise ConfigError([Problem(None, "", f"cannot be read as TOML: {error}")], path) from None
     reader = _Reader(reactor, path.parent)
     settings = reader.read(document)
     if settings is None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import date, time
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
-from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.checkers import ICredentialsChecker, InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.strcred import InvalidAuthType, findCheckerFactories, findCheckerFactory
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
@@ -71,7 +72,7 @@ def _key(value: object, info: ValidationInfo) -> files.Key:
 def _authorities(value: object, info: ValidationInfo) -> files.Authorities | None:
     if value is None or isinstance(value, files.Authorities):
         return value
-    if isinstance(value, str | Path | bool | int | float | list | dict):
+    if isinstance(value, str | Path | bool | int | float | list | dict | date | time):
         return files.read_authorities(_path(value, info))
     # Twisted has no public name for the interface that a trust root provides.
     return files.Authorities(None, value)
@@ -158,7 +159,7 @@ def _made_checker(description: str, info: ValidationInfo) -> object:
         files.read(path)  # the checker itself would only fail once somebody logs in
         argument = str(path)
     try:
-        return findCheckerFactory(kind).generateChecker(argument)
+        checker: object = findCheckerFactory(kind).generateChecker(argument)
     except InvalidAuthType:
         known = sorted(factory.authType for factory in findCheckerFactories())
         raise ValueError(f'there is no checker "{kind}"{did_you_mean(kind, known)}') from None
@@ -166,6 +167,11 @@ def _made_checker(description: str, info: ValidationInfo) -> object:
         raise ValueError(
             f'the checker "{kind}" does not take what follows it: {type(error).__name__}'
         ) from None
+    if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
+        # Twisted keeps these names and passwords as text, and compares them with a client's bytes.
+        users: dict[Any, Any] = dict(checker.users)
+        checker.users = {name.encode(): password.encode() for name, password in users.items()}
+    return checker
 
 
 # --- backends --------------------------------------------------------------------

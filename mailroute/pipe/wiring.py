@@ -191,9 +191,11 @@ class Wiring:
 
     def _give_up(self, end: End, reason: str) -> None:
         stalled = {End.STALLED_A: self.a, End.STALLED_B: self.b}.get(end)
+        patience = self.terms.linger
         if stalled is not None:
             stalled.cut()
-        self._end(end, reason, self.terms.linger, clean=end in (End.A, End.B))
+            patience = self.terms.broken_linger
+        self._end(end, reason, patience, clean=end in (End.A, End.B))
 
     def _set_alarm(self, when: float | None) -> None:
         """Wake up then, and at no other time."""

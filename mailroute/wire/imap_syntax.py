@@ -128,7 +128,8 @@ class Arguments:
         self._at += 1
 
     def _space(self) -> None:
-        self._expect(b" ")
+        if not self._peek(b" "):
+            raise Malformed("Missing argument")
         while self._peek(b" "):
             self._at += 1
 

@@ -71,6 +71,8 @@ WHOLE = [
     ("limit = 1\n" + SMALL, ['1: limit: unknown key; did you mean "limits"?']),
     ("limits = 1\n" + SMALL, ["1: limits: must be a table, not 1"]),
     ("listen = [1]\n" + SMALL.partition("\n\n")[2], ["1: listen[1]: must be a table, not 1"]),
+    (SMALL + "x = " + "9" * 5000 + "\n", ["mailroute.toml: cannot be read as TOML"]),
+    (SMALL + "x = " + "[" * 5000 + "\n", ["mailroute.toml: cannot be read as TOML"]),
     (SMALL + "x = \n", ["12: is no TOML: Invalid value, at column 5"]),
     (SMALL + 'x = """\n', ["12: is no TOML: Unterminated string, at the end of the file"]),
 ]
@@ -101,6 +103,19 @@ ONE = [
     (changed("tcp:143", "port=143"), '3: listen[1].endpoint: "port=143" is no endpoint'),
     (changed("tcp:143", "tcp:143\\\\"), "3: listen[1].endpoint: "),
     (changed("10.0.0.1:143", "10.0.0.1:143\\\\"), "7: backend.east.imap: "),
+    (changed("tcp:143", "haproxy:tcp:143"), "3: listen[1].endpoint: a PROXY header is not taken"),
+    (
+        changed(BACKEND, 'imap = "tcp:mail_host:143"\n'),
+        '7: backend.east.imap: a certificate cannot be verified for the name "mail_host"',
+    ),
+    (
+        changed(BACKEND, BACKEND + 'verify = "*"\n'),
+        '8: backend.east.verify: a certificate cannot be verified for the name "*"',
+    ),
+    (
+        changed(BACKEND, BACKEND + "ca = 2020-01-01\n"),
+        "8: backend.east.ca: must be the name of a file",
+    ),
     (changed('"tcp:143"', "143"), "3: listen[1].endpoint: must be a Twisted endpoint string or"),
     (changed("tcp:143", "systemd:domain=INET"), "3: listen[1].endpoint: must say either an index or a name"),
     (changed("tcp:143", "systemd:index=0"), "3: listen[1].endpoint: must say a domain"),

@@ -473,7 +473,7 @@ def test_commands_are_bounded():
     conversation = talk(DialogTerms(bad_commands=0))
     conversation.hears(b"a NOOP\r\n" * (MAX_COMMANDS + 1))
     assert conversation.said().count(b"OK Done") == MAX_COMMANDS
-    assert conversation.event() == HangUp(Farewell.TOO_MANY_BAD_COMMANDS)
+    assert conversation.event() == HangUp(Farewell.TOO_MANY_COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -512,3 +512,10 @@ def test_too_much_behind_a_login_ends_the_connection():
     assert conversation.events == []
     conversation.hears(b"x")
     assert conversation.event() == HangUp(Farewell.TOO_LONG)
+
+
+def test_no_event_shows_a_secret():
+    """What a dialog hands on does not show passwords in its repr."""
+    conversation = talk()
+    events = conversation.half.receive(b"a LOGIN bob hunter22\r\n")
+    assert "hunter22" not in repr(events)

@@ -215,7 +215,7 @@ class ImapDialog:
             return
         self._commands += 1
         if self._commands > MAX_COMMANDS:
-            self._hang_up(Farewell.TOO_MANY_BAD_COMMANDS)
+            self._hang_up(Farewell.TOO_MANY_COMMANDS)
             return
         arguments = Arguments(parts)
         try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable
 
 from zope.interface import implementer
 
 from mailroute.dialogs.imap.identity import LoopDetected, id_command
 from mailroute.dialogs.imap.plan import NoWay, Plan, make_plan
-from mailroute.dialogs.imap.refusals import read_refusal
+from mailroute.dialogs.imap.refusals import read_refusal, said, showable
 from mailroute.dialogs.imap.seam import Hello, Welcome
 from mailroute.events import (
     LoggedIn,
@@ -30,6 +31,12 @@ from mailroute.wire.imap_syntax import Response, read_response, read_status, wit
 MAX_UNTAGGED = 64
 """Untagged responses before the tagged OK of a login; a backend that sends more misbehaves."""
 
+MAX_UNTAGGED_BYTES = 16384
+"""Bytes in all of them together."""
+
+# atom (RFC 9051 section 9), of which capabilities are made; the "]" would end a response code.
+_ATOM = re.compile(rb"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]+\Z")
+
 
 class _State(enum.Enum):
     """What we wait for; the words are those of the log."""
@@ -49,6 +56,7 @@ class ImapLogin:
     """One attempt to open one account at one backend."""
 
     __slots__ = (
+        "_bye",
         "_capabilities",
         "_challenge",
         "_count",
@@ -56,6 +64,7 @@ class ImapLogin:
         "_out",
         "_pending",
         "_plan",
+        "_preauth",
         "_reader",
         "_secure",
         "_state",
@@ -69,6 +78,8 @@ class ImapLogin:
         self._reader = ImapReader(synchronising=False)
         self._state = _State.GREETING
         self._secure = not order.starttls
+        self._preauth = False
+        self._bye = ""
         self._capabilities = b""
         self._challenge: bytes | None = None
         self._count = 0
@@ -109,6 +120,10 @@ class ImapLogin:
         self._identify()
         return self._flush()
 
+    def doing(self) -> str:
+        """Say what it waits for, and what the backend has said of its own end, for the log."""
+        return self._state.value + (f" (it said BYE {self._bye})" if self._bye else "")
+
     # --- running ---
 
     def _is_over(self) -> bool:
@@ -141,26 +156,25 @@ class ImapLogin:
         name, _, rest = text.partition(b" ")
         match name.upper():
             case b"CAPABILITY":
-                self._capabilities = rest
+                self._set_capabilities(rest)
                 return
             case b"BYE":
-                self._refuse(
-                    Reason.UNAVAILABLE, f"the backend said BYE {self._state.value}; ", b"BYE " + rest
-                )
+                # The tagged answer may still come behind it; if not, the connection ends.
+                self._bye = said(rest, self._secrets())
                 return
             case b"PREAUTH":
                 self._protocol_error("PREAUTH in the middle of the dialog")
                 return
         if self._state in (_State.LOGIN, _State.NEW_CAPABILITY):
             self._untagged.append(b"* " + text)
-            if len(self._untagged) > MAX_UNTAGGED:
+            if len(self._untagged) > MAX_UNTAGGED or sum(map(len, self._untagged)) > MAX_UNTAGGED_BYTES:
                 self._protocol_error("too many untagged responses")
 
     def _greeting(self, text: bytes) -> None:
         status = read_status(text)
         condition = status.condition if status is not None else b""
         if condition == b"BYE":
-            self._refuse(Reason.UNAVAILABLE, "the backend greeted with BYE; ", text)
+            self._refuse(Reason.UNAVAILABLE, f"the backend greeted with: {said(text)}")
         elif condition == b"PREAUTH" and (not self._secure or self._order.method is not Method.NONE):
             # Somebody would get in unchecked, or without the TLS that was asked for.
             self._refuse(Reason.MISCONFIGURED, "the backend greeted with PREAUTH where a login was expected")
@@ -170,8 +184,9 @@ class ImapLogin:
             # Without asking for its capabilities first: a list in the clear proves nothing.
             self._command(_State.STARTTLS, b"STARTTLS\r\n")
         else:
+            self._preauth = condition == b"PREAUTH"
             if status.code == b"CAPABILITY":
-                self._capabilities = status.argument
+                self._set_capabilities(status.argument)
             self._identify()
 
     # --- tagged responses ---
@@ -196,7 +211,7 @@ class ImapLogin:
 
     def _starttls_answered(self, text: bytes) -> None:
         if not text.upper().startswith(b"OK"):
-            self._refuse(Reason.MISCONFIGURED, "the backend refused STARTTLS; ", text)
+            self._refuse(Reason.MISCONFIGURED, f"the backend refused STARTTLS: {said(text)}")
         elif len(self._reader):
             self._refuse(
                 Reason.MISCONFIGURED, "the backend sent bytes in the clear behind its STARTTLS answer"
@@ -235,6 +250,8 @@ class ImapLogin:
     def _log_in(self) -> None:
         self._untagged.clear()
         if self._order.method is Method.NONE:
+            if not self._preauth:
+                self._capabilities = b""  # they may be others now that it knows who is calling
             self._logged_in(b"Logged in.")
             return
         try:
@@ -267,14 +284,14 @@ class ImapLogin:
         status = read_status(text)
         assert status is not None  # noqa: S101 (_tagged has read it)
         if status.condition != b"OK":
-            self._end(Refused(read_refusal(text, self._order, self._challenge)))
+            self._end(Refused(read_refusal(text, self._order.method, self._secrets(), self._challenge)))
         elif self._pending or self._challenge is not None:
             self._protocol_error("an OK before it had the credentials")
         else:
             if status.code == b"CAPABILITY":
-                self._capabilities = status.argument
+                self._set_capabilities(status.argument)
             dull = status.code in (b"CAPABILITY", b"REFERRAL")
-            self._logged_in(without_code(status.text) if dull else status.text)
+            self._logged_in(showable(without_code(status.text) if dull else status.text))
 
     def _logged_in(self, text: bytes) -> None:
         self._text = text
@@ -298,9 +315,8 @@ class ImapLogin:
     def _protocol_error(self, what: str) -> None:
         self._refuse(Reason.UNAVAILABLE, f"the backend broke the protocol {self._state.value}: {what}")
 
-    def _refuse(self, reason: Reason, detail: str, text: bytes = b"") -> None:
-        shown = read_refusal(text, self._order, None).detail if text else ""
-        self._end(Refused(Refusal(reason, detail + shown)))
+    def _refuse(self, reason: Reason, detail: str) -> None:
+        self._end(Refused(Refusal(reason, detail)))
 
     def _end(self, event: LoggedIn | Refused) -> None:
         self._state = _State.OVER
@@ -308,6 +324,12 @@ class ImapLogin:
         self._plan = None
         self._reader.forget()
         self._out.append(event)
+
+    def _secrets(self) -> tuple[bytes, ...]:
+        return self._plan.secrets if self._plan is not None else ()
+
+    def _set_capabilities(self, listed: bytes) -> None:
+        self._capabilities = b" ".join(word for word in listed.split() if _ATOM.match(word))
 
     def _capability_set(self) -> frozenset[bytes]:
         return frozenset(self._capabilities.upper().split())

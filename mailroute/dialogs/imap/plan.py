@@ -24,11 +24,14 @@ class NoWay(Exception):
 class Plan:
     """What to send: the first chunk at once, each other when the backend says ``+``.
 
-    ``error_reply`` answers a challenge that comes after everything has been
-    sent, with which an OAuth server explains its refusal; None: there is none.
+    ``secrets`` are the forms in which the secret goes over the wire, so that
+    they can be taken out of what the backend says.  ``error_reply`` answers a
+    challenge that comes after everything has been sent, with which an OAuth
+    server explains its refusal; None: there is none.
     """
 
     chunks: tuple[bytes, ...] = field(repr=False)
+    secrets: tuple[bytes, ...] = field(repr=False)
     error_reply: bytes | None = None
 
 
@@ -45,17 +48,18 @@ def make_plan(order: LoginOrder, capabilities: frozenset[bytes]) -> Plan:
             raise NoWay("no master user is configured")
         if b"AUTH=PLAIN" not in capabilities:
             raise NoWay("a master login needs AUTH=PLAIN, which the backend does not offer")
-        return _plain(sasl.plain(order.master.user, order.master.secret, user), capabilities)
+        return _plain(order.master.user, order.master.secret, user, capabilities)
     if credentials.proof is Proof.TOKEN:
         return _token(credentials, capabilities)
     if credentials.authorize_as:
         if b"AUTH=PLAIN" not in capabilities:
             raise NoWay("the client authorizes as another user, which needs AUTH=PLAIN")
-        return _plain(sasl.plain(credentials.user, credentials.secret, user), capabilities)
+        return _plain(credentials.user, credentials.secret, user, capabilities)
     if b"AUTH=PLAIN" in capabilities:
-        return _plain(sasl.plain(user, credentials.secret), capabilities)
+        return _plain(user, credentials.secret, b"", capabilities)
     if b"AUTH=LOGIN" in capabilities:
-        return Plan((b"AUTHENTICATE LOGIN\r\n", _line(user), _line(credentials.secret)))
+        chunks = (b"AUTHENTICATE LOGIN\r\n", _line(user), _line(credentials.secret))
+        return Plan(chunks, _forms(credentials.secret))
     if b"LOGINDISABLED" in capabilities:
         raise NoWay("the backend offers no mechanism for a password, and LOGIN is disabled")
     return _login(user, credentials.secret, capabilities)
@@ -65,6 +69,12 @@ def _line(message: bytes) -> bytes:
     return (sasl.encode(message) if message else b"") + b"\r\n"
 
 
+def _forms(password: bytes) -> tuple[bytes, ...]:
+    """The forms that a password takes on the wire, but for the message of PLAIN."""
+    quoted = quote(password) or b""
+    return (password, sasl.encode(password), quoted[1:-1])
+
+
 def _authenticate(mechanism: bytes, message: bytes, capabilities: frozenset[bytes]) -> tuple[bytes, ...]:
     encoded = sasl.encode(message)
     if b"SASL-IR" in capabilities and len(encoded) <= MAX_INITIAL_RESPONSE:
@@ -72,16 +82,20 @@ def _authenticate(mechanism: bytes, message: bytes, capabilities: frozenset[byte
     return (b"AUTHENTICATE %s\r\n" % mechanism, _line(message))
 
 
-def _plain(message: bytes, capabilities: frozenset[bytes]) -> Plan:
-    return Plan(_authenticate(b"PLAIN", message, capabilities))
+def _plain(user: bytes, password: bytes, account: bytes, capabilities: frozenset[bytes]) -> Plan:
+    message = sasl.plain(user, password, account)
+    forms = (*_forms(password), sasl.encode(message))
+    return Plan(_authenticate(b"PLAIN", message, capabilities), forms)
 
 
 def _token(credentials: Credentials, capabilities: frozenset[bytes]) -> Plan:
     name = credentials.mechanism
     if f"AUTH={name}".encode("ascii") not in capabilities:
         raise NoWay(f"the client logs in with {name}, which the backend does not offer")
-    chunks = _authenticate(name.encode("ascii"), credentials.secret, capabilities)
-    return Plan(chunks, error_reply=_line(sasl.MECHANISMS[name].failure_reply))
+    message = credentials.secret
+    chunks = _authenticate(name.encode("ascii"), message, capabilities)
+    secrets = (message, sasl.encode(message), *message.split(b"\1"))
+    return Plan(chunks, secrets, error_reply=_line(sasl.MECHANISMS[name].failure_reply))
 
 
 def _login(user: bytes, password: bytes, capabilities: frozenset[bytes]) -> Plan:
@@ -97,4 +111,4 @@ def _login(user: bytes, password: bytes, capabilities: frozenset[bytes]) -> Plan
             chunks[-1] += b" {%d}\r\n" % len(value)
             chunks.append(value)
     chunks[-1] += b"\r\n"
-    return Plan(tuple(chunks))
+    return Plan(tuple(chunks), _forms(password))

@@ -18,6 +18,7 @@ REPLIES = {
 FAREWELLS = {
     Farewell.TOO_MANY: b"[UNAVAILABLE] Too many connections. Try again later.",
     Farewell.TOO_MANY_FROM_ADDRESS: b"[LIMIT] Too many connections from your address.",
+    Farewell.TOO_MANY_COMMANDS: b"Too many commands before login.",
     Farewell.TOO_MANY_BAD_COMMANDS: b"Too many bad commands.",
     Farewell.TOO_MANY_FAILURES: b"Too many failed logins.",
     Farewell.TOO_LONG: b"Line or literal too long.",
