@@ -35,11 +35,21 @@ def wait_until(what: str, attempt: Callable[[], T | None], patience: float = PAT
         time.sleep(0.01)
 
 
+_GIVEN_OUT: set[int] = set()
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on now; whoever uses it has to cope with losing the race for it."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
+    """Return a port that nobody listens on now; whoever uses it has to cope with losing the race for it.
+
+    The kernel may name one port twice before anybody listens on it; this does not.
+    """
+    while True:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            port = probe.getsockname()[1]
+        if port not in _GIVEN_OUT:
+            _GIVEN_OUT.add(port)
+            return port
 
 
 def accepts(host: str, port: int) -> bool:

@@ -68,18 +68,11 @@ class Site:
 
 
 def comparable(answers: Iterable[object]) -> list[str]:
-    """Return answers as printed, less what differs from one session or mailbox to the next.
-
-    A server may put its capabilities into the answer to a login, or before it:
-    to a client that is the same, and the answer to CAPABILITY is among those
-    that are compared.
-    """
+    """Return answers as printed, less what differs from one session or mailbox to the next."""
     return [_DIFFERS.sub(lambda match: match[1] or "", repr(answer)) for answer in answers]
 
 
-_DIFFERS = re.compile(
-    r"\(\d+\.\d+(?: \+ \d+\.\d+)* secs\)|((?:UIDVALIDITY|APPENDUID|COPYUID)) \d+|\[CAPABILITY [^]]*\] "
-)
+_DIFFERS = re.compile(r"\(\d+\.\d+(?: \+ \d+\.\d+)* secs\)|((?:UIDVALIDITY|APPENDUID|COPYUID)) \d+")
 
 
 def furnish(servers: Mapping[str, Dovecot]) -> None:

@@ -105,12 +105,13 @@ class ImapDialog:
         welcome = outcome.welcome
         if not isinstance(welcome, Welcome):
             return b"%s OK Logged in.\r\n" % self._tag
-        untagged = list(welcome.untagged)
-        if self._asked_capabilities and not any(line.startswith(b"* CAPABILITY ") for line in untagged):
-            # A client that has asked keeps the old list unless it is told the new one so.
-            untagged.insert(0, b"* CAPABILITY " + welcome.capabilities)
-        ok = b"%s OK [CAPABILITY %s] %s" % (self._tag, welcome.capabilities, welcome.text)
-        return b"".join(line + b"\r\n" for line in (*untagged, ok))
+        told = b"CAPABILITY " + welcome.capabilities
+        if self._asked_capabilities:
+            # A client that has asked may not look for a code: it is told untagged, as Dovecot does.
+            lines = (b"* " + told, *welcome.untagged, b"%s OK %s" % (self._tag, welcome.text))
+        else:
+            lines = (*welcome.untagged, b"%s OK [%s] %s" % (self._tag, told, welcome.text))
+        return b"".join(line + b"\r\n" for line in lines)
 
     def reject(self, refusal: Refusal) -> list[DialogEvent]:
         """Answer the login command, and go on with what the client sent behind it."""
