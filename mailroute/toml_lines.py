@@ -33,11 +33,11 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     return _Scanner(text).scan()
 
 
-def line_of(lines: Mapping[KeyPath, int], path: KeyPath) -> int:
-    """Return the line of the key, or of the nearest thing around it that has one."""
+def line_of(lines: Mapping[KeyPath, int], path: KeyPath) -> int | None:
+    """Return the line of the key, or of the nearest thing around it that has one; ``None`` if nothing has."""
     while path and path not in lines:
         path = path[:-1]
-    return lines.get(path, 1)
+    return lines.get(path)
 
 
 class _Scanner:

@@ -196,8 +196,8 @@ pop = { deep = 1 }
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        ((), 1),
-        (("nothing",), 1),
+        ((), None),
+        (("nothing",), None),
         (("listen", 0), 2),
         (("listen", 0, "security"), 3),
         (("listen", 0, "missing"), 2),
@@ -208,7 +208,7 @@ pop = { deep = 1 }
         (("backend", "east", "pop", "deep", "er"), 8),
     ],
 )
-def test_what_has_no_line_has_that_of_what_is_around_it(path: KeyPath, line: int) -> None:
+def test_what_has_no_line_has_that_of_what_is_around_it(path: KeyPath, line: int | None) -> None:
     """A missing key is reported where its table begins, and what is inside a value where its key is."""
     assert line_of(key_lines(DOCUMENT), path) == line
 

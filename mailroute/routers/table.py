@@ -218,7 +218,7 @@ class TableRouter(Service):
         return True
 
     def __str__(self) -> str:
-        return f"the {len(self)} users of {self.path} live where it says"
+        return f"users are looked up in {self.path}, which has {len(self)} now"
 
     def startService(self) -> None:
         """Begin to watch the file."""

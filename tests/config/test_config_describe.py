@@ -33,7 +33,7 @@ def test_the_contract_in_sentences(load: Load, folder: Path) -> None:
         "Backend west: imap at tcp:west.example.com:993; TLS from the first byte, with a certificate for "
         "west.example.com from the system's authorities; logs in with what the client sent; tells the "
         "client's address in the protocol's own words.",
-        "Route 1: the 1 users of users.txt live where it says.",
+        "Route 1: users are looked up in users.txt, which has 1 now.",
         r"Route 2: users who match (?P<user>.+)@example\.org live at west, there named \g<user>.",
         "Route 3: everybody lives at east.",
         "A user whom no route knows is turned away as if the password were wrong.",
