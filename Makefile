@@ -1,7 +1,8 @@
-# make demo    try mailroute: two mail servers and mailroute in front of them
-# make test    run the tests, against the installed package
-# make check   look at the code: style, types, and who imports whom
-# make clean   remove everything that these made
+# make demo      try mailroute: two mail servers and mailroute in front of them
+# make test      run the tests, against the installed package
+# make check     look at the code: style, types, and who imports whom
+# make coverage  which lines the tests reach, but for those with real servers
+# make clean     remove everything that these made
 #
 # Each of them sets up what it needs.  For another Python: make PYTHON=python3.13 test
 
@@ -14,7 +15,7 @@ RUN = $(VENV)/bin
 PYTEST = MAILROUTE_INSTALLED=1 $(RUN)/python -P -m pytest
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help demo test check clean venv venv-test
+.PHONY: help demo test check coverage clean venv venv-test
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -36,6 +37,10 @@ check: venv-test
 	@$(RUN)/ruff format --quiet --check .
 	@$(RUN)/mypy --no-error-summary
 	@$(PYTEST) --quiet --no-header tests/test_house.py
+
+coverage: venv-test
+	@$(RUN)/coverage run -m pytest --quiet --ignore=tests/integration $(ARGS)
+	@$(RUN)/coverage report --skip-covered
 
 venv:
 	@tools/make-venv $(PYTHON) $(VENV)
