@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import pwd
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -365,12 +369,33 @@ def test_a_file_that_is_not_utf8_is_told(tmp_path: Path) -> None:
     assert str(error.value) == f"{tmp_path}/mailroute.toml:2: is not UTF-8: save it as UTF-8"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_key_is_told(load: Load, folder: Path) -> None:
+@contextlib.contextmanager
+def not_as_root() -> Iterator[None]:
+    """Root may read everything, so be nobody for a while."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_an_unreadable_key_is_told(folder: Path) -> None:
     """A key that this user may not read is named, with the system's reason."""
-    (folder / "key.pem").chmod(0)
-    with pytest.raises(ConfigError, match=r"certificate\[1\]\.key: cannot read .*Permission denied"):
-        load(CONTRACT)
+    with tempfile.TemporaryDirectory() as open_to_all:
+        here = shutil.copytree(folder, Path(open_to_all) / "there")
+        here.parent.chmod(0o755)
+        (here / "mailroute.toml").write_text(CONTRACT)
+        for path in (here, *here.iterdir()):
+            path.chmod(0o755)
+        (here / "key.pem").chmod(0)
+        with (
+            not_as_root(),
+            pytest.raises(ConfigError, match=r"certificate\[1\]\.key: cannot read .*Permission denied"),
+        ):
+            config.load(here / "mailroute.toml", MemoryReactorClock())
 
 
 def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
