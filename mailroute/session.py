@@ -312,14 +312,17 @@ class Session:
 
     def _parted(self, result: Any) -> None:
         self._splice = None
-        if isinstance(result, Failure):
-            if not result.check(CancelledError):
-                _log.failure("the splice failed", failure=result)
-            self._end("ended by mailroute" if result.check(CancelledError) else Farewell.FAULT.value)
-            return
-        self.record.bytes_in = result.bytes_a_to_b
-        self.record.bytes_out = result.bytes_b_to_a
-        self._end(result.reason)
+        reason = Farewell.FAULT.value
+        if not isinstance(result, Failure):
+            reason = result.reason
+        elif result.check(CancelledError):
+            # Whoever cancels it, ends the session and knows why; it tells the bytes all the same.
+            result = result.value
+        else:
+            _log.failure("the splice failed", failure=result)
+        self.record.bytes_in = getattr(result, "bytes_a_to_b", 0)
+        self.record.bytes_out = getattr(result, "bytes_b_to_a", 0)
+        self._end(reason)
 
     def _end(self, reason: str) -> None:
         self._move(Happening.ENDED, reason)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 class State(enum.Enum):
     """Where a session is; the values complete "while …"."""
 
-    TALKING = "talking to the client"
+    TALKING = "no login was under way"
     CHECKING = "checking the password"
     ROUTING = "looking up the account"
     OPENING = "logging in at the backend"

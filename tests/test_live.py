@@ -278,7 +278,12 @@ async def test_stopping_says_bye_and_ends_joined_sessions():
     async with live(BOB) as house:
         waiting = await house.greeted()
         client, backend = await house.logged_in()
-        await house.running.stopService()
+        client.say(b"b NOOP\r\n")
+        await backend.until(b"b NOOP\r\n")
+        with capturedLogs() as logs:
+            await house.running.stopService()
+        (event,) = [event for event in logs if event.get("user") == "bob"]
+        assert (event["bytes_in"], event["reason"]) == (8, "shutting down")
         assert await waiting.end() == b"* BYE [UNAVAILABLE] Shutting down. Connect again.\r\n"
         await client.end()
         await backend.end()

@@ -12,10 +12,10 @@ from typing import cast
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, ITransport
 
-from mailroute.pipe.contract import HELD_AT_MOST, End, Order, SpliceResult, SpliceTerms
+from mailroute.pipe.contract import HELD_AT_MOST, End, Order, SpliceCancelled, SpliceResult, SpliceTerms
 from mailroute.pipe.wiring import wire
 
-__all__ = ["HELD_AT_MOST", "End", "SpliceResult", "SpliceTerms", "splice"]
+__all__ = ["HELD_AT_MOST", "End", "SpliceCancelled", "SpliceResult", "SpliceTerms", "splice"]
 
 DEFAULT_TERMS = SpliceTerms()
 
@@ -45,7 +45,8 @@ def splice(
     :param terms: how long to put up with what.
     :param clock: tells the time; the reactor that ``a`` lives in unless given.
     :return: the result, once both connections are closed.  It never fails
-        unless it is cancelled, which closes both connections.
+        unless it is cancelled, which closes both connections: then at once,
+        with `SpliceCancelled`.
     """
     order = Order(a, b, first_to_a, first_to_b, terms, clock or _reactor_of(a))
     return wire(order)

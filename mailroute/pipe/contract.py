@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 
 from attrs import field, frozen
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime, ITransport
 
 HELD_AT_MOST = 256 * 1024
@@ -82,6 +83,15 @@ class SpliceResult:
     ended_by: End
     reason: str
     clean: bool
+
+
+class SpliceCancelled(CancelledError):
+    """A splice was cancelled; ``bytes_a_to_b`` and ``bytes_b_to_a`` have passed until then."""
+
+    def __init__(self, bytes_a_to_b: int, bytes_b_to_a: int) -> None:
+        super().__init__()
+        self.bytes_a_to_b = bytes_a_to_b
+        self.bytes_b_to_a = bytes_b_to_a
 
 
 @frozen

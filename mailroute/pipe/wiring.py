@@ -16,7 +16,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from mailroute.pipe.contract import End, Order, SpliceResult
+from mailroute.pipe.contract import End, Order, SpliceCancelled, SpliceResult
 from mailroute.pipe.leg import Leg
 
 # A timer may ring a rounding error before its moment.
@@ -123,7 +123,7 @@ class Wiring:
         self._tell()
         self._watch()
 
-    def _cancelled(self, _: Deferred[SpliceResult]) -> None:
+    def _cancelled(self, deferred: Deferred[SpliceResult]) -> None:
         self.deferred = None
         # Nobody will hear how it ended, so any end will do.
         self._end(End.LIFETIME, "cancelled", self.terms.broken_linger)
@@ -131,6 +131,7 @@ class Wiring:
         for leg in (self.a, self.b):
             leg.until = min(leg.until, soon)
         self._watch()
+        deferred.errback(SpliceCancelled(self.a.passed, self.b.passed))
 
     def _tell(self) -> None:
         """Once both legs are gone, give the result and let go of everything."""

@@ -300,14 +300,16 @@ async def test_abort_while_it_runs(rig, join, kinds):
 
 @pytest_twisted.ensureDeferred
 async def test_cancel(rig, join, kinds):
-    """Cancelling closes both ends in good order, and fails as Deferreds do."""
+    """Cancelling closes both ends in good order, fails as Deferreds do, and says what has passed."""
     pair = await rig.pair(kinds)
-    result = join(pair.a, pair.b)
+    result = join(pair.a, pair.b, first_to_a=b"hi")
     await deferToThread(pair.client.send, b"hello")
     assert await deferToThread(pair.server.receive, 5) == b"hello"
+    assert await deferToThread(pair.client.receive, 2) == b"hi"
     result.cancel()
-    with pytest.raises(CancelledError):
+    with pytest.raises(CancelledError) as cancelled:
         await result
+    assert (cancelled.value.bytes_a_to_b, cancelled.value.bytes_b_to_a) == (5, 2)
     assert await deferToThread(pair.client.drain) == b""
     assert await deferToThread(pair.server.drain) == b""
     rig.close_peers()
