@@ -7,7 +7,6 @@ import select
 import time
 import tracemalloc
 
-import pytest
 import pytest_twisted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,7 +34,7 @@ async def exchange(pair, a_to_b: int, b_to_a: int):
 @pytest_twisted.ensureDeferred
 async def test_megabytes_both_ways(rig, join, kinds):
     """Many megabytes both ways at once arrive byte for byte, and are counted."""
-    size = (16 if "tls" in "".join(kinds) else 64) * MEGABYTE
+    size = 64 * MEGABYTE
     pair = await rig.pair(kinds)
     result = join(pair.a, pair.b, terms=SpliceTerms(grace=0.1))
     await exchange(pair, size, size)
@@ -110,16 +109,14 @@ async def test_held_bytes_are_bounded(rig, join, kinds):
     assert peak - before <= HELD_AT_MOST
 
 
-@pytest.mark.parametrize(
-    ("kinds", "megabytes"), [(("tcp", "tcp"), 200), (("tls", "tls"), 32), (("unix", "unix"), 64)]
-)
 @pytest_twisted.ensureDeferred
-async def test_slow_reader(rig, join, kinds, megabytes):
+async def test_slow_reader(rig, join, kinds):
     """A reader slower than the writer gets every byte, and the rest waits in the kernel."""
     pair = await rig.pair(kinds)
     meter = pair.meter()
     result = join(pair.a, pair.b)
-    size = megabytes * MEGABYTE
+    # The meter reads the wire: where only one end has TLS, its records' headers add up in it.
+    size = (200 if kinds[0] == kinds[1] else 32) * MEGABYTE
     (sent, _), (_, got) = await gatherResults(
         [deferToThread(pair.client.exchange, size, 0), deferToThread(pair.server.exchange, 0, size, 8192)]
     )
