@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from collections.abc import Iterable
 from typing import Any
 
 from attrs import evolve
@@ -254,7 +253,3 @@ class ProxyServerFactory(Factory[ProxyServer]):
         """End all sessions."""
         for session in list(self.sessions):
             session.leave(why)
-
-    def open_sessions(self) -> Iterable[Session]:
-        """The sessions that there are now."""
-        return tuple(self.sessions)

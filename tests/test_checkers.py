@@ -8,7 +8,9 @@ import pytest
 from twisted.cred.checkers import ANONYMOUS, FilePasswordDB, InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import fail, succeed
+from twisted.internet.testing import MemoryReactorClock
 
+from mailroute import config
 from mailroute.checkers import check_with
 from mailroute.events import LoginRefused, Reason
 
@@ -91,3 +93,19 @@ def test_a_checker_that_breaks_is_a_fault_not_a_refusal():
     assert not outcome(check_with(Checker(fail(OSError("disk"))), Thread())("bob", b"x")).check(
         LoginRefused, UnauthorizedLogin
     )
+
+
+def test_the_memory_checker_of_a_configuration_lets_in(tmp_path):
+    """``authenticate = "memory:…"`` takes the passwords that it names, and no others."""
+    settings = config.build(
+        MemoryReactorClock(),
+        folder=tmp_path,
+        listen=[
+            {"protocol": "imap", "endpoint": "tcp:143", "security": "none", "authenticate": "memory:joe:x"}
+        ],
+        backend={"east": {"imap": "tcp:127.0.0.1:143", "security": "none"}},
+        route=[{"source": "default", "backend": "east"}],
+    )
+    check = check_with(settings.listeners[0].authenticate, Thread())
+    assert outcome(check("joe", b"x")) == "joe"
+    assert refusal(check("joe", b"y")).reason is Reason.AUTHENTICATION_FAILED

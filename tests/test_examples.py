@@ -251,3 +251,16 @@ def test_systemd_hands_over_the_sockets(example: Example) -> None:
         ) as running:
             example.check()
             running.stop()
+
+
+@pytest.mark.parametrize("name", ["mailroute.tac", "autoconfig.tac"])
+def test_a_tac_file_says_what_is_wrong_with_the_configuration(tmp_path: Path, name: str) -> None:
+    """A wrong configuration ends a Tac file with its errors and status 1, not with a traceback."""
+    (tmp_path / "wrong.toml").write_text("listn = 1\n")
+    wrong = str(tmp_path / "wrong.toml")
+    tac = str(EXAMPLES / name)
+    ended = twistd.run("--pidfile=", "-ny", tac, folder=tmp_path, MAILROUTE_CONFIG=wrong)
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 1
+    assert 'wrong.toml:1: listn: unknown key; did you mean "listen"?' in said
+    assert "Traceback" not in said

@@ -147,8 +147,8 @@ async def test_too_many_get_their_bye_inside_tls(certificate, trust):
 
 @pytest_twisted.ensureDeferred
 async def test_a_handshake_that_never_ends(certificate, monkeypatch):
-    """A client that connects and never speaks TLS is let go when its time to log in is over."""
-    monkeypatch.setattr(frontend, "LINGER", 0.1)
+    """A client that connects and never speaks TLS is let go when its time to log in is over, at once."""
+    monkeypatch.setattr(frontend, "LINGER", 3600)
     limits = {"login_timeout": 0.2}
     async with live(BOB, listen={"security": "tls"}, certificate=[certificate], limits=limits) as house:
         client = await house.client()

@@ -111,6 +111,19 @@ async def test_stall(rig, join, kinds, clock, stuck):
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_other_end_of_a_stall_is_not_waited_for_long(rig, join, clock):
+    """When one end stalls, the other has as long to say goodbye as behind a broken connection."""
+    pair = await rig.pair(("tls", "tcp"))
+    terms = SpliceTerms(stall_timeout=50, linger=1000, broken_linger=2)
+    result = join(pair.a, pair.b, clock=clock, terms=terms)
+    await deferToThread(pair.client.fill)
+    clock.advance(51)
+    assert not result.called
+    clock.advance(3)
+    assert (await result).ended_by is End.STALLED_B
+
+
+@pytest_twisted.ensureDeferred
 async def test_stall_on_a_half_close(rig, join, clock):
     """A peer that does not take the end of the stream is let go as well."""
     pair = await rig.pair()
