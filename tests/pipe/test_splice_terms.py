@@ -120,6 +120,7 @@ async def test_the_other_end_of_a_stall_is_not_waited_for_long(rig, join, clock)
     clock.advance(51)
     assert not result.called
     clock.advance(3)
+    await until(lambda: result.called, "the splice has ended")
     assert (await result).ended_by is End.STALLED_B
 
 
