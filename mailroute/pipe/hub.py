@@ -19,6 +19,8 @@ from zope.interface import implementer
 AVAILABLE = hasattr(select, "epoll")
 """Whether this platform has what a hub needs."""
 
+READ = getattr(select, "EPOLLIN", 1)
+
 EVENTS_AT_ONCE = 256
 """Ready sockets that are asked for in one go."""
 
@@ -28,11 +30,14 @@ ROUNDS = 16
 """How often a hub looks for more to do before the rest of the reactor has its turn."""
 
 
-class Ready(Protocol):
+class Member(Protocol):
     """Somebody with a socket in a hub."""
 
+    def receive(self) -> None:
+        """Read: there is something, and nothing else to be told."""
+
     def ready(self, events: int) -> None:
-        """Handle what epoll says of the socket."""
+        """Handle whatever else epoll says of the socket."""
 
     def cut(self) -> None:
         """Close at once: what `ready` does has failed."""
@@ -44,11 +49,11 @@ class Hub:
 
     def __init__(self, reactor: IReactorFDSet) -> None:
         self._epoll = select.epoll()
-        self._members: dict[int, Ready] = {}
+        self._members: dict[int, Member] = {}
         self.modify = self._epoll.modify
         reactor.addReader(self)
 
-    def add(self, descriptor: int, member: Ready, events: int) -> None:
+    def add(self, descriptor: int, member: Member, events: int) -> None:
         """Tell a member from now on what happens to its socket."""
         self._members[descriptor] = member
         self._epoll.register(descriptor, events)
@@ -70,21 +75,24 @@ class Hub:
 
     def doRead(self) -> None:  # noqa: N802 (Twisted's name)
         """Serve every socket that is ready, and those that become so meanwhile, up to a bound."""
-        members, poll = self._members, self._epoll.poll
+        find, poll = self._members.get, self._epoll.poll
         for _ in range(ROUNDS):
             events = poll(0, EVENTS_AT_ONCE)
             if not events:
                 return
             for descriptor, event in events:
-                # One that has been closed since, by another's event, is not there any more.
-                member = members.get(descriptor)
-                if member is not None:
-                    try:
+                member = find(descriptor)
+                if member is None:
+                    continue  # it has been closed since, by another's event
+                try:
+                    if event == READ:
+                        member.receive()
+                    else:
                         member.ready(event)
-                    except Exception:
-                        # A defect of ours costs one session, and not all of them.
-                        _log.failure("a splice has failed")
-                        member.cut()
+                except Exception:
+                    # A defect of ours costs one session, and not all of them.
+                    _log.failure("a splice has failed")
+                    member.cut()
 
     def connectionLost(self, reason: Failure) -> None:
         """Close the epoll: the reactor has stopped and lets go of its readers."""

@@ -8,12 +8,13 @@ import select
 import socket
 import struct
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
-from mailroute.pipe.hub import Hub
+from mailroute.pipe.hub import READ, Hub
+from mailroute.pipe.kernel_pipes import KernelPipe
 from mailroute.pipe.leg import Leg, Owner
 
-READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 ERROR = select.EPOLLERR
 
@@ -31,19 +32,24 @@ BUFFER = memoryview(bytearray(64 * 1024))
 class HubLeg(Leg):
     """One end: its socket, of which the hub says when it is ready.
 
-    ``rest`` is what the socket has not taken yet.  ``reading`` is whether the
+    ``rest`` is what the socket has not taken yet; ``pipe`` is where the other
+    end's bytes wait for this one, while they come in bulk and in the clear.
+    ``reading`` is whether the
     peer's bytes are wanted, ``finishing`` that nothing is to be sent behind the rest.
     """
 
-    __slots__ = ("events", "finishing", "hub", "reading", "rest", "sock")
+    __slots__ = ("events", "finishing", "hub", "pipe", "reading", "rest", "sock")
 
     other: HubLeg
+    give: Callable[[Any], int]
+    """Sends bytes and returns how many of them have gone; raises `OSError` if none can."""
 
     def __init__(self, sock: socket.socket, hub: Hub, owner: Owner) -> None:
         super().__init__(owner)
         self.sock = sock
         self.hub = hub
         self.rest = b""
+        self.pipe: KernelPipe | None = None
         self.events = 0
         self.reading = self.finishing = False
 
@@ -109,19 +115,18 @@ class HubLeg(Leg):
 
     # --- writing ---
 
-    @abstractmethod
-    def take(self, data: Any) -> None:
-        """Send bytes that the other end has read; keep what the socket does not take."""
+    def expect_bulk(self) -> None:
+        """Get ready for more than can be read at once from the other end."""
 
-    def put(self, data: Any) -> None:
-        """Give bytes to the socket, and keep what it does not take."""
+    def take(self, data: Any) -> None:
+        """Send bytes that the other end has read, and keep what the socket does not take."""
         if self.finished_writing:
             return
         if self.rest:
             self.rest += data
             return
         try:
-            sent = self.sock.send(data)
+            sent = self.give(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -135,7 +140,7 @@ class HubLeg(Leg):
     def block(self, *, moved: bool) -> None:
         """Have the other end wait until the rest is gone; ``moved``: some of it just went."""
         if moved or self.waiting_since is None:
-            self.waiting_since = self.owner.now()
+            self.waiting_since = self.now()
         self.watch()
         if not self.other.mute:
             self.other.pause()
@@ -144,7 +149,7 @@ class HubLeg(Leg):
         """Go on sending, now that the socket takes something again."""
         if self.rest:
             data, self.rest = memoryview(self.rest), b""
-            self.put(data)
+            self.take(data)
         if not self.rest and not self.gone:
             self.unblock()
 

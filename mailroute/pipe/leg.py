@@ -43,6 +43,7 @@ class Leg(ABC):
         "gone",
         "heard",
         "mute",
+        "now",
         "other",
         "owner",
         "passed",
@@ -56,7 +57,8 @@ class Leg(ABC):
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
-        self.heard = owner.now()
+        self.now = owner.now
+        self.heard = self.now()
         self.passed = 0
         self.waiting_since: float | None = None
         self.until = 0.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
 
 from mailroute.pipe.hub import Hub
 from mailroute.pipe.hub_leg import BUFFER, HubLeg
@@ -23,22 +22,28 @@ FULL = len(BUFFER)
 
 
 class SocketLeg(HubLeg):
-    """One end; ``pipe`` is where the other end's bytes wait for this one, while they come in bulk."""
+    """One end in the clear."""
 
-    __slots__ = ("pipe",)
+    __slots__ = ("give",)
 
     half_closes = True
 
     def __init__(self, sock: socket.socket, hub: Hub, owner: Owner) -> None:
         super().__init__(sock, hub, owner)
-        self.pipe: KernelPipe | None = None
+        self.give = sock.send
 
     # --- reading ---
 
     def receive(self) -> None:
-        """Read once, and pass on what there is."""
-        if type(self.other) is SocketLeg and self.other.pipe is not None and not self.mute:
-            self._pour(self.other, self.other.pipe)
+        """Read once, and pass on what there is.
+
+        Every byte of a session comes through here: keep it short.
+        """
+        if not self.reading:
+            return  # another leg's event has paused this one since
+        other = self.other
+        if other.pipe is not None and not self.mute:
+            self._pour(other, other.pipe)  # type: ignore[arg-type]  # only such legs have pipes
             return
         try:
             size = self.sock.recv_into(BUFFER)
@@ -50,15 +55,11 @@ class SocketLeg(HubLeg):
         if size == 0:
             self.ended()
         elif not self.mute:
-            self._pass_on(size)
-
-    def _pass_on(self, size: int) -> None:
-        other = self.other
-        self.heard = self.owner.now()
-        self.passed += size
-        other.take(BUFFER[:size])
-        if size == FULL and type(other) is SocketLeg and other.waiting_since is None and not other.gone:
-            other.pipe = PIPES.borrow()
+            self.heard = self.now()
+            self.passed += size
+            other.take(BUFFER[:size])
+            if size == FULL:
+                other.expect_bulk()
 
     def _pour(self, other: SocketLeg, pipe: KernelPipe) -> None:
         """Move what there is to the other end's pipe, and on."""
@@ -74,7 +75,7 @@ class SocketLeg(HubLeg):
             other.give_back_pipe()
             self.ended()
             return
-        self.heard = self.owner.now()
+        self.heard = self.now()
         self.passed += size
         pipe.held = size
         other.drain()
@@ -85,7 +86,7 @@ class SocketLeg(HubLeg):
         """Read once without minding errors; say whether there was anything."""
         size = self.sock.recv_into(BUFFER)
         if size:
-            self._pass_on(size)
+            self.give_first(bytes(BUFFER[:size]))
         return size > 0
 
     def give_first(self, data: bytes) -> None:
@@ -95,9 +96,10 @@ class SocketLeg(HubLeg):
 
     # --- writing ---
 
-    def take(self, data: Any) -> None:
-        """Send bytes that the other end has read."""
-        self.put(data)
+    def expect_bulk(self) -> None:
+        """Get a pipe, if there is one, for more than one can read at once comes from the other end."""
+        if self.waiting_since is None and not self.gone and type(self.other) is SocketLeg:
+            self.pipe = PIPES.borrow()
 
     def drain(self) -> None:
         """Send what is in the pipe."""

@@ -15,6 +15,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailroute.pipe import openssl
 from mailroute.pipe.hub import AVAILABLE, Hub
 from mailroute.pipe.hub_leg import HubLeg
 from mailroute.pipe.leg import Owner
@@ -79,8 +80,14 @@ class Candidate:
             or _has_bytes(connection)
         ):
             return False
-        # What an unfinished handshake makes the layer keep back is nowhere public.
-        return layer is None or not (layer.disconnecting or not layer.connected or layer._appSendBuffer)
+        return layer is None or (
+            openssl.AVAILABLE
+            and bool(layer.connected)
+            and not layer.disconnecting
+            # What an unfinished handshake makes the layer keep back is nowhere public.
+            and not layer._appSendBuffer
+            and openssl.is_at_rest(layer.getHandle())
+        )
 
     def catch(self) -> Catcher:
         """Stop reading, and have what still comes caught."""

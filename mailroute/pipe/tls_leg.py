@@ -1,8 +1,8 @@
-"""An end that is a socket with TLS on top: OpenSSL's connection over memory BIOs."""
+"""An end that is a socket with TLS on top."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import socket
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.python.failure import Failure
 
+from mailroute.pipe import openssl
 from mailroute.pipe.hub import Hub
 from mailroute.pipe.hub_leg import BUFFER, HubLeg
 from mailroute.pipe.leg import Owner
@@ -17,27 +18,27 @@ from mailroute.pipe.leg import Owner
 RECORD = 16 * 1024
 """Plaintext in one TLS record at the most (RFC 8446 section 5.1)."""
 
-AROUND = 512
-"""More than a record has around its text, together with a post-handshake message or an alert."""
-
-# Any: pyOpenSSL takes every buffer, and its annotations say bytes.
-READ_BUFFER: Any = BUFFER[: 2 * RECORD]
-"""What is read at once.  OpenSSL's buffer grows to this size, and never shrinks."""
+FULL = len(BUFFER)
 
 CUT_SHORT = "the TLS stream was cut short"
 
+FAILED = "TLS failed"
+
+if openssl.AVAILABLE:
+    _ROOM = openssl.from_buffer("char[]", BUFFER)
+
 
 class TLSLeg(HubLeg):
-    """One end; ``tls`` en- and decrypts."""
+    """One end; ``tls`` keeps OpenSSL's own object alive, which is ``ssl``."""
 
-    __slots__ = ("said_goodbye", "tls")
+    __slots__ = ("said_goodbye", "ssl", "tls")
 
     half_closes = False
-    pipe = None
 
     def __init__(self, sock: socket.socket, tls: SSL.Connection, hub: Hub, owner: Owner) -> None:
         super().__init__(sock, hub, owner)
         self.tls = tls
+        self.ssl = openssl.attach(tls, sock.fileno())
         self.said_goodbye = False
         if tls.get_app_data() is not None:
             # Twisted verifies a server's certificate whenever it gets one, and says here if it is not good.
@@ -46,56 +47,54 @@ class TLSLeg(HubLeg):
     # --- reading ---
 
     def receive(self) -> None:
-        """Read once, and pass on what there is."""
-        try:
-            size = self.sock.recv_into(READ_BUFFER)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.lose(os.strerror(error.errno or 0))
-            return
-        if size:
-            self.tls.bio_write(READ_BUFFER[:size])
-            self.decrypt()
+        """Read what there is, up to the one buffer, and pass it on."""
+        if not self.reading:
+            return  # another leg's event has paused this one since
+        size, result = 0, RECORD
+        # A full record is likely to be followed by more; behind another one
+        # there is nothing that epoll would not tell of.
+        while result == RECORD and size <= FULL - RECORD:
+            result = openssl.read(self.ssl, _ROOM + size, RECORD)
+            size += max(result, 0)
+        error = 0 if result > 0 else openssl.get_error(self.ssl, result)
+        if size and not self.mute:
+            self.heard = self.now()
+            self.passed += size
+            self.other.take(BUFFER[:size])
+        if error and error != openssl.WANT_READ and not self.gone:
+            self.end_reading(error)
+
+    def end_reading(self, error: int) -> None:
+        """Note why nothing more can be read."""
+        if error == openssl.ZERO_RETURN:
+            self.ended()
+        elif error != openssl.WANT_WRITE:
+            self.fail(error)
+
+    def fail(self, error: int) -> None:
+        """Close, and say why OpenSSL cannot go on."""
+        del error
+        openssl.clear_errors()
+        reason = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if reason:
+            self.lose(os.strerror(reason))
         else:
             self.lose("" if self.finished_writing else CUT_SHORT)
 
-    def decrypt(self) -> None:
-        """Pass on all that OpenSSL can make of what it has."""
-        texts: list[bytes] = []
-        goodbye, error = False, ""
-        try:
-            while True:
-                texts.append(self.tls.recv(RECORD))
-        except SSL.WantReadError:
-            pass
-        except SSL.ZeroReturnError:
-            goodbye = True
-        except SSL.Error:
-            error = "TLS failed"
-        if texts and not self.mute:
-            self.give_first(texts[0] if len(texts) == 1 else b"".join(texts))
-        if self.gone:
-            return
-        if error:
-            self.flush()  # OpenSSL tells the peer why
-            self.lose(error)
-        elif goodbye:
-            self.ended()
-
     def give_first(self, data: bytes) -> None:
         """Pass these bytes on."""
-        self.heard = self.owner.now()
+        self.heard = self.now()
         self.passed += len(data)
         self.other.take(data)
 
     def last_words(self) -> bool:
         """Read once without minding errors; say whether there was anything."""
-        size = self.sock.recv_into(READ_BUFFER)
-        if size:
-            self.tls.bio_write(READ_BUFFER[:size])
-            self.decrypt()
-        return size > 0
+        size = openssl.read(self.ssl, _ROOM, RECORD)
+        if size > 0:
+            self.give_first(bytes(BUFFER[:size]))
+        else:
+            openssl.clear_errors()
+        return bool(size > 0)
 
     def tell_ended(self) -> None:
         """The peer has said goodbye, after which TLS's implementations take nothing more."""
@@ -103,42 +102,38 @@ class TLSLeg(HubLeg):
 
     # --- writing ---
 
-    def take(self, data: Any) -> None:
-        """Encrypt and send bytes that the other end has read."""
-        size = len(data)
-        try:
-            if size <= RECORD:
-                self.tls.send(data)
-                self.put(self.tls.bio_read(size + AROUND))
-                return
-            view = memoryview(data)
-            records = []
-            for start in range(0, size, RECORD):
-                # One by one, so that OpenSSL's buffer does not grow: it would never shrink.
-                self.tls.send(view[start : start + RECORD])
-                records.append(self.tls.bio_read(RECORD + AROUND))
-        except SSL.Error:
-            self.lose("TLS failed")
-            return
-        self.put(b"".join(records))
+    def give(self, data: Any) -> int:
+        """Encrypt and send; return how many bytes of it have gone.
 
-    def flush(self) -> None:
-        """Send what OpenSSL has to say by itself."""
-        with contextlib.suppress(SSL.WantReadError):  # it has nothing
-            self.put(self.tls.bio_read(AROUND))
+        :raises OSError: the connection is broken.
+        """
+        text = openssl.from_buffer(data)
+        size, sent = len(data), 0
+        while sent < size:
+            result = openssl.write(self.ssl, text + sent, size - sent)
+            if result > 0:
+                sent += result
+                continue
+            # What OpenSSL has begun to send it must be given again, from the same byte on.
+            if openssl.get_error(self.ssl, result) == openssl.WANT_WRITE:
+                break
+            openssl.clear_errors()
+            raise OSError(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.EPIPE, "")
+        return sent
 
     def end_writing(self) -> None:
         """Say goodbye: close_notify (RFC 8446 section 6.1)."""
         if not self.said_goodbye:
+            result = openssl.shutdown(self.ssl)
+            if result < 0:
+                error = openssl.get_error(self.ssl, result)
+                if error == openssl.WANT_WRITE:
+                    self.block(moved=False)
+                    return
+                if error != openssl.WANT_READ:
+                    self.fail(error)
+                    return
             self.said_goodbye = True
-            try:
-                self.tls.shutdown()
-            except SSL.Error:
-                self.lose("TLS failed")
-                return
-            self.flush()
-            if self.rest or self.gone:
-                return
         self.finished_writing = True
         if self.finished_reading:
             self.lose("")

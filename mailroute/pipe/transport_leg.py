@@ -99,7 +99,7 @@ class TransportLeg(Leg):
         """Pass bytes on.  Every byte of a session comes through here: keep it short."""
         if self.mute:
             return
-        self.heard = self.owner.now()
+        self.heard = self.now()
         self.passed += len(data)
         self.write(data)
 
@@ -134,7 +134,7 @@ class TransportLeg(Leg):
         if self.gone:
             return
         if self.other.waiting_since is None:
-            self.other.waiting_since = self.owner.now()
+            self.other.waiting_since = self.now()
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
@@ -170,7 +170,7 @@ class TransportLeg(Leg):
         # Registered, a paused producer would be resumed in place of this.
         self.transport.unregisterProducer()
         if self.waiting_since is None:
-            self.waiting_since = self.owner.now()
+            self.waiting_since = self.now()
         self.transport.loseWriteConnection()
 
     def close(self) -> None:
