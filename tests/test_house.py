@@ -85,7 +85,7 @@ ONLY = {
     "interfaces": {"wire", "events"},
     "dialogs": SHARED,
     "routers": SHARED,
-    "pipe": set(),
+    "pipe": {"deadlines"},
     "deadlines": set(),
 }
 

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IReactorTime
 
-from mailroute.pipe.alarms import Alarms
+from mailroute.deadlines import Deadline, Deadlines
 from mailroute.pipe.contract import End, SpliceResult, SpliceTerms
 from mailroute.pipe.leg import Leg
 
@@ -33,11 +33,11 @@ class Joint:
 
     __slots__ = (
         "a",
-        "alarm",
-        "alarms",
         "b",
         "begun",
         "clean",
+        "deadline",
+        "deadlines",
         "end",
         "ended",
         "now",
@@ -50,8 +50,8 @@ class Joint:
     def __init__(self, terms: SpliceTerms, clock: IReactorTime, ended: Ended) -> None:
         self.terms = terms
         self.now = clock.seconds
-        self.alarms = alarms_of(clock)
-        self.alarm: float | None = None
+        self.deadlines = deadlines_of(clock)
+        self.deadline: Deadline | None = None
         self.started = self.now()
         self.ended: Ended | None = ended
         self.end: End | None = None
@@ -87,7 +87,9 @@ class Joint:
                 self._finish(leg, "was closed before the splice", clean=not leg.gone)
             elif self.end is None and leg.other.waiting_since is None:
                 leg.start()
-        self._watch()
+        soonest = self.terms.soonest
+        if soonest and self.end is None:
+            self._sleep(self.started + soonest)
         if self.ended is None:
             self.cancel()
 
@@ -104,8 +106,9 @@ class Joint:
                 leg.until = min(leg.until, soon)
         self._watch()
 
-    def ring(self) -> None:
+    def time_is_up(self) -> None:
         """See which limit has passed."""
+        self.deadline = None
         self._watch()
 
     # --- what the legs say ---
@@ -175,7 +178,7 @@ class Joint:
         if self.told or not (a.gone and b.gone):
             return
         self.told = True
-        self.alarms.set(self, None)
+        self._sleep(None)
         a.part()
         b.part()
         ended, self.ended = self.ended, None
@@ -208,7 +211,15 @@ class Joint:
                 (leg.until for leg in (self.a, self.b) if not leg.gone and not leg.aborted), default=None
             )
         if not self.told:
-            self.alarms.set(self, when)
+            self._sleep(when)
+
+    def _sleep(self, when: float | None) -> None:
+        """Wake up then, and at no other time."""
+        if self.deadline is not None:
+            self.deadline.discard(self)
+            self.deadline = None
+        if when is not None:
+            self.deadline = self.deadlines.after(max(0.0, when - self.now()), self)
 
     def _limits(self, now: float) -> Iterator[tuple[float, End]]:
         """Yield for each limit when it could pass at the earliest, and what then."""
@@ -245,12 +256,12 @@ class Joint:
             stalled.cut()
 
 
-_alarms: WeakValueDictionary[IReactorTime, Alarms] = WeakValueDictionary()
+_deadlines: WeakValueDictionary[IReactorTime, Deadlines] = WeakValueDictionary()
 
 
-def alarms_of(clock: IReactorTime) -> Alarms:
-    """Return the alarms of a clock, which live as long as somebody uses them."""
-    alarms = _alarms.get(clock)
-    if alarms is None:
-        alarms = _alarms[clock] = Alarms(clock)
-    return alarms
+def deadlines_of(clock: IReactorTime) -> Deadlines:
+    """Return the deadlines of a clock, which live as long as somebody uses them."""
+    deadlines = _deadlines.get(clock)
+    if deadlines is None:
+        deadlines = _deadlines[clock] = Deadlines(clock)
+    return deadlines

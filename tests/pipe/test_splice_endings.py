@@ -336,4 +336,5 @@ async def test_cancel_while_it_lingers(rig, join, clock):
     assert pair.b.connected
     clock.advance(2)
     await until(lambda: not pair.b.connected, "b is cut off")
+    clock.advance(1)
     assert clock.getDelayedCalls() == []
