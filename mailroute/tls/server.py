@@ -102,13 +102,11 @@ class _Connection(SSL.Connection):
             return super().bio_write(buf)
         self._hello += bytes(buf)
         try:
-            name = server_name(self._hello)
+            context = self._contexts.chosen(server_name(self._hello) or b"")
         except Incomplete:
             if len(self._hello) <= MAX_HELLO:
                 return len(buf)  # kept back
-            name = None
-            self.set_options(SSL.OP_NO_TICKET)  # nothing is resumed by a client whose wish is not known
-        context = self._contexts.chosen(name or b"")
+            context = self._contexts.unread
         if context is not None:
             self.set_context(context)
         hello, self._contexts, self._hello = self._hello, None, b""
@@ -137,6 +135,11 @@ class _Contexts:
         }
         self.several = bool(self._others)
         """Whether the name that a client asks for makes a difference."""
+        self.unread = _context(self._first, apart=True) if self.several else None
+        """The first pairs' context, for clients of whom it is not known what they ask for.
+
+        It resumes nobody else's sessions.
+        """
 
     def default(self) -> SSL.Context:
         """Return the context that a connection begins with, whose key encrypts all tickets.
@@ -187,7 +190,7 @@ def _kind(pair: KeyPair) -> int:
     return 2
 
 
-def _context(pairs: tuple[KeyPair, ...]) -> SSL.Context:
+def _context(pairs: tuple[KeyPair, ...], *, apart: bool = False) -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(OPTIONS)
@@ -195,7 +198,7 @@ def _context(pairs: tuple[KeyPair, ...]) -> SSL.Context:
     # Tickets keep the sessions at the clients; a cache here would only grow.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_timeout(TICKET_LIFETIME)
-    identity = hashlib.sha256()
+    identity = hashlib.sha256(b"apart" if apart else b"")
     for pair in pairs:
         identity.update(pair.certificates[0].public_bytes(Encoding.DER))
         _use(context, pair, alone=len(pairs) == 1)
