@@ -15,8 +15,11 @@ from service_identity.cryptography import verify_certificate_hostname, verify_ce
 from service_identity.hazmat import DNS_ID
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion, platformTrust
+from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
+
+_log = Logger(namespace="mailroute")
 
 SESSION_LIFETIME = 3600.0
 """Seconds for which a session with a backend is resumed: that long it need not show its certificate."""
@@ -27,6 +30,10 @@ class Unverified(SSL.Error):
 
     def __init__(self, why: str) -> None:
         super().__init__([("mailroute", "", why)])
+
+
+class ResumptionFailed(SSL.Error):
+    """A handshake that was to resume a session has failed; in full it may succeed."""
 
 
 def client_context(roots: Any = None) -> SSL.Context:
@@ -127,6 +134,8 @@ class ClientTLS:
 
     def give_up_resuming(self) -> None:
         """A handshake that was to resume a session has failed: the next ones are done in full."""
+        if self._resuming:
+            _log.warn("{name} fails at resuming TLS sessions: no more are resumed there", name=self._name)
         self._resuming = False
         self._session = None
 
@@ -150,10 +159,11 @@ class _Connection(SSL.Connection):
             super().do_handshake()
         except SSL.WantReadError:
             raise
-        except SSL.Error:
-            if self.resumes and self._creator is not None:
-                self._creator.give_up_resuming()
-            raise
+        except SSL.Error as error:
+            if not self.resumes or self._creator is None:
+                raise
+            self._creator.give_up_resuming()
+            raise ResumptionFailed(*error.args) from error
         creator, self._creator = self._creator, None
         if creator is not None:
             try:

@@ -38,6 +38,7 @@ class Authority:
         public = signer._key.public_key()
         builder = (
             _blank(self._name, signer._name, self._key)
+            .not_valid_after(datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
@@ -55,7 +56,13 @@ class Authority:
         """Return an authority below this one, which comes with the chains that it issues."""
         return Authority(self.folder / name, name, self)
 
-    def issue(self, *names: str, kind: str = "ec", more: Sequence[x509.GeneralName] = ()) -> Certificate:
+    def issue(
+        self,
+        *names: str,
+        kind: str = "ec",
+        more: Sequence[x509.GeneralName] = (),
+        lasts: datetime.timedelta = datetime.timedelta(days=2),
+    ) -> Certificate:
         """Sign a certificate for host names and IP addresses, with a key of a kind: "ec" or "rsa".
 
         ``more`` is what else the certificate is to be for.
@@ -70,6 +77,7 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         )
+        builder = builder.not_valid_after(datetime.datetime.now(datetime.UTC) + lasts)
         if given := [*map(_general, names), *more]:
             builder = builder.add_extension(x509.SubjectAlternativeName(given), critical=False)
         stem = f"{next(iter(names), 'nameless')}.{kind}"
@@ -108,7 +116,6 @@ def _blank(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
     )
 
 
