@@ -19,6 +19,8 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from mailroute.tls.ciphers import TLS_1_3
+
 _log = Logger(namespace="mailroute")
 
 SESSION_LIFETIME = 3600.0
@@ -48,6 +50,7 @@ def client_context(roots: Any = None) -> SSL.Context:
         insecurelyLowerMinimumTo=TLSVersion.TLSv1_2,
     )
     context: SSL.Context = options.getContext()
+    context.set_tls13_ciphersuites(TLS_1_3)
     return context
 
 
