@@ -3,8 +3,8 @@
  *     load [--tls] [--resume] PORT [COMMAND]...
  *
  * Connects to 127.0.0.1:PORT, with TLS 1.3 from the first byte if --tls says so;
- * --resume hands every new connection the latest ticket instead of a full
- * handshake.  Carries out the commands, or without any those that come on
+ * with --resume every connection uses a ticket of an earlier one, once there is
+ * one, and each ticket is used once.  Carries out the commands, or without any those that come on
  * standard input, one a line, and answers each with one JSON line.  Sessions
  * stay logged in from one command to the next, so that whoever gives the
  * commands can look at the proxy in between: a warm-up is a command too.
@@ -63,7 +63,8 @@ static session *sessions;
 static int capacity;
 static unsigned serial;
 static SSL_CTX *tls;
-static SSL_SESSION *ticket;
+static SSL_SESSION *tickets[1024];
+static int ticket_count;
 static bool resume;
 
 static double now(void)
@@ -306,8 +307,11 @@ static void shake_hands(session *s)
         s->wire.ssl = SSL_new(tls);
         SSL_set_fd(s->wire.ssl, s->wire.fd);
         SSL_set_connect_state(s->wire.ssl);
-        if (resume && ticket)
+        if (ticket_count) {
+            SSL_SESSION *ticket = tickets[--ticket_count];
             SSL_set_session(s->wire.ssl, ticket);
+            SSL_SESSION_free(ticket);
+        }
     }
     int n = SSL_do_handshake(s->wire.ssl);
     if (n == 1) {
@@ -338,8 +342,9 @@ static void connected(session *s)
 static int keep_ticket(SSL *ssl, SSL_SESSION *session)
 {
     (void)ssl;
-    SSL_SESSION_free(ticket);
-    ticket = session;
+    if (ticket_count == sizeof tickets / sizeof *tickets)
+        return 0;
+    tickets[ticket_count++] = session;
     return 1; /* the reference is ours now */
 }
 
@@ -359,10 +364,12 @@ static void handle(session *s, uint32_t events)
         read_session(s);
 }
 
-static void poll_once(int timeout)
+/* Handles what there is, or waits until there is something: for some seconds, or for ever if negative. */
+static void poll_once(double seconds)
 {
     struct epoll_event ready[256];
-    int count = epoll_wait(epoll, ready, 256, timeout);
+    struct timespec wait = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - (time_t)seconds) * 1e9)};
+    int count = epoll_pwait2(epoll, ready, 256, seconds < 0 ? NULL : &wait, NULL);
     for (int i = 0; i < count; i++)
         handle(ready[i].data.ptr, ready[i].events);
 }
@@ -377,8 +384,8 @@ static void pace(int k, double rate)
             if (s->state == HELD)
                 begin(s); /* one that still waits shows in the latency of its last NOOP */
         }
-        double wait = (due - now()) * 1000;
-        poll_once(wait > 1 ? (int)wait : 0);
+        double wait = due - now();
+        poll_once(wait > 0 ? wait : 0);
     }
 }
 

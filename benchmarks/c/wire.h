@@ -20,9 +20,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* One suite and one group, so that every proxy does the same cryptography on either leg. */
+/* One suite and one group, so that every proxy does the same cryptography on either leg.
+ * The second group is for a proxy that cannot do the first. */
 #define CIPHERSUITE "TLS_AES_256_GCM_SHA384"
-#define GROUP "X25519"
+#define GROUPS "X25519:P-256"
 
 #define CHUNK (256 * 1024) /* bytes that one event moves at most, so that no connection starves the others */
 
@@ -112,8 +113,8 @@ static SSL_CTX *tls_context(const SSL_METHOD *method)
 {
     SSL_CTX *context = SSL_CTX_new(method);
     if (!context || !SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) ||
-        !SSL_CTX_set_ciphersuites(context, CIPHERSUITE) || !SSL_CTX_set1_groups_list(context, GROUP))
-        die("cannot make a TLS context with %s and %s", CIPHERSUITE, GROUP);
+        !SSL_CTX_set_ciphersuites(context, CIPHERSUITE) || !SSL_CTX_set1_groups_list(context, GROUPS))
+        die("cannot make a TLS context with %s and %s", CIPHERSUITE, GROUPS);
     SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                   SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
