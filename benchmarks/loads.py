@@ -19,11 +19,13 @@ AT_ONCE = 32
 class Sizes:
     """How much of everything is done.
 
-    ``few``, ``some`` and ``many``: sessions held.  ``plain_bytes`` and
+    ``heavy_rounds``: in how many rounds ``idle`` has its turn, which takes
+    longest and varies least.  ``few``, ``some`` and ``many``: sessions held.  ``plain_bytes`` and
     ``tls_bytes``: what goes each way in bulk.  ``seconds``: of even NOOPs.
     """
 
     rounds: int
+    heavy_rounds: int
     logins: int
     noops: int
     plain_bytes: int
@@ -38,9 +40,9 @@ class Sizes:
         return self.tls_bytes if leg.in_front else self.plain_bytes
 
 
-FULL = Sizes(3, 2000, 20000, 2_000_000_000, 500_000_000, few=50, some=500, many=8000, seconds=2)
-QUICK = Sizes(1, 400, 5000, 500_000_000, 100_000_000, few=50, some=100, many=1000, seconds=1)
-TINY = Sizes(2, 40, 200, 4_000_000, 4_000_000, few=4, some=10, many=20, seconds=0.2)
+FULL = Sizes(3, 2, 1000, 20000, 2_000_000_000, 300_000_000, few=50, some=500, many=8000, seconds=1.5)
+QUICK = Sizes(1, 1, 400, 5000, 500_000_000, 100_000_000, few=50, some=100, many=1000, seconds=1)
+TINY = Sizes(1, 1, 40, 200, 4_000_000, 4_000_000, few=4, some=10, many=20, seconds=0.2)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Rig:
         return max(10, int(number * self.peer.share))
 
     def cost(self, metric: str, generator: Load, command: str) -> tuple[Reading, Reply]:
-        """Have a command carried out, and return what each unit of it, or each byte, cost the proxy in CPU."""
+        """Have a command carried out, and return what each unit or byte of it cost the proxy in CPU time."""
         before = self.proxy.settled_cpu()
         others = self.backend.cpu(), generator.cpu()
         start = time.monotonic()
@@ -104,7 +106,7 @@ def resume(rig: Rig) -> Iterator[Reading]:
 
     A proxy that takes no tickets gives no reading.
     """
-    if not rig.leg.in_front:
+    if rig.leg is not Leg.TLS:
         return
     with rig.generator(resume=True) as generator:
         generator.do(f"login {AT_ONCE} {rig.units(rig.sizes.logins // 5)}")  # brings the tickets
@@ -134,7 +136,7 @@ def noop(rig: Rig) -> Iterator[Reading]:
 
 
 def fairness(rig: Rig) -> Iterator[Reading]:
-    """Time the NOOPs of 100 quiet clients, 1000 a second in all: among themselves, and while four others pour."""
+    """Time the NOOPs of 100 quiet clients, 1000 a second in all, without and with four others that pour."""
     with rig.generator() as quiet, rig.generator() as noisy:
         quiet.do("open 100")
         noisy.do("open 4")
@@ -190,7 +192,10 @@ def _noops(metric: str, rig: Rig, generator: Load) -> Iterator[Reading]:
 
 
 def workers(rig: Rig) -> Iterator[Reading]:
-    """Log in and out as fast as it goes, with everything that takes part on as many cores as there are workers."""
+    """Log in and out as fast as it goes.
+
+    Everything that takes part has as many cores as the proxy has workers: see `Run`.
+    """
     with rig.generator() as generator:
         generator.do(f"login {AT_ONCE} {rig.sizes.logins // 5}")
         reading, reply = rig.cost("rate-cpu", generator, f"login {AT_ONCE} {rig.sizes.logins}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.loads import LOADS, STEADY, Reading, Rig, Sizes
 from benchmarks.metrics import METRICS
 from benchmarks.peers import PEERS, Leg, Peer
-from benchmarks.processes import BenchmarkError
+from benchmarks.processes import BenchmarkError, Program
 from benchmarks.programs import Backend, Say
 
 
@@ -102,7 +102,8 @@ class Run:
                     self._say(f"round {number + 1} of {self.plan.sizes.rounds}, {leg.value}")
                     with Backend(folder, leg.behind, self._cores.others) as backend:
                         self._steady(leg, backend)
-                        self._idle(leg, backend)
+                        if number < self.plan.sizes.heavy_rounds:
+                            self._idle(leg, backend)
                     self._workers(leg, folder)
         return self.results
 
@@ -145,22 +146,23 @@ class Run:
             yield Rig(peer, leg, proxy, port, backend, self.plan.sizes, self._cores.others)
 
     def _take(self, load: str, rig: Rig) -> None:
-        with self._noting(f"{load}, {rig.peer.name}, {rig.leg.value}"):
+        with self._noting(f"{load}, {rig.peer.name}, {rig.leg.value}", rig.proxy):
             for reading in LOADS[load](rig):
                 self.results.add(rig.leg, rig.peer.name, reading)
                 metric = METRICS[reading.metric]
-                self._say(
-                    f"  {rig.peer.name:12} {reading.metric:11} {reading.value * metric.scale:10.1f} {metric.unit}"
-                )
+                shown = f"{reading.value * metric.scale:10.1f} {metric.unit}"
+                self._say(f"  {rig.peer.name:12} {reading.metric:11} {shown}")
 
     @contextlib.contextmanager
-    def _noting(self, what: str) -> Iterator[None]:
-        """Note a failure instead of ending."""
+    def _noting(self, what: str, proxy: Program | None = None) -> Iterator[None]:
+        """Note a failure, and what the proxy has said last, instead of ending."""
         try:
             yield
         except BenchmarkError as error:
             self.results.failures.append(f"{what}: {error}")
-            self._say(f"  {what} FAILED: {error}")
+            self._say(f"  FAILED: {what}: {error}")
+            for line in proxy.last_words() if proxy else ():
+                self._say(f"    {line}")
 
 
 def present(names: Sequence[str]) -> tuple[list[Peer], dict[str, str], dict[str, str]]:
@@ -176,6 +178,6 @@ def present(names: Sequence[str]) -> tuple[list[Peer], dict[str, str], dict[str,
             continue
         here.append(PEERS[name])
         # The same program with other settings has been named already.
-        if version not in versions.values():
+        if not any(PEERS[other].binary == PEERS[name].binary for other in versions):
             versions[name] = version
     return here, versions, left_out

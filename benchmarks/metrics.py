@@ -17,7 +17,7 @@ class Metric:
 
 METRICS = {
     "login": Metric("login and logout, CPU", "µs", 1e6),
-    "resume": Metric("the same, the client's TLS session resumed, CPU", "µs", 1e6),
+    "resume": Metric("login and logout with a TLS session resumed, CPU", "µs", 1e6),
     "down": Metric("bulk to 4 clients, CPU per GB", "ms", 1e12),
     "up": Metric("bulk from 4 clients, CPU per GB", "ms", 1e12),
     "noop": Metric("NOOP round trip of 8 clients, CPU", "µs", 1e6),
@@ -26,10 +26,10 @@ METRICS = {
     "idle-some": Metric("memory of an idle session, some held", "kB", 1e-3),
     "idle-many": Metric("memory of an idle session, many held", "kB", 1e-3),
     "idle-cpu": Metric("many idle sessions for a second, CPU", "ms", 1e3),
-    "quiet-p50": Metric("NOOP round trip of 100 quiet clients, median", "µs", 1e6),
-    "quiet-p99": Metric("the same, 99th percentile", "µs", 1e6),
-    "poured-p50": Metric("NOOP round trip of 100 quiet clients while 4 pour, median", "µs", 1e6),
-    "poured-p99": Metric("the same, 99th percentile", "µs", 1e6),
+    "quiet-p50": Metric("NOOP round trip of 100 quiet clients, median", "ms", 1e3),
+    "quiet-p99": Metric("NOOP round trip of 100 quiet clients, 99th percentile", "ms", 1e3),
+    "poured-p50": Metric("NOOP round trip of 100 quiet clients while 4 pour, median", "ms", 1e3),
+    "poured-p99": Metric("NOOP round trip of 100 quiet clients while 4 pour, 99th percentile", "ms", 1e3),
     "rate": Metric("logins and logouts per second, on as many cores as workers", "1/s", 1, "more"),
     "rate-cpu": Metric("login and logout, CPU, on as many cores as workers", "µs", 1e6),
 }

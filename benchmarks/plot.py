@@ -9,16 +9,16 @@ from benchmarks.metrics import METRICS
 from benchmarks.peers import PEERS, Leg
 from benchmarks.report import Report, number, title
 
-SHOWN = ("login", "resume", "down", "up", "noop", "idle-many", "poured-p99")
+SHOWN = ("login", "down", "up", "noop", "idle-many", "poured-p99", "resume")
 """The figures that the plot shows."""
 
-COLUMNS = {Leg.PLAIN: "plain", Leg.TLS: "TLS to the client"}
+COLUMNS = {Leg.PLAIN: "without TLS", Leg.TLS: "TLS to the client"}
 REFERENCE = "nginx"
 
 LONGEST = 3.0
 """Times the reference: longer bars are cut off there."""
 
-MARGIN, NAME, BAR, LABEL = 16, 104, 210, 130  # pixels, from left to right
+MARGIN, NAME, BAR, LABEL = 16, 168, 200, 128  # pixels, from left to right
 COLUMN = NAME + BAR + LABEL
 ROW, HEAD, GAP = 18, 24, 14  # pixels, from top to bottom
 TOP = 64
@@ -55,7 +55,7 @@ def as_svg(report: Report) -> str:
         bottom += max(heights, default=0)
     width = MARGIN + len(COLUMNS) * (COLUMN + MARGIN)
     heads = [
-        _text(MARGIN + NAME + column * (COLUMN + MARGIN), 48, text, "big")
+        _text(MARGIN + column * (COLUMN + MARGIN), 48, text, "big")
         for column, text in enumerate(COLUMNS.values())
     ]
     return "\n".join(
@@ -81,22 +81,27 @@ def _panel(report: Report, metric: str, left: int, top: int, bars: list[tuple[st
     # Where the reference was not measured, the longest bar is the whole.
     reference = dict(bars).get(REFERENCE)
     whole = reference * LONGEST if reference else max(value for _, value in bars) or 1.0
-    yield _text(left + NAME, top + 14, title(metric, report.sizes), "title")
     start = left + NAME
+    mark = start + BAR / LONGEST if reference else start
+    yield _text(left, top + 14, title(metric, report.sizes), "title")
+    if reference:
+        yield f'<path class="line" d="M{mark:g},{top + HEAD - 2} v{ROW * len(bars)}"/>'
     for row, (name, value) in enumerate(bars):
         y = top + HEAD + row * ROW
-        length = BAR * min(value / whole, 1.0)
         kind = "own" if name == "mailroute" else "bar"
         yield _text(start - 6, y + 12, PEERS[name].title, "name")
-        yield f'<rect class="{kind}" x="{start}" y="{y + 2}" width="{length:.1f}" height="{ROW - 5}"/>'
+        end = start + BAR * min(value / whole, 1.0)
         if value > whole:
-            # A bite out of the bar's end: it goes on.
-            edge = start + BAR - 8
-            yield f'<path class="line" d="M{edge},{y} l4,{ROW / 3} l-4,{ROW / 3} l4,{ROW / 3}" fill="none"/>'
-        yield _text(int(start + length + 6), y + 12, _label(metric, value, reference))
-    if reference:
-        x = start + BAR / LONGEST
-        yield f'<path class="line" d="M{x},{top + HEAD - 2} v{ROW * len(bars)}"/>'
+            # A gap near the end: the bar goes on.
+            yield _rectangle(kind, start, y + 2, end - 10)
+            yield _rectangle(kind, end - 6, y + 2, end)
+        else:
+            yield _rectangle(kind, start, y + 2, end)
+        yield _text(max(end, mark) + 6, y + 12, _label(metric, value, reference))
+
+
+def _rectangle(kind: str, left: float, top: float, right: float) -> str:
+    return f'<rect class="{kind}" x="{left:g}" y="{top}" width="{right - left:.1f}" height="{ROW - 5}"/>'
 
 
 def _label(metric: str, value: float, reference: float | None) -> str:
@@ -107,4 +112,4 @@ def _label(metric: str, value: float, reference: float | None) -> str:
 
 def _text(x: float, y: float, text: str, kind: str = "") -> str:
     attribute = f' class="{kind}"' if kind else ""
-    return f'<text{attribute} x="{x}" y="{y}">{escape(text)}</text>'
+    return f'<text{attribute} x="{x:.4g}" y="{y}">{escape(text)}</text>'

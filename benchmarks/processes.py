@@ -18,8 +18,11 @@ from typing import Self
 PATIENCE = 30.0
 """Seconds that anything may take that takes a moment."""
 
+SESSION_LOG = "sessions.log"
+"""Where every proxy logs its sessions, in its folder."""
+
 LISTENERS = range(20000, 30000)
-"""Where listeners go: below the ports that Linux gives to outgoing connections, of which there are thousands."""
+"""Where listeners go: below what Linux gives to outgoing connections, of which there are thousands."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -112,27 +115,29 @@ class Program:
 
         def ready() -> bool:
             if self._popen.poll() is not None:
-                said = self.output.read_text(errors="replace").strip()
-                raise BenchmarkError(
-                    f"{self.name} ended with status {self._popen.returncode}: {said[-1500:]}"
-                )
+                said = self.output.read_text(errors="replace").strip()[-1500:]
+                raise BenchmarkError(f"{self.name} ended with status {self._popen.returncode}: {said}")
             return accepts(port)
 
         wait_until(f"{self.name} listens", ready)
 
     def stop(self) -> None:
         """End it and its children."""
-        family = [*self.family()]
         self._popen.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(5)
-        except subprocess.TimeoutExpired:
-            pass
-        # Whoever does not listen, and children that outlive their parent.
-        for pid in family:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        # Whoever does not listen, and children that outlive their parent: the session is one group.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
+
+    def last_words(self) -> list[str]:
+        """Return the last lines that it has said and logged."""
+        lines = []
+        for path in (self.output, self.output.with_name(SESSION_LOG)):
+            with contextlib.suppress(OSError):
+                lines += path.read_text(errors="replace").splitlines()[-3:]
+        return lines
 
     def family(self) -> list[int]:
         """Return the ids of the program's process and all its descendants that are alive."""
@@ -186,7 +191,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process: exactly its own, and by clock ticks that of children it has waited for."""
+    """Return the CPU time of a process: its own exactly, that of children it has waited for by ticks."""
     try:
         # The process's CPU clock, as clock_getcpuclockid(3) would name it.
         own = time.clock_gettime((~pid << 3) | 2)

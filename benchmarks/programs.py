@@ -67,7 +67,7 @@ class Backend(Program):
     """The mock IMAP server, with TLS from the first byte or without any."""
 
     def __init__(self, folder: Path, tls: bool, cores: Collection[int]) -> None:
-        options = ["--tls", CERTIFICATE, KEY] if tls else []
+        options = ["--tls", str(CERTIFICATE), str(KEY)] if tls else []
         name = "backend-tls" if tls else "backend"
         super().__init__([BUILD / "backend", *options], folder, name, cores)
         wait_until("the mock backend listens", lambda: self.output.read_text().endswith("\n"))

@@ -31,11 +31,11 @@ class Report:
     sizes: Sizes
     versions: Mapping[str, str]
     left_out: Mapping[str, str]
-    machine: Mapping[str, str | int]
+    machine: Mapping[str, str | float]
     date: str
 
 
-def machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | float]:
     """Return what there is to say about this machine without naming it."""
     cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     kernel = re.match(r"[\d.]*\d", platform.release())
@@ -52,6 +52,9 @@ def today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
+NOTHING = "\u2013"
+"""Stands for a figure that there is none of."""
+
 # --- numbers --------------------------------------------------------------------
 
 
@@ -60,6 +63,11 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     digits = max(0, 2 - _magnitude(value))
+    return apart(value, digits)
+
+
+def apart(value: float, digits: int = 0) -> str:
+    """Return a number with its thousands apart, by a narrow space."""
     return f"{value:,.{digits}f}".replace(",", "\u202f")
 
 
@@ -70,12 +78,9 @@ def _magnitude(value: float) -> int:
 
 def title(metric: str, sizes: Sizes) -> str:
     """Return a figure's title with the numbers of sessions in it."""
-    text = METRICS[metric].title
-    for word, count in (("few", sizes.few), ("some", sizes.some), ("many", sizes.many)):
-        text = re.sub(
-            rf"(?i)\b{word}\b(?= (idle )?(sessions|held)|$)", f"{count:,}".replace(",", "\u202f"), text
-        )
-    return text
+    counts = {"few": sizes.few, "some": sizes.some, "many": sizes.many}
+    words = r"\b(few|some|many)\b(?= (idle )?(sessions|held))"
+    return re.sub(words, lambda word: apart(counts[word[1]]), METRICS[metric].title)
 
 
 # --- JSON -----------------------------------------------------------------------
@@ -103,10 +108,10 @@ def as_json(report: Report) -> dict[str, object]:
         ],
         "targets": [
             {
-                "load": target.load,
+                "metric": target.own[0],
                 "leg": target.leg.value,
                 "target": target.words,
-                "measured": target.ratio(results),
+                "measured": target.measured(results),
                 "reached": target.reached(results),
             }
             for target in TARGETS
@@ -149,28 +154,31 @@ def _figures(report: Report) -> Iterator[str]:
 
 def _cell(report: Report, metric: str, leg: Leg, peer: str) -> str:
     median = report.results.median(metric, leg, peer)
-    return "–" if median is None else number(median * METRICS[metric].scale)
+    return NOTHING if median is None else number(median * METRICS[metric].scale)
 
 
 def _targets(report: Report) -> Iterator[str]:
+    """Yield a table of the targets: in the order of the figures, plain first."""
     yield "### What was to be reached"
+    order = list(METRICS)
+    targets = sorted(TARGETS, key=lambda target: order.index(target.own[0]))
     rows = [
         [
-            target.load,
+            title(target.own[0], report.sizes),
             "TLS" if target.leg.in_front else "plain",
             target.words,
             *_verdict(target, report.results),
         ]
-        for target in TARGETS
+        for target in targets
     ]
-    yield table(["mailroute's", "to the client", "target", "measured", ""], rows)
+    yield table(["", "client", "target", "measured", ""], rows)
 
 
 def _verdict(target: Target, results: Results) -> tuple[str, str]:
-    ratio = target.ratio(results)
-    if ratio is None:
-        return "–", "not measured"
-    shown = f"{ratio:.2f}" if target.other else f"{number(ratio / 1000)} kB"
+    measured = target.measured(results)
+    if measured is None:
+        return NOTHING, "not measured"
+    shown = f"{measured:.2f}" if target.other else f"{number(measured / 1000)} kB"
     return shown, "reached" if target.reached(results) else "**not reached**"
 
 

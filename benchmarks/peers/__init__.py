@@ -13,6 +13,15 @@ __all__ = ["PEERS", "Leg", "NotHere", "Peer"]
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
-    for peer in (Mailroute(), Mailroute(workers=2), Nginx(), HAProxy(), Dovecot(), Perdition())
+    for peer in (
+        Mailroute(),
+        Mailroute(workers=2),
+        Nginx(),
+        Nginx(buffers="64k"),
+        HAProxy(),
+        HAProxy(splice=True),
+        Dovecot(),
+        Perdition(),
+    )
 }
 """All of them, by name."""

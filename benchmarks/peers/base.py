@@ -86,8 +86,8 @@ class Peer:
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def helpers(self, folder: Path, values: Mapping[str, object]) -> Iterator[None]:
-        """Have everything at hand that it needs besides its configuration, none of which is counted."""
+    def helpers(self, folder: Path, values: Mapping[str, object]) -> Iterator[None]:  # noqa: ARG002
+        """Have everything at hand that it needs besides its configuration, and that is not counted."""
         yield
 
     @contextlib.contextmanager

@@ -55,7 +55,7 @@ class Mailroute(Peer):
         return [self.path(), *options, "mailroute", "--config", str(folder / self.template)]
 
     @contextlib.contextmanager
-    def helpers(self, folder: Path, values: Mapping[str, object]) -> Iterator[None]:  # noqa: D102
+    def helpers(self, folder: Path, values: Mapping[str, object]) -> Iterator[None]:  # noqa: ARG002, D102
         _write_users(folder)
         yield
 

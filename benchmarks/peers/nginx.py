@@ -14,13 +14,23 @@ MODULES = (Path("/usr/lib/nginx/modules"), Path("/usr/lib64/nginx/modules"))
 
 
 class Nginx(Peer):
-    """nginx, and a second one that answers its questions and is not counted."""
+    """nginx, and another one that answers its questions and is not counted.
+
+    ``buffers``: the size of the buffer for each direction, in nginx's words; "" for its default.
+    """
 
     name = "nginx"
     title = "nginx mail"
     binary = "nginx"
     template = "nginx.conf"
     legs = (Leg.PLAIN, Leg.TLS)  # it cannot speak TLS with a mail server
+
+    def __init__(self, buffers: str = "") -> None:
+        self._buffers = buffers
+        if buffers:
+            self.name = f"nginx-{buffers}"
+            self.title = f"nginx mail, {buffers} buffers"
+            self.loads = ("bulk", "noop", "idle")
 
     def version(self) -> str:  # noqa: D102
         self._modules()
@@ -31,6 +41,9 @@ class Nginx(Peer):
             "MODULES": self._modules(),
             "AUTH_PORT": free_port(),
             "SSL": " ssl" if leg.in_front else "",
+            "BUFFERS": f"proxy_buffer {self._buffers}; imap_client_buffer {self._buffers};"
+            if self._buffers
+            else "",
         }
 
     def command(self, folder: Path) -> list[str]:  # noqa: D102
@@ -47,9 +60,7 @@ class Nginx(Peer):
         for folder in MODULES:
             if (folder / "ngx_mail_module.so").exists():
                 return folder
-        raise NotHere(
-            "there is no mail module for nginx: benchmarks/debian-packages.txt says what to install"
-        )
+        raise NotHere("nginx has no mail module: benchmarks/debian-packages.txt says what to install")
 
 
 def _command(binary: str, folder: Path, configuration: str) -> list[str]:
@@ -58,7 +69,7 @@ def _command(binary: str, folder: Path, configuration: str) -> list[str]:
         "-p",
         str(folder),
         "-e",
-        str(folder / "nginx-start.log"),
+        str(folder / "start.log"),
         "-c",
         str(folder / configuration),
     ]
