@@ -163,7 +163,7 @@ def idle(rig: Rig) -> Iterator[Reading]:
     """
     sizes = rig.sizes
     with rig.generator() as generator:
-        generator.do(f"login 4 {rig.units(200)}")
+        generator.do(f"login 4 {rig.units(100)}")
         empty = _memory(rig)
         generator.do(f"open {sizes.few}")
         yield from _noops("noop-few", rig, generator)
