@@ -46,7 +46,7 @@ class SpliceTerms:
 
     @property
     def soonest(self) -> float:
-        """Seconds until a limit can pass at the earliest, from a joint's beginning on; 0 if none ever does."""
+        """Seconds from the beginning until a limit can pass at the earliest; 0 if none ever does."""
         return min(filter(None, (self.idle_timeout, self.stall_timeout, self.lifetime)), default=0.0)
 
 
