@@ -10,7 +10,12 @@ from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorTime,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -28,6 +33,7 @@ from mailroute.house import Door, House
 from mailroute.interfaces import IBackend
 from mailroute.pipe import SpliceTerms, splice
 from mailroute.routers import Chain
+from mailroute.sockets.endpoints import HubClientEndpoint, HubServerEndpoint, suits
 from mailroute.tls import ClientTLS, KeyPair, ServerTLS, client_context
 
 _log = Logger(namespace="mailroute")
@@ -84,7 +90,7 @@ class ListenerService(Service):
 
     def _endpoint(self) -> IStreamServerEndpoint:
         try:
-            return self._listener.server_endpoint(self._reactor)
+            return HubServerEndpoint(self._reactor, self._listener.server_endpoint(self._reactor))
         except ValueError as error:
             raise StartError(self._cannot(error)) from None
 
@@ -186,7 +192,7 @@ def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any
     context = None if block.security is Security.NONE else client_context(block.ca)
     dials = {
         protocol: Dial(
-            block.client_endpoint(protocol, reactor),
+            _client_endpoint(block, protocol, reactor),
             None if context is None else ClientTLS(block.verify_name(protocol), context),
         )
         for protocol in block.endpoints
@@ -227,3 +233,10 @@ def _factory(
         None if tls is None or listener.security is Security.NONE else tls.speaking(listener.protocol.alpn),
         tls_first=listener.security is Security.TLS,
     )
+
+
+def _client_endpoint(block: BackendSettings, protocol: str, reactor: Any) -> IStreamClientEndpoint:
+    address = block.literal(protocol)
+    if address is None or not suits(reactor):
+        return block.client_endpoint(protocol, reactor)
+    return HubClientEndpoint(reactor, *address)

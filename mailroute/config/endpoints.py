@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 from typing import cast
@@ -47,6 +48,29 @@ def host(endpoint: object) -> str:
         return ""
     positional, named = parts(endpoint)
     return named.get("host", "".join(positional[1:2]))
+
+
+def literal(endpoint: object) -> tuple[int, object] | None:
+    """Return the family and address that a client endpoint string dials without any look-up.
+
+    None if it names a host, says more than where to dial, or is an object.
+    """
+    if not isinstance(endpoint, str):
+        return None
+    (kind, *values), named = parts(endpoint)
+    names = {"tcp": ("host", "port"), "unix": ("path",)}.get(kind, ())
+    given = dict(zip(names, values, strict=False)) | named
+    if not names or given.keys() != set(names) or len(values) > len(names):
+        return None
+    if kind == "unix":
+        return socket.AF_UNIX, given["path"]
+    try:
+        address = ipaddress.ip_address(given["host"])
+    except ValueError:
+        return None
+    if getattr(address, "scope_id", None):
+        return None
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6, (str(address), int(given["port"]))
 
 
 def server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object) -> IStreamServerEndpoint:

@@ -156,6 +156,10 @@ class Backend(_Block):
         """
         return strings.client_endpoint(self.endpoints[protocol], reactor)
 
+    def literal(self, protocol: str) -> tuple[int, object] | None:
+        """Return the socket family and address for a protocol, if it takes no look-up to know them."""
+        return strings.literal(self.endpoints[protocol])
+
 
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0)]
