@@ -26,6 +26,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailroute.descriptors import remedy
 from mailroute.events import (
     Client,
     Credentials,
@@ -279,7 +280,8 @@ class Backend:
         if failure.check(CancelledError, ConnectingCancelledError):
             return Failure(CancelledError())
         return _refusal(
-            Reason.UNAVAILABLE, f"cannot connect to backend {self.name}: {failure.getErrorMessage()}"
+            Reason.UNAVAILABLE,
+            f"cannot connect to backend {self.name}: {failure.getErrorMessage()}{remedy(failure.value)}",
         )
 
     def _timed_out(self, failure: Failure, proxy: ProxyClient) -> Failure:
