@@ -12,7 +12,6 @@ from cryptography import x509
 from OpenSSL import SSL
 from service_identity import VerificationError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
-from service_identity.hazmat import DNS_ID
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion, platformTrust
 from twisted.logger import Logger
@@ -75,7 +74,7 @@ class ClientTLS:
     :param name: the host name or IP address that the certificate must carry.
     :param context: what `client_context` has made.
     :param seconds: a clock, for the age of the session.
-    :raises ValueError: (or others, of idna) no certificate could be verified for the name.
+    :raises ValueError: no certificate could be verified for the name.
     """
 
     def __init__(
@@ -87,7 +86,8 @@ class ClientTLS:
         self._server_name: bytes | None = None
         self._verify: Callable[[x509.Certificate, str], None] = verify_certificate_ip_address
         if not _is_address(name):
-            self._server_name = DNS_ID(name).hostname
+            self._server_name = _internationalised(name)
+            self._name = self._server_name.decode("ascii")
             self._verify = verify_certificate_hostname
         self._verified: x509.Certificate | None = None
         self._session: SSL.Session | None = None
@@ -175,6 +175,18 @@ class _Connection(SSL.Connection):
                 # Whatever anybody still wants to say here is not said.
                 self.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
                 raise
+
+
+def _internationalised(name: str) -> bytes:
+    """Return a host name as DNS and certificates have it (RFC 5891).
+
+    :raises ValueError: (in the forms of IDNAError and UnicodeError) it can be none.
+    """
+    try:
+        from idna import encode  # which Twisted prefers as well, and does not insist on
+    except ImportError:
+        return name.encode("idna")
+    return encode(name)
 
 
 def _is_address(name: str) -> bool:
