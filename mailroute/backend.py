@@ -26,6 +26,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailroute.descriptors import remedy
 from mailroute.events import (
     Client,
     Credentials,
@@ -42,11 +43,13 @@ from mailroute.events import (
     Send,
 )
 from mailroute.interfaces import IBackend, ILogin, IMailProtocol
-from mailroute.tls import ResumptionFailed, explain, remember
+from mailroute.tls import explain, remember, resuming_failed
 from mailroute.wire.proxy_header import version_1, version_2
 
 LINGER = 2.0
 """Seconds that a backend that has refused a login has to finish its side of the connection's end."""
+
+_NEGOTIATING = "negotiating TLS"
 
 
 @implementer(IHandshakeListener)
@@ -68,7 +71,7 @@ class ProxyClient(Protocol):
         header: bytes,
     ) -> None:
         self.done: Deferred[Opened] = Deferred(self._cancelled)
-        self.resumption_failed = False
+        self.again_in_full = False
         self._login: ILogin | None = login
         self._clock = clock
         self._tls = tls
@@ -82,6 +85,10 @@ class ProxyClient(Protocol):
     def doing(self) -> str:
         """Say what it is doing, for the log."""
         return self._phase or (self._login.doing() if self._login is not None else "closing")
+
+    def resuming_failed(self) -> bool:
+        """Tell whether it has come to its end in a handshake that was to resume a TLS session."""
+        return self._phase == _NEGOTIATING and resuming_failed(self._tls, self.transport)
 
     # --- what the transport tells it ---
 
@@ -118,7 +125,8 @@ class ProxyClient(Protocol):
         self.connected = 0
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
-        self.resumption_failed = bool(reason.check(ResumptionFailed))
+        if self._login is not None:
+            self.again_in_full = self.resuming_failed()
         if reason.check(SSL.Error, VerificationError):
             refusal = Refusal(Reason.MISCONFIGURED, f"TLS with the backend failed: {explain(reason)}")
         else:
@@ -142,7 +150,7 @@ class ProxyClient(Protocol):
                     self._start_tls()
 
     def _start_tls(self) -> None:
-        self._phase = "negotiating TLS"
+        self._phase = _NEGOTIATING
         transport = ITLSTransport(self.transport, None)
         if transport is None or self._tls is None:
             self._hang_up(Refusal(Reason.MISCONFIGURED, "this endpoint's transport cannot start TLS"))
@@ -255,7 +263,7 @@ class Backend:
 
         # Whoever fails at resuming a session gets the password by another handshake, in full.
         opened = connect()
-        opened.addErrback(lambda failure: connect() if proxy.resumption_failed else failure)
+        opened.addErrback(lambda failure: connect() if proxy.again_in_full else failure)
         if self.timeout:
             opened.addTimeout(self.timeout, self.clock)
             opened.addErrback(lambda failure: self._timed_out(failure, proxy))
@@ -279,12 +287,14 @@ class Backend:
         if failure.check(CancelledError, ConnectingCancelledError):
             return Failure(CancelledError())
         return _refusal(
-            Reason.UNAVAILABLE, f"cannot connect to backend {self.name}: {failure.getErrorMessage()}"
+            Reason.UNAVAILABLE,
+            f"cannot connect to backend {self.name}: {failure.getErrorMessage()}{remedy(failure.value)}",
         )
 
     def _timed_out(self, failure: Failure, proxy: ProxyClient) -> Failure:
         if not failure.check(defer.TimeoutError):
             return failure
+        proxy.resuming_failed()
         return _refusal(
             Reason.UNAVAILABLE, f"backend {self.name} took over {self.timeout:g} s, at last {proxy.doing()}"
         )

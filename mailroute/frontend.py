@@ -23,6 +23,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailroute.descriptors import NOTHING, Descriptors
 from mailroute.events import Address, Client, Farewell
 from mailroute.gate import Gate
 from mailroute.house import Door, House
@@ -62,6 +63,7 @@ class ProxyServer(Protocol):
         self._tls_first = False
         self._shaking_hands = False
         self._handed_over = False
+        self._kept = NOTHING
 
     # --- what the transport tells it ---
 
@@ -73,13 +75,16 @@ class ProxyServer(Protocol):
         self._client = Client(
             secrets.token_urlsafe(12), _address(transport.getPeer()), _address(transport.getHost())
         )
-        self._turned_away = self.factory.gate.enter(self._host())
+        self.factory.made += 1
+        self._turned_away = self._admit(transport)
         if self._turned_away is not None:
             if self.factory.turned_away >= MAX_TURNED_AWAY:
                 self._client = None
                 transport.abortConnection()
                 return
             self.factory.turned_away += 1
+            # A handshake is no reason to keep somebody who cannot stay.
+            self._linger = self.factory.house.clock.callLater(LINGER, transport.abortConnection)
         self._session = Session(self.factory.house, self.factory.door, self)
         self.factory.sessions.add(self._session)
         if self.factory.tls_first:
@@ -163,8 +168,13 @@ class ProxyServer(Protocol):
         # A paused transport would not see the client's answer to the end.
         self.resume()
         transport.loseConnection()
-        if self.connected:
+        if self.connected and self._linger is None:
             self._linger = self.factory.house.clock.callLater(LINGER, transport.abortConnection)
+
+    def dialling(self) -> None:
+        """Make room for the backend's connection."""
+        kept, self._kept = self._kept, NOTHING
+        self.factory.descriptors.give_back(kept)
 
     def client(self) -> Client:
         """Return what is known of the client now."""
@@ -188,6 +198,19 @@ class ProxyServer(Protocol):
         source = self.client().source
         return None if source is None else source.host
 
+    def _admit(self, transport: Any) -> Farewell | None:
+        """Count the client in, or return why it cannot stay."""
+        refused = self.factory.gate.enter(self._host())
+        if refused is not None:
+            return refused
+        number = transport.fileno() if hasattr(transport, "fileno") else 0
+        kept = self.factory.descriptors.keep(number)
+        if kept is None:
+            self.factory.gate.leave(self._host())
+            return Farewell.NO_DESCRIPTORS
+        self._kept = kept
+        return None
+
     def _begin(self) -> None:
         if self._session is None:
             return
@@ -203,6 +226,8 @@ class ProxyServer(Protocol):
 
     def _leave(self) -> None:
         """Count the client out, once."""
+        self.dialling()
+        self.factory.descriptors.left()
         if self._client is None:
             return
         if self._turned_away is None:
@@ -238,6 +263,7 @@ class ProxyServerFactory(Factory[ProxyServer]):
         door: Door,
         gate: Gate,
         tls: IOpenSSLServerConnectionCreator | None,
+        descriptors: Descriptors,
         *,
         tls_first: bool,
     ) -> None:
@@ -245,9 +271,11 @@ class ProxyServerFactory(Factory[ProxyServer]):
         self.door = door
         self.gate = gate
         self.tls = tls
+        self.descriptors = descriptors
         self.tls_first = tls_first
         self.sessions: set[Session] = set()
         self.turned_away = 0
+        self.made = 0
 
     def leave(self, why: Farewell) -> None:
         """End all sessions."""

@@ -25,6 +25,7 @@ from mailroute.backend import Backend, Dial
 from mailroute.checkers import check_with
 from mailroute.config import Backend as BackendSettings
 from mailroute.config import Listener, Security, Settings
+from mailroute.descriptors import Descriptors
 from mailroute.events import DialogTerms, Farewell
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
@@ -96,6 +97,7 @@ class ListenerService(Service):
 
     def _listens(self, port: IListeningPort) -> None:
         self._port = port
+        self.factory.descriptors.watch(port, lambda: self.factory.made)
         _log.info("listening: {listener}", listener=self._listener.name)
 
     def _cannot(self, error: BaseException | None) -> str:
@@ -147,17 +149,20 @@ def service(settings: Settings, reactor: Any = None) -> IService:
         login_timeout=limits.login_timeout,
         failed_logins=limits.failed_logins,
     )
+    descriptors = Descriptors(reactor, limits.connections)
     gate = Gate(limits.connections, limits.connections_per_address)
     pairs = [
         KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
     ]
     tls = ServerTLS(pairs) if pairs else None
     listeners = [
-        ListenerService(_factory(listener, settings, house, gate, tls, in_thread), listener, reactor)
+        ListenerService(
+            _factory(listener, settings, house, gate, tls, descriptors, in_thread), listener, reactor
+        )
         for listener in settings.listeners
     ]
     running = [router for _, router in settings.routes if IService.providedBy(router)]
-    return MailrouteService(listeners, running)
+    return MailrouteService(listeners, [descriptors, *running])
 
 
 def _reactor(given: Any) -> Any:
@@ -215,6 +220,7 @@ def _factory(
     house: House,
     gate: Gate,
     tls: ServerTLS | None,
+    descriptors: Descriptors,
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
 ) -> ProxyServerFactory:
     starttls = listener.security is Security.STARTTLS
@@ -231,6 +237,7 @@ def _factory(
         Door(listener.name, listener.protocol, terms, check),
         gate,
         None if tls is None or listener.security is Security.NONE else tls.speaking(listener.protocol.alpn),
+        descriptors,
         tls_first=listener.security is Security.TLS,
     )
 

@@ -85,7 +85,8 @@ ONLY = {
     "interfaces": {"wire", "events"},
     "dialogs": SHARED,
     "routers": SHARED,
-    "pipe": {"deadlines"},
+    "pipe": {"deadlines", "sockets"},
+    "sockets": set(),
     "deadlines": set(),
 }
 
@@ -102,6 +103,8 @@ CORE = {
     "failures",
     "checkers",
     "deadlines",
+    "descriptors",
+    "sockets",
 }
 
 # The two folders whose inhabitants must not know each other, and what those
@@ -117,6 +120,7 @@ THIRD_PARTIES = {
     "events": {"attrs", "twisted", "zope"},
     "interfaces": {"attrs", "twisted", "zope"},
     "pipe": {"OpenSSL", "attrs", "twisted", "zope"},
+    "sockets": {"OpenSSL", "twisted", "zope"},
 }
 
 # The global reactor is for those who start the program, and for the defaults

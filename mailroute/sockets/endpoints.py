@@ -31,12 +31,7 @@ _log = Logger(namespace="mailroute.sockets")
 AT_ONCE = 64
 """Connections to accept before those that are open have their turn."""
 
-PAUSE = 1.0
-"""Seconds to wait when the system has no means for one more connection; meanwhile the kernel keeps it."""
-
 _KIND = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
-
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def suits(reactor: Any) -> bool:
@@ -81,18 +76,19 @@ class HubPort:
         self._factory = factory
         self._hub = hub
         self._accepting = False
+        self.numberAccepts = AT_ONCE
         port.stopReading()
-        self._begin()
+        self.startReading()
 
     def startListening(self) -> None:  # noqa: N802 (Twisted's name)
         """Listen again."""
         self._port.startListening()
         self._port.stopReading()
-        self._begin()
+        self.startReading()
 
     def stopListening(self) -> Any:  # noqa: N802 (Twisted's name)
         """Stop; the Deferred fires when the port is closed."""
-        self._end()
+        self.stopReading()
         return self._port.stopListening()
 
     def getHost(self) -> Any:
@@ -103,30 +99,56 @@ class HubPort:
         """Return the listening socket's descriptor."""
         return int(self._port.fileno())
 
+    @property
+    def connected(self) -> bool:
+        """Whether it listens."""
+        return bool(self._port.connected)
+
+    @property
+    def disconnecting(self) -> bool:
+        """Whether it is being closed."""
+        return bool(self._port.disconnecting)
+
     # --- what the hub says ---
 
     def receive(self) -> None:
         """Accept who is there."""
-        listening = self._port.socket
-        for _ in range(AT_ONCE):
-            try:
-                sock, peer = listening.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._wait(error)
-                return  # else it has gone again, or we shall hear of it once more
-            sock.setblocking(False)
-            self._begin_session(sock, peer)
+        self.doRead()
 
     def ready(self, events: int) -> None:
         """Accept; a listening socket has nothing else to say."""
         del events
-        self.receive()
+        self.doRead()
 
     def cut(self) -> None:
         """Go on: a defect of ours has been logged, and the next connection may be luckier."""
+
+    # --- as Twisted's ports, for whoever watches over descriptors ---
+
+    def doRead(self) -> None:
+        """Accept who is there, up to ``numberAccepts``."""
+        listening = self._port.socket
+        for _ in range(self.numberAccepts):
+            try:
+                sock, peer = listening.accept()
+            except OSError:
+                # Nobody is there any more; or no descriptor is left, and
+                # `mailroute.descriptors` sees that we do not ask in vain for ever.
+                return
+            sock.setblocking(False)
+            self._begin_session(sock, peer)
+
+    def startReading(self) -> None:
+        """Accept again."""
+        if not self._accepting and self._port.connected:
+            self._accepting = True
+            self._hub.add(self._port.fileno(), self, READ)
+
+    def stopReading(self) -> None:
+        """Leave those who come to the kernel."""
+        if self._accepting:
+            self._accepting = False
+            self._hub.remove(self._port.fileno())
 
     def _begin_session(self, sock: socket.socket, peer: Any) -> None:
         try:
@@ -138,22 +160,6 @@ class HubPort:
         except Exception:
             _log.failure("a connection could not be begun")
             sock.close()
-
-    def _wait(self, error: OSError) -> None:
-        """Leave the rest to the kernel for a moment, lest we ask again and again."""
-        _log.warn("cannot accept connections for now: {reason}", reason=os.strerror(error.errno or 0))
-        self._end()
-        self._hub.reactor.callLater(PAUSE, self._begin)
-
-    def _begin(self) -> None:
-        if not self._accepting and self._port.connected:
-            self._accepting = True
-            self._hub.add(self._port.fileno(), self, READ)
-
-    def _end(self) -> None:
-        if self._accepting:
-            self._accepting = False
-            self._hub.remove(self._port.fileno())
 
 
 # --- client -----------------------------------------------------------------

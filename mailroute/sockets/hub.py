@@ -88,7 +88,7 @@ class Hub:
         """Return the name for the reactor's own log messages."""
         return "mailroute.pipe"
 
-    def doRead(self) -> None:  # noqa: N802 (Twisted's name)
+    def doRead(self) -> None:
         """Serve every socket that is ready, and those that become so meanwhile, up to a bound."""
         find, poll = self._members.get, self._epoll.poll
         for _ in range(ROUNDS):

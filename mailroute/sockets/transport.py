@@ -203,6 +203,10 @@ class HubTransport:
         """
         raise NotImplementedError
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor; -1 once it is closed."""
+        return self.sock.fileno()
+
     def getHandle(self) -> Any:
         """Return the socket, or OpenSSL's connection on top of it."""
         return self.sock if self.tls is None else self.tls
