@@ -86,10 +86,23 @@ ONLY = {
     "dialogs": SHARED,
     "routers": SHARED,
     "pipe": set(),
+    "deadlines": set(),
 }
 
 # What carries a connection, whatever its protocol and however it is routed.
-CORE = {"session", "frontend", "backend", "pipe", "service", "tls", "gate", "record", "failures", "checkers"}
+CORE = {
+    "session",
+    "frontend",
+    "backend",
+    "pipe",
+    "service",
+    "tls",
+    "gate",
+    "record",
+    "failures",
+    "checkers",
+    "deadlines",
+}
 
 # The two folders whose inhabitants must not know each other, and what those
 # who live there share.  From outside, only the folder itself may be imported.
