@@ -2,6 +2,7 @@
 # make test      run the tests, against the installed package
 # make check     look at the code: style, types, and who imports whom
 # make coverage  which lines the tests reach, but for those with real servers
+# make bench     measure what a session costs, beside nginx, HAProxy, Dovecot and Perdition
 # make clean     remove everything that these made
 #
 # Each of them sets up what it needs.  For another Python: make PYTHON=python3.13 test
@@ -15,7 +16,7 @@ RUN = $(VENV)/bin
 PYTEST = MAILROUTE_INSTALLED=1 $(RUN)/python -P -m pytest
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help demo test check coverage clean venv venv-test
+.PHONY: help demo test check coverage bench clean venv venv-test
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -42,6 +43,12 @@ coverage: venv-test
 	@$(RUN)/coverage run -m pytest --quiet --ignore=tests/integration $(ARGS)
 	@$(RUN)/coverage report --skip-covered
 
+# With options of its own: make bench ARGS='--quick --only login,noop --peers nginx,mailroute'
+bench: venv
+	@tools/install-debian-packages $$(grep -v '^#' benchmarks/debian-packages.txt) || \
+		echo "going on: what is missing is left out"
+	@$(RUN)/python -m benchmarks $(ARGS)
+
 venv:
 	@tools/make-venv $(PYTHON) $(VENV)
 
@@ -49,5 +56,5 @@ venv-test:
 	@tools/make-venv $(PYTHON) $(VENV) test
 
 clean:
-	rm -rf .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .cache
+	rm -rf .venv-* benchmarks/.build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,12 +18,12 @@ setup(
     package_data={"mailroute": ["py.typed"]},
     install_requires=[
         "attrs>=23.2",
-        "cryptography>=42",
+        "cryptography>=45",
         "pydantic>=2.10",
-        "pyOpenSSL>=24.3",
+        "pyOpenSSL>=25.2",
         "service-identity>=24.1",
-        "Twisted>=24.11",
-        "zope.interface>=6.0",
+        "Twisted>=26.4",
+        "zope.interface>=6.2",
     ],
     extras_require={
         "test": [

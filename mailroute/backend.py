@@ -42,7 +42,7 @@ from mailroute.events import (
     Send,
 )
 from mailroute.interfaces import IBackend, ILogin, IMailProtocol
-from mailroute.tls import explain
+from mailroute.tls import ResumptionFailed, explain, remember
 from mailroute.wire.proxy_header import version_1, version_2
 
 LINGER = 2.0
@@ -68,6 +68,7 @@ class ProxyClient(Protocol):
         header: bytes,
     ) -> None:
         self.done: Deferred[Opened] = Deferred(self._cancelled)
+        self.resumption_failed = False
         self._login: ILogin | None = login
         self._clock = clock
         self._tls = tls
@@ -117,6 +118,7 @@ class ProxyClient(Protocol):
         self.connected = 0
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
+        self.resumption_failed = bool(reason.check(ResumptionFailed))
         if reason.check(SSL.Error, VerificationError):
             refusal = Refusal(Reason.MISCONFIGURED, f"TLS with the backend failed: {explain(reason)}")
         else:
@@ -153,6 +155,7 @@ class ProxyClient(Protocol):
         self._login = None
         transport = ITransport(self.transport)
         transport.pauseProducing()  # type: ignore[attr-defined]  # every stream transport is an IPushProducer
+        remember(self._tls, transport)
         now = self._clock.seconds()
         self.done.callback(
             Opened(transport, outcome, self._connected_at - self._started, now - self._connected_at)
@@ -225,26 +228,37 @@ class Backend:
         dial = self.dials.get(protocol.name)
         if dial is None:
             return _refused(Reason.MISCONFIGURED, f"backend {self.name} does not serve {protocol.name}")
-        login = protocol.login(
-            LoginOrder(
-                credentials,
-                user,
-                client,
-                method=self.method,
-                master=self.master,
-                starttls=dial.tls is not None and not self.tls_first,
-                tell_client=self.identity is Identity.NATIVE,
-                seam=seam,
+        order = LoginOrder(
+            credentials,
+            user,
+            client,
+            method=self.method,
+            master=self.master,
+            starttls=dial.tls is not None and not self.tls_first,
+            tell_client=self.identity is Identity.NATIVE,
+            seam=seam,
+        )
+        proxy: ProxyClient
+
+        def connect() -> Deferred[Opened]:
+            nonlocal proxy
+            proxy = ProxyClient(
+                protocol.login(order),
+                self.clock,
+                dial.tls,
+                tls_first=self.tls_first,
+                header=self._header(client),
             )
-        )
-        proxy = ProxyClient(
-            login, self.clock, dial.tls, tls_first=self.tls_first, header=self._header(client)
-        )
-        opening = dial.endpoint.connect(_Once(proxy))
-        opened: Deferred[Opened] = opening.addCallbacks(lambda _: proxy.done, self._not_connected)
+            opening = dial.endpoint.connect(_Once(proxy))
+            opened: Deferred[Opened] = opening.addCallbacks(lambda _: proxy.done, self._not_connected)
+            return opened
+
+        # Whoever fails at resuming a session gets the password by another handshake, in full.
+        opened = connect()
+        opened.addErrback(lambda failure: connect() if proxy.resumption_failed else failure)
         if self.timeout:
             opened.addTimeout(self.timeout, self.clock)
-            opened.addErrback(self._timed_out, proxy)
+            opened.addErrback(lambda failure: self._timed_out(failure, proxy))
         return opened
 
     def _header(self, client: Client) -> bytes:

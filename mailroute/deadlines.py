@@ -48,7 +48,7 @@ class Deadlines:
     :param clock: tells the time, and rings for all of them.
     """
 
-    __slots__ = ("_buckets", "_clock", "_now", "_rings_at", "_ticks", "_timer")
+    __slots__ = ("__weakref__", "_buckets", "_clock", "_now", "_rings_at", "_ticks", "_timer")
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock

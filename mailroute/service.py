@@ -28,7 +28,7 @@ from mailroute.house import Door, House
 from mailroute.interfaces import IBackend
 from mailroute.pipe import SpliceTerms, splice
 from mailroute.routers import Chain
-from mailroute.tls import KeyPair, ServerTLS, client_tls
+from mailroute.tls import ClientTLS, KeyPair, ServerTLS, client_context
 
 _log = Logger(namespace="mailroute")
 
@@ -145,8 +145,9 @@ def service(settings: Settings, reactor: Any = None) -> IService:
     pairs = [
         KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
     ]
+    tls = ServerTLS(pairs) if pairs else None
     listeners = [
-        ListenerService(_factory(listener, settings, house, gate, pairs, in_thread), listener, reactor)
+        ListenerService(_factory(listener, settings, house, gate, tls, in_thread), listener, reactor)
         for listener in settings.listeners
     ]
     running = [router for _, router in settings.routes if IService.providedBy(router)]
@@ -182,10 +183,11 @@ def _join(settings: Settings, clock: IReactorTime) -> Callable[..., Deferred[Any
 
 
 def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any) -> IBackend:
+    context = None if block.security is Security.NONE else client_context(block.ca)
     dials = {
         protocol: Dial(
             block.client_endpoint(protocol, reactor),
-            None if block.security is Security.NONE else client_tls(block.verify_name(protocol), block.ca),
+            None if context is None else ClientTLS(block.verify_name(protocol), context),
         )
         for protocol in block.endpoints
     }
@@ -206,7 +208,7 @@ def _factory(
     settings: Settings,
     house: House,
     gate: Gate,
-    pairs: list[KeyPair],
+    tls: ServerTLS | None,
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
 ) -> ProxyServerFactory:
     starttls = listener.security is Security.STARTTLS
@@ -222,6 +224,6 @@ def _factory(
         house,
         Door(listener.name, listener.protocol, terms, check),
         gate,
-        None if listener.security is Security.NONE else ServerTLS(pairs, listener.protocol.alpn),
+        None if tls is None or listener.security is Security.NONE else tls.speaking(listener.protocol.alpn),
         tls_first=listener.security is Security.TLS,
     )

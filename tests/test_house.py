@@ -85,7 +85,7 @@ ONLY = {
     "interfaces": {"wire", "events"},
     "dialogs": SHARED,
     "routers": SHARED,
-    "pipe": set(),
+    "pipe": {"deadlines"},
     "deadlines": set(),
 }
 
@@ -116,7 +116,7 @@ THIRD_PARTIES = {
     "wire": set(),
     "events": {"attrs", "twisted", "zope"},
     "interfaces": {"attrs", "twisted", "zope"},
-    "pipe": {"attrs", "twisted", "zope"},
+    "pipe": {"OpenSSL", "attrs", "twisted", "zope"},
 }
 
 # The global reactor is for those who start the program, and for the defaults

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 import pytest_twisted
+from cryptography import x509
 from live import Talk, let_in, live, patient
 from OpenSSL import SSL
 from servers.certificates import Authority
@@ -203,13 +206,25 @@ async def test_starttls_to_the_backend(authority):
         assert type(talk.reason).__name__ == "ConnectionDone"
 
 
-@pytest.mark.parametrize("flaw", ["wrong name", "untrusted"])
+FLAWS = {
+    "wrong name": {"names": ["evil.example"]},
+    "untrusted": {"names": ["localhost"]},
+    "no name": {"names": []},
+    "a name that is none": {"names": [], "more": [x509.DNSName("127.0.0.1")]},
+    "a wildcard for everything": {"names": [], "more": [x509.DNSName("*")]},
+    "an e-mail address": {"names": [], "more": [x509.RFC822Name("localhost")]},
+    "expired": {"names": ["localhost"], "lasts": datetime.timedelta(hours=-1)},
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
 @pytest.mark.parametrize("security", ["starttls", "tls"])
 @pytest_twisted.ensureDeferred
 async def test_a_backend_that_proves_nothing_hears_nothing(authority, tmp_path, flaw, security):
-    """With a wrong name or an unknown authority the login is refused, and no credentials go out."""
+    """Without the right name, readable and vouched for, the login is refused, and no credentials go out."""
     signer = Authority(tmp_path / "other") if flaw == "untrusted" else authority
-    issued = signer.issue("evil.example" if flaw == "wrong name" else "localhost")
+    terms = FLAWS[flaw]
+    issued = signer.issue(*terms["names"], **{key: terms[key] for key in terms if key != "names"})
     backend = {"security": security, "verify": "localhost", "ca": str(authority.file)}
     async with live(BOB, backend=backend) as house:
         client = await house.greeted()

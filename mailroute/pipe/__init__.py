@@ -1,21 +1,35 @@
 """Two transports become one pipe.
 
-`splice` is all that the rest of mailroute knows of this room: `contract` says
-what a pipe promises, `wiring` is the pipe that joins any two Twisted stream
-transports.
+`splice` and `join` are all that the rest of mailroute knows of this room.
+`contract` says what a pipe promises.  A `joint` has two legs and knows what
+one's fate means for the other; `choice` picks the kind of legs: sockets that
+`takeover` has taken out of the reactor, in the clear (`socket_leg`) or with TLS
+(`tls_leg`), or any two Twisted transports as they are (`transport_leg`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, ITransport
 
+from mailroute.pipe.choice import join
 from mailroute.pipe.contract import HELD_AT_MOST, End, Order, SpliceCancelled, SpliceResult, SpliceTerms
-from mailroute.pipe.wiring import wire
+from mailroute.pipe.joint import Ended, Joint
 
-__all__ = ["HELD_AT_MOST", "End", "SpliceCancelled", "SpliceResult", "SpliceTerms", "splice"]
+__all__ = [
+    "HELD_AT_MOST",
+    "End",
+    "Joint",
+    "Order",
+    "SpliceCancelled",
+    "SpliceResult",
+    "SpliceTerms",
+    "join",
+    "splice",
+]
 
 DEFAULT_TERMS = SpliceTerms()
 
@@ -32,8 +46,9 @@ def splice(
     """Join two connections until both are closed.
 
     ``a`` and ``b`` are transports as a protocol sees them: TCP or UNIX
-    sockets, in the clear or with TLS on top.  Their protocols hear nothing
-    more.  They may be paused, on their way out, or dead.
+    sockets, in the clear or with TLS on top.  They may be paused, on their way
+    out, or dead.  From now on they belong to the splice: their protocols hear
+    nothing more, and nobody must touch them.
 
     A half-close is passed on where both ends know such a thing.  Where TLS
     does not, ``a`` is taken for the end that asks and ``b`` for the one that
@@ -48,8 +63,20 @@ def splice(
         unless it is cancelled, which closes both connections: then at once,
         with `SpliceCancelled`.
     """
-    order = Order(a, b, first_to_a, first_to_b, terms, clock or _reactor_of(a))
-    return wire(order)
+    return with_deferred(Order(a, b, first_to_a, first_to_b, terms, clock or _reactor_of(a)), join)
+
+
+def with_deferred(order: Order, how: Callable[[Order, Ended], Joint]) -> Deferred[SpliceResult]:
+    """Join, and return a Deferred for the result; cancelling it cancels the joint."""
+
+    def cancel(spliced: Deferred[SpliceResult]) -> None:
+        passed = joint.bytes_a_to_b, joint.bytes_b_to_a
+        joint.cancel()
+        spliced.errback(SpliceCancelled(*passed))
+
+    spliced: Deferred[SpliceResult] = Deferred(cancel)
+    joint = how(order, spliced.callback)
+    return spliced
 
 
 def _reactor_of(transport: ITransport) -> IReactorTime:

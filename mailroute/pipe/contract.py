@@ -44,6 +44,11 @@ class SpliceTerms:
     grace: float = 2.0
     names: tuple[str, str] = ("A", "B")
 
+    @property
+    def soonest(self) -> float:
+        """Seconds from the beginning until a limit can pass at the earliest; 0 if none ever does."""
+        return min(filter(None, (self.idle_timeout, self.stall_timeout, self.lifetime)), default=0.0)
+
 
 class End(enum.Enum):
     """Who or what ended a splice."""

@@ -1,41 +1,16 @@
-"""One end of a splice.
-
-What is said here of transports was read in Twisted's sources
-(`twisted.internet.abstract`, `twisted.protocols.tls`); not all of it is in the
-documentation.
-"""
+"""One end of a splice, whatever carries it."""
 
 from __future__ import annotations
 
-import typing
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
-
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.interfaces import (
-    IHalfCloseableDescriptor,
-    IHalfCloseableProtocol,
-    IProtocol,
-    IPushProducer,
-    ITransport,
-)
-from twisted.protocols.policies import ProtocolWrapper
-from twisted.python.failure import Failure
-from zope.interface import implementer
-
-# A transport reads this much at once, and asks for a pause as soon as more
-# than this waits to be written.  So a direction holds one read and one buffer,
-# and for a moment a second copy of both while Twisted joins them to send: three
-# quarters of HELD_AT_MOST with the other direction.
-CLEAR_BUFFER = 32 * 1024
-
-# With TLS an unfinished record (16 KiB) waits in front of it, and what was
-# decrypted in one go (a read and that record) behind it.
-TLS_BUFFER = 18 * 1024
+from typing import Protocol
 
 
-class Owner(typing.Protocol):
-    """Whom a leg tells what happens to it."""
+class Owner(Protocol):
+    """Whom a leg tells what happens to it; ``now`` tells the time."""
+
+    now: Callable[[], float]
 
     def finished_reading(self, leg: Leg) -> None:
         """The peer has finished sending, and may still want to receive."""
@@ -43,17 +18,21 @@ class Owner(typing.Protocol):
     def finished_writing(self, leg: Leg) -> None:
         """All was sent, and the peer told that nothing more will come."""
 
-    def lost(self, leg: Leg, reason: Failure) -> None:
-        """The transport is closed; the leg is ``gone``."""
+    def left(self, leg: Leg) -> None:
+        """The peer has closed in good order; the leg is still there to be closed."""
+
+    def lost(self, leg: Leg, error: str) -> None:
+        """The connection is closed, the leg is ``gone``; the error is empty for an end in good order."""
 
 
-@implementer(IProtocol, IHalfCloseableProtocol, IPushProducer)
-class Leg:
-    """One end: its transport's protocol, and the other transport's producer.
+class Leg(ABC):
+    """One end: reads, and hands what it has read to the ``other``, which writes it.
 
-    ``write`` is the other transport's.  ``heard`` is when the last bytes came
-    from here, ``waiting_since`` since when bytes have waited to be taken here
-    (``None``: none do), ``until`` when it is cut off, once it is closing.
+    ``heard`` is when the last bytes came from here, ``passed`` how many in all.
+    ``waiting_since`` says since when bytes have waited to be taken here (None:
+    none do), ``until`` when it is cut off, once it is ``closing``.  A ``mute``
+    leg throws away what it reads.  ``gone``: the connection is closed;
+    ``aborted``: by us, whatever was left.
     """
 
     __slots__ = (
@@ -62,185 +41,64 @@ class Leg:
         "finished_reading",
         "finished_writing",
         "gone",
-        "half_closes",
         "heard",
         "mute",
         "now",
         "other",
         "owner",
         "passed",
-        "socket",
-        "transport",
         "until",
         "waiting_since",
-        "write",
     )
 
     other: Leg
+    half_closes: bool
+    """Whether either direction can end alone."""
 
-    def __init__(self, transport: ITransport, owner: Owner, now: Callable[[], float]) -> None:
-        # Any: no one interface has writing, pausing, half-close and abort.
-        self.transport: Any = _layer(transport)
-        self.socket: Any = _socket_under(transport)
-        self.half_closes = _half_closes(self.transport)
+    def __init__(self, owner: Owner) -> None:
         self.owner = owner
-        self.now = now
+        self.now = owner.now
         self.heard = self.now()
         self.passed = 0
         self.waiting_since: float | None = None
         self.until = 0.0
-        self.mute = self.closing = self.aborted = False
+        self.mute = self.closing = self.aborted = self.gone = False
         self.finished_reading = self.finished_writing = False
-        self.gone = not getattr(transport, "connected", True)
 
-    def join(self, other: Leg) -> None:
-        """Take the transport over from its protocol, and supply the other with what comes."""
-        self.other = other
-        self.write = other.transport.write
-        if self.gone:
-            return
-        if isinstance(self.socket, FileDescriptor):
-            self.socket.bufferSize = CLEAR_BUFFER if self.half_closes else TLS_BUFFER
-        if isinstance(self.transport, ProtocolWrapper):
-            self.transport.wrappedProtocol = self
-        else:
-            self.transport.protocol = self
-        self.transport.unregisterProducer()
-        self.transport.registerProducer(other, True)
+    def part(self) -> None:
+        """Let go of the other end and the owner, so that nothing is left but a tree."""
+        del self.other, self.owner
 
     @property
+    @abstractmethod
     def on_its_way_out(self) -> bool:
-        """Whether somebody has closed the transport already."""
-        return any(getattr(layer, "disconnecting", False) for layer in (self.transport, self.socket))
+        """Whether somebody has begun to close the connection before the splice."""
 
     @property
+    @abstractmethod
     def holds_bytes(self) -> bool:
-        """Whether bytes are left that the socket has not taken; asked of a transport that has just died."""
-        socket = self.socket
-        return isinstance(socket, FileDescriptor) and (
-            socket._tempDataLen > 0 or len(socket.dataBuffer) > socket.offset
-        )
+        """Whether bytes are left that the peer's connection has not taken."""
 
-    # --- what the transport says ---
+    @abstractmethod
+    def join(self, other: Leg) -> None:
+        """Take the connection over, and know where its bytes go."""
 
-    def makeConnection(self, transport: ITransport) -> None:  # noqa: N802 (Twisted's name)
-        """Nothing: the transport was connected long before it was ours."""
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to read."""
 
-    def connectionMade(self) -> None:
-        """Nothing, for the same reason."""
+    @abstractmethod
+    def give_first(self, data: bytes) -> None:
+        """Pass these bytes on as if they had been read here."""
 
-    def dataReceived(self, data: bytes) -> None:
-        """Pass bytes on.  Every byte of a session comes through here: keep it short."""
-        if self.mute:
-            return
-        self.heard = self.now()
-        self.passed += len(data)
-        self.write(data)
-
-    def readConnectionLost(self) -> None:
-        """Note that the peer has finished sending, and may still want to receive."""
-        if not self.finished_reading:
-            self.finished_reading = True
-            self.owner.finished_reading(self)
-
-    def writeConnectionLost(self) -> None:
-        """Note that all was sent, and the peer told that nothing more will come."""
-        self.finished_writing = True
-        self.waiting_since = None
-        self.owner.finished_writing(self)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """Note that the transport is closed."""
-        if not self.gone:
-            self.gone = True
-            # A TLS layer that has died would keep hold of its producer.
-            self.transport.unregisterProducer()
-            self.owner.lost(self, reason)
-
-    # --- what the other transport says ---
-
-    def pauseProducing(self) -> None:
-        """Stop reading: the other end is full.  What still comes is written all the same, in order."""
-        if self.gone:
-            return
-        if self.other.waiting_since is None:
-            self.other.waiting_since = self.now()
-        self.transport.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        """Read on: the other end has taken all that it had."""
-        if self.gone:
-            return
-        self.other.waiting_since = None
-        if self.other.on_its_way_out:
-            # TLS closes by itself when it is told to by its peer, and the
-            # socket under it would now wait for a producer that has nothing
-            # more to give.
-            self.other.transport.unregisterProducer()
-        if not self.finished_reading:
-            self.transport.resumeProducing()
-
-    def stopProducing(self) -> None:
-        """Nothing: the other transport says this as it dies, and the splice then closes this one.
-
-        A producer is meant to close here.  The socket under a TLS layer says
-        it first, and so TLS would never get to say goodbye.
-        """
-
-    # --- what the splice says ---
-
+    @abstractmethod
     def finish_writing(self) -> None:
         """Send what is left, then tell the peer that nothing more will come."""
-        # Registered, a paused producer would be resumed in place of this.
-        self.transport.unregisterProducer()
-        if self.waiting_since is None:
-            self.waiting_since = self.now()
-        self.transport.loseWriteConnection()
 
-    def close(self, until: float) -> None:
-        """Send what is left and close in good order; ``until`` says when the patience ends."""
-        if self.gone or self.closing:
-            return
-        self.closing = True
-        self.until = until
-        # Registered, a producer would keep the transport open.
-        self.transport.unregisterProducer()
-        if not self.half_closes or self.finished_reading:
-            self.transport.loseConnection()
-        elif not self.finished_writing:
-            # A socket closed with unread bytes in it resets, and the peer may
-            # lose what it has not read yet.  So read, till it closes as well.
-            self.transport.loseWriteConnection()
-        if not self.gone:
-            # To see the peer's own goodbye.
-            self.transport.resumeProducing()
+    @abstractmethod
+    def close(self) -> None:
+        """Send what is left and close in good order; whoever calls sets ``until``."""
 
+    @abstractmethod
     def cut(self) -> None:
         """Close at once, whatever is left."""
-        if self.gone or self.aborted:
-            return
-        self.closing = True
-        self.transport.unregisterProducer()
-        if self.finished_writing and not self.aborted:
-            # All has been sent; only the peer's own goodbye is missing.
-            self.transport.loseConnection()
-        else:
-            self.aborted = True
-            self.transport.abortConnection()
-
-
-def _socket_under(transport: Any) -> Any:
-    """Return the transport that has the socket, below any layers of TLS and the like."""
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
-    return transport
-
-
-def _layer(transport: Any) -> Any:
-    """Return what speaks to the protocol: after startTLS that is not the transport, but its own protocol."""
-    return transport.protocol if getattr(transport, "TLS", False) and transport.connected else transport
-
-
-def _half_closes(layer: Any) -> bool:
-    """Whether either direction can end alone: TLS cannot do it, and other wrappers do not tell of it."""
-    return IHalfCloseableDescriptor.providedBy(layer) and not isinstance(layer, ProtocolWrapper)

@@ -42,7 +42,8 @@ from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
-from mailroute.pipe import splice
+from mailroute.pipe import Order, SpliceTerms, splice, with_deferred
+from mailroute.pipe.choice import only_wire
 
 PATIENCE = 10.0
 """Seconds after which a test that waits has failed."""
@@ -56,8 +57,16 @@ KINDS = [
     ("starttls", "starttls"),
 ]
 
-PIPES = {"wiring": splice}
-"""Every pipe there is, under a name; each keeps all the promises."""
+DEFAULT_TERMS = SpliceTerms()
+
+
+def wiring(a, b, *, first_to_a=b"", first_to_b=b"", terms=DEFAULT_TERMS, clock=reactor):
+    """Splice as where there is nothing better: with Twisted's producers and consumers."""
+    return with_deferred(Order(a, b, first_to_a, first_to_b, terms, clock), only_wire)
+
+
+PIPES = {"wiring": wiring, "best": splice}
+"""Every pipe there is, under a name; each keeps all the promises.  Which one is best depends on the kinds."""
 
 
 @frozen
@@ -225,6 +234,10 @@ class CountingSocket:
         self._meter.gave(self._name, sent)
         return sent
 
+    def detach(self):
+        self._meter.blind = True
+        return self._sock.detach()
+
 
 @define
 class Meter:
@@ -232,6 +245,8 @@ class Meter:
 
     held: dict[str, int] = field(factory=lambda: {"a to b": 0, "b to a": 0})
     peak: int = 0
+    blind: bool = False
+    """The socket was taken away from its transport; see test_what_is_not_in_the_sockets instead."""
 
     def took(self, name: str, size: int) -> None:
         self.held["a to b" if name == "a" else "b to a"] += size
@@ -279,6 +294,17 @@ class Pair:
     server: Peer
     holder_a: Holder
     holder_b: Holder
+
+    def break_a(self) -> None:
+        """Have a's connection end abruptly, though nobody reads from it.
+
+        A Twisted transport that is paused does not notice that its peer is
+        gone: there, somebody else aborts it.
+        """
+        if self.a.connected:
+            self.a.abortConnection()
+        else:
+            self.client.reset()
 
     def meter(self) -> Meter:
         """Count from now on what the process holds."""

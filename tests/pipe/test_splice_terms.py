@@ -16,6 +16,8 @@ from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from mailroute.pipe import End, SpliceResult, SpliceTerms
+from mailroute.pipe.hub import Hub
+from mailroute.pipe.kernel_pipes import KernelPipes
 
 
 async def echo(pair, text: bytes = b"x") -> None:
@@ -164,9 +166,12 @@ async def come_and_go(rig, join, kinds) -> None:
 
 
 def pieces() -> list[object]:
-    """Return the objects of ours that a splice is made of, as far as they still exist."""
+    """Return the objects of ours that a splice is made of, as far as they still exist.
+
+    The hub and the pipes of the kernel are the reactor's and the process's.
+    """
     ours = [one for one in gc.get_objects() if str(type(one).__module__).startswith("mailroute.pipe")]
-    return [one for one in ours if not isinstance(one, type | SpliceTerms | Enum)]
+    return [one for one in ours if not isinstance(one, type | SpliceTerms | Enum | Hub | KernelPipes)]
 
 
 def connections() -> int:

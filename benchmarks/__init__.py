@@ -1,0 +1,1 @@
+"""What a session through mailroute costs, measured beside other proxies."""

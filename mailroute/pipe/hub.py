@@ -1,0 +1,111 @@
+"""All sockets that belong to splices, behind one reader of the reactor.
+
+To the reactor the hub is a single file descriptor: that of an epoll of its
+own, readable whenever one of its sockets is ready.  So a thousand sessions
+cost the reactor nothing, and a burst of them costs it one turn.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+AVAILABLE = hasattr(select, "epoll")
+"""Whether this platform has what a hub needs."""
+
+READ = getattr(select, "EPOLLIN", 1)
+
+EVENTS_AT_ONCE = 256
+"""Ready sockets that are asked for in one go."""
+
+_log = Logger(namespace="mailroute.pipe")
+
+ROUNDS = 16
+"""How often a hub looks for more to do before the rest of the reactor has its turn."""
+
+
+class Member(Protocol):
+    """Somebody with a socket in a hub."""
+
+    def receive(self) -> None:
+        """Read: there is something, and nothing else to be told."""
+
+    def ready(self, events: int) -> None:
+        """Handle whatever else epoll says of the socket."""
+
+    def cut(self) -> None:
+        """Close at once: what `ready` does has failed."""
+
+
+@implementer(IReadDescriptor)
+class Hub:
+    """The epoll of one reactor."""
+
+    def __init__(self, reactor: IReactorFDSet) -> None:
+        self._epoll = select.epoll()
+        self._members: dict[int, Member] = {}
+        self.modify = self._epoll.modify
+        reactor.addReader(self)
+
+    def add(self, descriptor: int, member: Member, events: int) -> None:
+        """Tell a member from now on what happens to its socket."""
+        self._members[descriptor] = member
+        self._epoll.register(descriptor, events)
+
+    def remove(self, descriptor: int) -> None:
+        """Forget a socket, which its member then closes."""
+        del self._members[descriptor]
+        self._epoll.unregister(descriptor)
+
+    # --- what the reactor wants ---
+
+    def fileno(self) -> int:
+        """Return the descriptor of the epoll."""
+        return self._epoll.fileno()
+
+    def logPrefix(self) -> str:  # noqa: N802 (Twisted's name)
+        """Return the name for the reactor's own log messages."""
+        return "mailroute.pipe"
+
+    def doRead(self) -> None:  # noqa: N802 (Twisted's name)
+        """Serve every socket that is ready, and those that become so meanwhile, up to a bound."""
+        find, poll = self._members.get, self._epoll.poll
+        for _ in range(ROUNDS):
+            events = poll(0, EVENTS_AT_ONCE)
+            if not events:
+                return
+            for descriptor, event in events:
+                member = find(descriptor)
+                if member is None:
+                    continue  # it has been closed since, by another's event
+                try:
+                    if event == READ:
+                        member.receive()
+                    else:
+                        member.ready(event)
+                except Exception:
+                    # A defect of ours costs one session, and not all of them.
+                    _log.failure("a splice has failed")
+                    member.cut()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the epoll: the reactor has stopped and lets go of its readers."""
+        del reason
+        self._epoll.close()
+
+
+_hubs: WeakKeyDictionary[object, Hub] = WeakKeyDictionary()
+
+
+def hub_of(reactor: IReactorFDSet) -> Hub:
+    """Return the hub of a reactor, which lives as long as that."""
+    hub = _hubs.get(reactor)
+    if hub is None:
+        hub = _hubs[reactor] = Hub(reactor)
+    return hub

@@ -1,0 +1,14 @@
+"""What went wrong with TLS, in words."""
+
+from __future__ import annotations
+
+from twisted.python.failure import Failure
+
+
+def explain(failure: Failure) -> str:
+    """Say why a TLS handshake or connection failed, in the libraries' own terms."""
+    error = failure.value
+    queue = error.args[0] if error is not None and error.args else ""
+    if isinstance(queue, list):
+        queue = "; ".join(str(entry[-1]) for entry in queue if entry)
+    return str(queue) or "no reason given"

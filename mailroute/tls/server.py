@@ -1,0 +1,255 @@
+"""The server's side of TLS: certificates chosen by name and kind, sessions resumed by ticket."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from mailroute.tls.ciphers import OPTIONS, TLS_1_2, TLS_1_3
+from mailroute.wire.client_hello import MAX_HELLO, Incomplete, server_name
+
+TICKET_LIFETIME = 7200
+"""Seconds for which a client may resume its session."""
+
+TICKET_KEY_LIFETIME = 86400.0
+"""Seconds after which tickets are encrypted with another key, and those made before are worth nothing.
+
+Whoever gets hold of the key can read recorded TLS 1.2 sessions (RFC 9325 section 4.4 wants it renewed).
+"""
+
+
+@frozen
+class KeyPair:
+    """A certificate chain, the server's own first, its key, and the DNS names it is for."""
+
+    certificates: Sequence[x509.Certificate]
+    key: PrivateKeyTypes = field(repr=False)
+    names: Sequence[str] = ()
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerTLS:
+    """Makes the server's side of TLS: the certificate by the name asked for, ALPN held to one protocol.
+
+    The first key pair serves clients that name nobody or somebody unknown.
+    Where pairs of several kinds are for one name (ECDSA and RSA), each client
+    gets the one that it understands, ECDSA if it understands both.  A client
+    that asks by ALPN for another protocol is refused (RFC 7301 section 3.2), so
+    that one cannot be made to speak to the wrong server (ALPACA).
+
+    :param alpn: the protocol ids to agree to; empty to leave ALPN alone.
+    :param seconds: a clock, for the age of the tickets' key.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[KeyPair],
+        alpn: tuple[bytes, ...] = (),
+        *,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._alpn = alpn
+        self._contexts = _Contexts(pairs, seconds)
+
+    def speaking(self, alpn: tuple[bytes, ...]) -> ServerTLS:
+        """Return the same for another protocol: contexts, and so tickets, are shared."""
+        other = copy.copy(self)
+        other._alpn = alpn
+        return other
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """Make the connection object of one client (`IOpenSSLServerConnectionCreator`)."""
+        del protocol
+        return _Connection(self._contexts, self._alpn)
+
+
+class _Connection(SSL.Connection):
+    """A client's connection, which chooses its certificate before OpenSSL sees the first byte.
+
+    OpenSSL's own callback for the name comes after it has looked at the
+    client's ticket, and a ticket made for one name then resumes a session under
+    another (OpenSSL does not keep RFC 6066 section 3 in this).  A certificate
+    that is chosen first brings its session id context, which settles it.
+    """
+
+    def __init__(self, contexts: _Contexts, alpn: tuple[bytes, ...]) -> None:
+        super().__init__(contexts.default(), None)
+        self.alpn = alpn
+        self._contexts: _Contexts | None = contexts if contexts.several else None
+        self._hello = b""
+
+    def bio_write(self, buf: Any) -> int:
+        """Take bytes from the client; the first ones are kept back until they can be understood."""
+        if self._contexts is None:
+            return super().bio_write(buf)
+        self._hello += bytes(buf)
+        try:
+            context = self._contexts.chosen(server_name(self._hello) or b"")
+        except Incomplete:
+            if len(self._hello) <= MAX_HELLO:
+                return len(buf)  # kept back
+            context = self._contexts.unread
+        if context is not None:
+            self.set_context(context)
+        hello, self._contexts, self._hello = self._hello, None, b""
+        super().bio_write(hello)
+        return len(buf)
+
+
+class _Contexts:
+    """The contexts of all certificates: one for each set of key pairs that has a name in common."""
+
+    def __init__(self, pairs: Sequence[KeyPair], seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._names = _by_name(pairs)
+        first = next(iter(pairs[0].names), None)
+        self._first = (pairs[0],) if first is None else self._names[first.lower()]
+        self._default = _context(self._first)
+        self._renewed = seconds()
+        contexts = {_identity(self._first): self._default}
+        for together in self._names.values():
+            if _identity(together) not in contexts:
+                contexts[_identity(together)] = _context(together)
+        self._others = {
+            name: contexts[_identity(together)]
+            for name, together in self._names.items()
+            if _identity(together) != _identity(self._first)
+        }
+        self.several = bool(self._others)
+        """Whether the name that a client asks for makes a difference."""
+        self.unread = _context(self._first, apart=True) if self.several else None
+        """The first pairs' context, for clients of whom it is not known what they ask for.
+
+        It resumes nobody else's sessions.
+        """
+
+    def default(self) -> SSL.Context:
+        """Return the context that a connection begins with, whose key encrypts all tickets.
+
+        OpenSSL makes that key with the context, and has no other way to change it from Python.
+        """
+        if self._seconds() - self._renewed >= TICKET_KEY_LIFETIME:
+            self._default = _context(self._first)
+            self._renewed = self._seconds()
+        return self._default
+
+    def chosen(self, name: bytes) -> SSL.Context | None:
+        """Return the context for a name; None if it is the default one."""
+        text = name.decode("ascii", "replace").lower().rstrip(".")
+        if text in self._names:
+            return self._others.get(text)
+        return self._others.get(_wildcard(text))
+
+
+def _identity(pairs: Iterable[KeyPair]) -> tuple[int, ...]:
+    return tuple(map(id, pairs))
+
+
+def _by_name(pairs: Sequence[KeyPair]) -> Mapping[str, tuple[KeyPair, ...]]:
+    """For each name the key pairs that are for it: the first of each kind, ECDSA before RSA."""
+    bearers: dict[str, list[KeyPair]] = {}
+    for pair in pairs:
+        for name in pair.names:
+            bearers.setdefault(name.lower(), []).append(pair)
+    found = {}
+    for name, exactly in bearers.items():
+        of_kind: dict[int, KeyPair] = {}
+        for pair in (*exactly, *bearers.get(_wildcard(name), ())):
+            of_kind.setdefault(_kind(pair), pair)
+        found[name] = tuple(of_kind[kind] for kind in sorted(of_kind))
+    return found
+
+
+def _wildcard(name: str) -> str:
+    return f"*.{name.partition('.')[2]}"
+
+
+def _kind(pair: KeyPair) -> int:
+    """Number the kinds of keys, of which OpenSSL can hold one each in a context."""
+    for number, kind in enumerate((EllipticCurvePrivateKey, RSAPrivateKey)):
+        if isinstance(pair.key, kind):
+            return number
+    return 2
+
+
+def _context(pairs: tuple[KeyPair, ...], *, apart: bool = False) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(OPTIONS)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    # Tickets keep the sessions at the clients; a cache here would only grow.
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_timeout(TICKET_LIFETIME)
+    identity = hashlib.sha256(b"apart" if apart else b"")
+    for pair in pairs:
+        identity.update(pair.certificates[0].public_bytes(Encoding.DER))
+        _use(context, pair, alone=len(pairs) == 1)
+    context.set_session_id(identity.digest())
+    # Unless somebody listens, OpenSSL does not keep the name for the sessions that are resumed later.
+    context.set_tlsext_servername_callback(_heard)
+    context.set_alpn_select_callback(_agree)
+    context.set_tls13_ciphersuites(TLS_1_3)
+    context.set_cipher_list(TLS_1_2)
+    return context
+
+
+def _use(context: SSL.Context, pair: KeyPair, *, alone: bool) -> None:
+    # pyOpenSSL takes cryptography's objects, whatever annotations say that are older than it.
+    certificates: list[Any] = list(pair.certificates)
+    key: Any = pair.key
+    if alone:
+        context.use_certificate(certificates[0])
+        for certificate in certificates[1:]:
+            context.add_extra_chain_cert(certificate)
+    else:
+        # Extra chain certificates would go out with the certificates of every kind.
+        with _file(b"".join(each.public_bytes(Encoding.PEM) for each in certificates)) as path:
+            context.use_certificate_chain_file(path)
+    context.use_privatekey(key)
+    context.check_privatekey()
+
+
+@contextlib.contextmanager
+def _file(content: bytes) -> Iterator[str]:
+    """Give a file with this content to a function that takes nothing else."""
+    if hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir():
+        with os.fdopen(os.memfd_create("certificates"), "wb", buffering=0) as memory:
+            memory.write(content)
+            yield f"/proc/self/fd/{memory.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(buffering=0) as on_disk:
+            on_disk.write(content)
+            yield on_disk.name
+
+
+def _heard(connection: SSL.Connection) -> None:
+    del connection
+
+
+def _agree(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    assert isinstance(connection, _Connection)  # noqa: S101 (there are no others)
+    if not connection.alpn:
+        return SSL.NO_OVERLAPPING_PROTOCOLS
+    for protocol in offered:
+        if protocol in connection.alpn:
+            return protocol
+    # In the form of OpenSSL's own errors, which is what Twisted looks into.
+    raise SSL.Error([("SSL routines", "", "the client wants another application protocol")])

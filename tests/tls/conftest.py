@@ -1,0 +1,11 @@
+"""What the tests of TLS share."""
+
+from __future__ import annotations
+
+import pytest
+from servers.certificates import Authority
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))

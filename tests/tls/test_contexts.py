@@ -1,0 +1,182 @@
+"""What cannot be seen from outside a process: the contexts' life, and clients in odd segments."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import struct
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from OpenSSL import SSL
+from servers.certificates import Authority, Certificate
+
+from mailroute.config.files import read_chain, read_key
+from mailroute.tls import KeyPair, ServerTLS
+from mailroute.tls.ciphers import aes_in_hardware
+from mailroute.tls.server import TICKET_KEY_LIFETIME, TICKET_LIFETIME
+
+
+def pair(issued: Certificate) -> KeyPair:
+    chain = read_chain(issued.chain)
+    return KeyPair(chain.certificates, read_key(issued.key, chain).private, chain.names)
+
+
+class Client:
+    """A client of Python's ssl, whose bytes the test carries."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        name: str,
+        server: SSL.Connection,
+        session: ssl.SSLSession | None = None,
+        *,
+        segment: int = 65536,
+        change: Callable[[bytes], bytes] = bytes,
+    ) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name, session=session)
+        self.server = server
+        server.set_accept_state()
+        for _ in range(3):
+            self._step(self.tls.do_handshake, ssl.SSLWantReadError)
+            data, change = change(self.outgoing.read()), bytes
+            for at in range(0, len(data), segment):
+                part = data[at : at + segment]
+                assert server.bio_write(part) == len(part)
+                self._step(server.do_handshake, SSL.WantReadError)
+            self._take()
+        server.send(b"hello")
+        self._take()
+        assert self.tls.read(100) == b"hello"
+
+    def _step(self, function, waits) -> None:
+        with contextlib.suppress(waits):
+            function()
+
+    def _take(self) -> None:
+        with contextlib.suppress(SSL.WantReadError):
+            self.incoming.write(self.server.bio_read(65536))
+
+
+def loose(authority: Authority) -> ssl.SSLContext:
+    context = authority.context()
+    context.check_hostname = False
+    return context
+
+
+def test_the_key_of_the_tickets_is_renewed(authority: Authority) -> None:
+    """After a day tickets get another key, and those of before are answered with a handshake in full."""
+    now = [0.0]
+    maker = ServerTLS([pair(authority.issue("a.example"))], seconds=lambda: now[0])
+    context = authority.context()
+
+    def visit(session: ssl.SSLSession | None = None) -> Client:
+        return Client(context, "a.example", maker.serverConnectionForTLS(None), session)
+
+    first = visit()
+    now[0] = TICKET_KEY_LIFETIME - 1
+    assert visit(first.tls.session).tls.session_reused
+    now[0] = TICKET_KEY_LIFETIME
+    second = visit(first.tls.session)
+    assert not second.tls.session_reused
+    assert visit(second.tls.session).tls.session_reused
+
+
+def test_listeners_share_what_they_can(authority: Authority) -> None:
+    """Connections of listeners for several protocols have one context for each certificate, and no cache."""
+    maker = ServerTLS([pair(authority.issue("a.example"))], (b"one",))
+    contexts = [
+        each.serverConnectionForTLS(None).get_context() for each in (maker, maker.speaking((b"two",)))
+    ]
+    assert contexts[0] is contexts[1]
+    assert contexts[0].get_session_cache_mode() == SSL.SESS_CACHE_OFF
+    assert contexts[0].get_timeout() == TICKET_LIFETIME
+
+
+@pytest.mark.parametrize(
+    ("agrees", "offers", "result"), [((), ["one"], None), ((b"one", b"two"), ["two"], "two")]
+)
+def test_each_listener_has_its_own_alpn(
+    authority: Authority, agrees: tuple[bytes, ...], offers: list[str], result: str | None
+) -> None:
+    """Listeners that share contexts agree each to their own protocol, or leave ALPN alone."""
+    maker = ServerTLS([pair(authority.issue("a.example"))], (b"another",)).speaking(agrees)
+    context = authority.context()
+    context.set_alpn_protocols(offers)
+    client = Client(context, "a.example", maker.serverConnectionForTLS(None))
+    assert client.tls.selected_alpn_protocol() == result
+
+
+@settings(max_examples=20, deadline=None)
+@given(segment=st.integers(1, 700), name=st.sampled_from(["a.example", "b.example", "x.c.example"]))
+def test_a_hello_in_any_segments(authority: Authority, segment: int, name: str) -> None:
+    """However a client's first message arrives, it gets the certificate of the name that it asks for."""
+    maker = ServerTLS([pair(authority.issue(each)) for each in ("a.example", "b.example", "*.c.example")])
+    Client(authority.context(), name, maker.serverConnectionForTLS(None), segment=segment)
+
+
+def one_byte_a_record(data: bytes) -> bytes:
+    return b"".join(struct.pack("!BHHB", 22, 0x0301, 1, byte) for byte in data[5:])
+
+
+def test_a_hello_that_goes_on_and_on(authority: Authority) -> None:
+    """A first message that takes too many bytes gets the first certificate, and resumes nothing."""
+    maker = ServerTLS([pair(authority.issue(each)) for each in ("a.example", "b.example")])
+    context = loose(authority)
+    session = Client(context, "a.example", maker.serverConnectionForTLS(None)).tls.session
+    context.set_alpn_protocols(["x" * 250] * 20)
+    for name in ("a.example", "b.example"):
+        server = maker.serverConnectionForTLS(None)
+        client = Client(context, name, server, session, segment=1400, change=one_byte_a_record)
+        assert not client.tls.session_reused
+        assert client.tls.getpeercert()["subjectAltName"] == (("DNS", "a.example"),)
+
+
+def test_the_certificate_of_a_name(authority: Authority) -> None:
+    """A name gets the pairs that are for it, exactly or by a wildcard, one of each kind; others the first."""
+    issued = {
+        "first": authority.issue("A.example", "both.example"),
+        "late": authority.issue("a.example", "late.example"),
+        "wild": authority.issue("*.w.example"),
+        "exact": authority.issue("x.w.example", kind="rsa"),
+    }
+    pairs = {name: pair(each) for name, each in issued.items()}
+    maker = ServerTLS(list(pairs.values()))
+    modern, old = loose(authority), loose(authority)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    old.set_ciphers("aRSA")
+
+    def shown(context: ssl.SSLContext, name: str) -> str:
+        client = Client(context, name, maker.serverConnectionForTLS(None))
+        certificate = ssl.DER_cert_to_PEM_cert(client.tls.getpeercert(binary_form=True))
+        return next(name for name, each in issued.items() if certificate in each.chain.read_text())
+
+    wanted = {"a.example": "first", "A.EXAMPLE": "first", "late.example": "late", "y.w.example": "wild"}
+    wanted |= {
+        "x.w.example": "wild",
+        "elsewhere.example": "first",
+        "w.example": "first",
+        "z.x.w.example": "first",
+    }
+    assert {name: shown(modern, name) for name in wanted} == wanted
+    assert shown(old, "x.w.example") == "exact"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "has"),
+    [
+        ("processor: 0\nflags\t\t: fpu vme aes avx\n", True),
+        ("flags\t\t: fpu vme vaes avx\n", False),
+        ("Features\t: fp asimd evtstrm aes pmull\n", True),
+        ("Features\t: fp asimd evtstrm crc32 cpuid\n", False),
+        ("", True),
+    ],
+    ids=["x86", "x86 without", "ARM", "ARM without", "unknown"],
+)
+def test_whether_the_hardware_has_aes(cpuinfo: str, has: bool) -> None:
+    """The processor's features say whether it computes AES."""
+    assert aes_in_hardware(cpuinfo) is has
