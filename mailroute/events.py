@@ -8,14 +8,23 @@ calling, where the account lives and why somebody was turned away.
 from __future__ import annotations
 
 import enum
+from functools import partial
+from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 from twisted.internet.interfaces import ITransport
+
+if TYPE_CHECKING:
+    from attrs import frozen as passing
+else:
+    # For values that every session makes anew.  To attrs "frozen" is to set each field by a
+    # call, which takes three times as long: so it is the type checker that holds them frozen.
+    passing = partial(define, unsafe_hash=True)
 
 # --- who is calling ---------------------------------------------------------
 
 
-@frozen
+@passing
 class Address:
     """One end of a TCP connection: a numeric IP address and a port."""
 
@@ -26,7 +35,7 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@frozen
+@passing
 class Client:
     """What is known of a connected client before it says who it is.
 
@@ -52,7 +61,7 @@ class Proof(enum.Enum):
     """An OAuth bearer token: it can only be passed on by its own mechanism."""
 
 
-@frozen
+@passing
 class Credentials:
     """What a client sent to say who it is; its repr does not show the secret.
 
@@ -77,7 +86,7 @@ class Credentials:
 # --- where the account lives ------------------------------------------------
 
 
-@frozen
+@passing
 class Lookup:
     """The question that a router answers; ``user`` is normalised."""
 
@@ -154,7 +163,7 @@ class Farewell(enum.Enum):
 # --- what a dialog or a login says ------------------------------------------
 
 
-@frozen
+@passing
 class Send:
     """Write these bytes to the peer; they may hold a secret, which the repr does not show."""
 
@@ -166,7 +175,7 @@ class StartTLS:
     """Begin the TLS handshake; everything that follows is inside TLS."""
 
 
-@frozen
+@passing
 class Attempt:
     """The client wants to log in.
 
@@ -185,7 +194,7 @@ class HangUp:
     why: Farewell
 
 
-@frozen
+@passing
 class LoggedIn:
     """The backend has let us in.
 
@@ -204,7 +213,7 @@ class Refused:
     refusal: Refusal
 
 
-@frozen
+@passing
 class Opened:
     """A backend's connection, logged in: its transport, paused, and how long it took (seconds)."""
 
@@ -256,7 +265,7 @@ class Identity(enum.Enum):
     NONE = "none"
 
 
-@frozen
+@passing
 class LoginOrder:
     """What a login needs to know to open one account at one backend.
 

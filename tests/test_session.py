@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import formatEvent, globalLogPublisher
 
 from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.seam import Welcome
@@ -78,7 +78,7 @@ def events():
 
 
 def ended(events):
-    return [event for event in events if "ended" in (event.get("log_format") or "")]
+    return [event for event in events if " ended: " in formatEvent(event)]
 
 
 def test_every_state_has_an_entry_and_an_end():

@@ -78,14 +78,15 @@ class ImapReader:
 
         :param limit: bytes that it may have.
         """
-        end = self._buffer.find(b"\n", self._scanned)
+        buffer = self._buffer
+        end = buffer.find(b"\n", self._scanned)
         if end < 0:
-            self._scanned = len(self._buffer)
-            return Stop.TOO_LONG if len(self._buffer) > limit else Stop.MORE
+            self._scanned = len(buffer)
+            return Stop.TOO_LONG if len(buffer) > limit else Stop.MORE
         if end > limit:
             return Stop.TOO_LONG
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
+        line = bytes(buffer[:end])
+        del buffer[: end + 1]
         self._scanned = 0
         return line.removesuffix(b"\r")
 
@@ -103,6 +104,8 @@ class ImapReader:
             line = self.line(MAX_LINE)
             if isinstance(line, Stop):
                 return line
+            if not self._parts and not line.endswith(b"}"):
+                return (line,)  # what nearly all units are
             stop = self._add_line(line)
             if stop is not None:
                 return stop

@@ -25,11 +25,14 @@ _ATOM = re.compile(rb"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]+")
 # More than the grammar's ASTRING-CHAR: clients send names such as DOMAIN\bob and
 # passwords with "%", "*", "]" or 8-bit bytes bare, and servers take them.
 _LOOSE_ATOM = re.compile(rb'[^\x00-\x20\x7f"(){]+')
+_SPACE = re.compile(rb" +")
+_WORD = re.compile(rb"[^ ]+")
+_NIL = re.compile(rb"NIL(?=[ )]|\Z)", re.IGNORECASE)
 _QUOTED = re.compile(rb'"((?:[^"\\\x00\r\n]|\\["\\])*)"')
 _ESCAPE = re.compile(rb'\\(["\\])')
 _QUOTABLE = re.compile(rb"[\x20-\x7e]*\Z")
 _CODE = re.compile(rb"\[([A-Za-z0-9\-]+)(?: ([^\]]*))?\] ?")
-_STATUS = re.compile(rb"(OK|NO|BAD|BYE|PREAUTH)(?: (.*))?\Z", re.IGNORECASE | re.DOTALL)
+_CONDITIONS = frozenset({b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH"})
 
 
 class Malformed(Exception):
@@ -42,11 +45,11 @@ class Arguments:
     Every method raises `Malformed` if the next argument is not what it reads.
     """
 
-    __slots__ = ("_at", "_part", "_parts")
+    __slots__ = ("_at", "_more", "_text")
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._part = 0
+        self._text = parts[0]  # the text that is being read; behind its end stands a literal
+        self._more = parts[1:]  # that literal, the text behind it, and so on
         self._at = 0
 
     def tag(self) -> bytes:
@@ -74,7 +77,7 @@ class Arguments:
         if self._at_end():
             return None
         self._space()
-        found = self._match(re.compile(rb"[^ ]+"))
+        found = self._match(_WORD)
         if found is None:
             raise Malformed("Missing argument")
         return found[0]
@@ -110,17 +113,14 @@ class Arguments:
 
     # --- the pieces ---
 
-    def _text(self) -> bytes:
-        return self._parts[self._part]
-
     def _match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
-        found = pattern.match(self._text(), self._at)
+        found = pattern.match(self._text, self._at)
         if found is not None:
             self._at = found.end()
         return found
 
     def _peek(self, byte: bytes) -> bool:
-        return self._text().startswith(byte, self._at)
+        return self._text.startswith(byte, self._at)
 
     def _expect(self, byte: bytes) -> None:
         if not self._peek(byte):
@@ -128,51 +128,46 @@ class Arguments:
         self._at += 1
 
     def _space(self) -> None:
-        if not self._peek(b" "):
+        if self._match(_SPACE) is None:
             raise Malformed("Missing argument")
-        while self._peek(b" "):
-            self._at += 1
 
     def _at_end(self) -> bool:
-        return self._part == len(self._parts) - 1 and not self._text()[self._at :].strip(b" ")
-
-    def _at_literal(self) -> bool:
-        return self._at == len(self._text()) and self._part < len(self._parts) - 1
+        return not self._more and not self._text[self._at :].strip(b" ")
 
     def _nil(self) -> bool:
-        found = re.compile(rb"NIL(?=[ )]|\Z)", re.IGNORECASE).match(self._text(), self._at)
-        if found is None or (found.end() == len(self._text()) and self._part < len(self._parts) - 1):
+        found = _NIL.match(self._text, self._at)
+        if found is None or (self._more and found.end() == len(self._text)):
             return False
         self._at = found.end()
         return True
 
     def _astring(self) -> bytes:
-        if self._at_literal():
-            literal = self._parts[self._part + 1]
-            self._part += 2
+        if self._more and self._at == len(self._text):
+            literal, self._text, *_ = self._more
+            self._more = self._more[2:]
             self._at = 0
             if b"\0" in literal:
                 raise Malformed("NUL in a literal")
             self._delimited()
             return literal
-        if self._peek(b'"'):
-            quoted = self._match(_QUOTED)
-            if quoted is None:
-                raise Malformed("Invalid quoted string")
-            self._delimited()
-            return _ESCAPE.sub(rb"\1", quoted[1])
         atom = self._match(_LOOSE_ATOM)
-        if atom is None:
+        if atom is not None:
+            self._delimited()
+            return atom[0]
+        if not self._peek(b'"'):
             raise Malformed("Missing or invalid argument")
+        quoted = self._match(_QUOTED)
+        if quoted is None:
+            raise Malformed("Invalid quoted string")
         self._delimited()
-        return atom[0]
+        return _ESCAPE.sub(rb"\1", quoted[1])
 
     def _delimited(self) -> None:
         """A string ends at a space, a closing parenthesis or the end of the command."""
-        if self._at == len(self._text()):
-            if self._part == len(self._parts) - 1:
+        if self._at == len(self._text):
+            if not self._more:
                 return
-        elif self._text()[self._at] in b" )":
+        elif self._text[self._at] in b" )":
             return
         raise Malformed("Missing space behind an argument")
 
@@ -184,42 +179,35 @@ def quote(value: bytes) -> bytes | None:
     return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
-class Response(NamedTuple):
-    """One response of a server: its tag (``*`` and ``+`` too) and what follows it."""
-
-    tag: bytes
-    text: bytes
-
-
 class Status(NamedTuple):
-    """A status response: the condition in upper case, its code, and the text with the code."""
+    """A status response: the condition and its code in upper case, the text with the code and less it."""
 
     condition: bytes
     code: bytes
     argument: bytes
     text: bytes
+    plain: bytes
 
 
-def read_response(parts: Parts) -> Response | None:
-    """Read a response without literals; None for anything else."""
-    if len(parts) != 1 or b"\0" in parts[0] or b"\r" in parts[0]:
+def read_response(parts: Parts) -> tuple[bytes, bytes] | None:
+    """Read a response without literals: its tag (``*`` and ``+`` too), and what follows it.
+
+    None for anything else.
+    """
+    line = parts[0]
+    if len(parts) != 1 or b"\0" in line or b"\r" in line:
         return None
-    tag, _, text = parts[0].partition(b" ")
-    return Response(tag, text) if tag else None
+    tag, _, text = line.partition(b" ")
+    return (tag, text) if tag else None
 
 
 def read_status(text: bytes) -> Status | None:
     """Read ``OK [CODE argument] text`` and its kin; None if it is none."""
-    found = _STATUS.match(text)
-    if found is None:
+    condition, _, text = text.partition(b" ")
+    condition = condition.upper()
+    if condition not in _CONDITIONS:
         return None
-    text = found[2] or b""
-    code = _CODE.match(text)
+    code = _CODE.match(text) if text.startswith(b"[") else None
     if code is None:
-        return Status(found[1].upper(), b"", b"", text)
-    return Status(found[1].upper(), code[1].upper(), code[2] or b"", text)
-
-
-def without_code(text: bytes) -> bytes:
-    """Return a status response's text less its response code."""
-    return _CODE.sub(b"", text, count=1)
+        return Status(condition, b"", b"", text, text)
+    return Status(condition, code[1].upper(), code[2] or b"", text, text[code.end() :])

@@ -68,10 +68,10 @@ def plain(user: bytes, password: bytes, authorize_as: bytes = b"") -> bytes:
 
     :raises ValueError: NUL, which separates the fields, is in one of them.
     """
-    fields = (authorize_as, user, password)
-    if any(b"\0" in value for value in fields):
+    message = b"\0".join((authorize_as, user, password))
+    if message.count(b"\0") != 2:
         raise ValueError("NUL in a field of a PLAIN message")
-    return b"\0".join(fields)
+    return message
 
 
 def _read_plain(messages: Sequence[bytes]) -> Answer:

@@ -336,9 +336,70 @@ def test_the_client_is_announced_before_the_login():
     """ID carries the client's address once, before the login; its answer does not matter."""
     for answer in (b"* ID NIL\r\nM1 OK\r\n", b"M1 BAD no\r\n", b"M1 NO no\r\n"):
         conversation = greeted(b"IMAP4rev1 ID SASL-IR AUTH=PLAIN", evolve(ORDER, tell_client=True))
-        assert conversation.said() == TOLD
+        assert conversation.said() == TOLD + b"M2 AUTHENTICATE PLAIN " + b64(b"\0bob\0secret") + b"\r\n"
         conversation.hears(answer)
-        assert conversation.said().startswith(b"M2 AUTHENTICATE PLAIN ")
+        assert conversation.said() == b""
+        conversation.hears(b"M2 OK [CAPABILITY IMAP4rev1] Hi\r\n")
+        assert conversation.event() == LoggedIn(Welcome((), b"Hi", b"IMAP4rev1"))
+
+
+def announced(capabilities: bytes = b"SASL-IR AUTH=PLAIN", **changes: object) -> Conversation:
+    conversation = greeted(b"IMAP4rev1 ID " + capabilities, evolve(ORDER, tell_client=True, **changes))
+    assert conversation.said().startswith(TOLD)
+    return conversation
+
+
+def test_identity_and_login_travel_together():
+    """The identity costs no round trip: the login goes out behind it in the same segment."""
+    login = ImapLogin(evolve(ORDER, tell_client=True))
+    (event,) = login.receive(b"* OK [CAPABILITY IMAP4rev1 ID SASL-IR AUTH=PLAIN] hello\r\n")
+    assert event.data.count(b"\r\n") == 2
+
+
+def test_what_the_backend_says_to_the_identity_stays_with_us():
+    """What answers the ID, untagged lines and capabilities included, is not taken for the login's answer."""
+    conversation = announced()
+    assert conversation.half.doing() == "waiting for the answer to ID"
+    conversation.hears(b"* ID NIL\r\n* CAPABILITY IMAP4rev1 OLD\r\n* OK before\r\nM1 OK\r\n")
+    assert conversation.half.doing() == "waiting for the answer to the login"
+    conversation.hears(b"* OK [ALERT] Full\r\nM2 OK Hi\r\n")
+    assert conversation.said() == b"M3 CAPABILITY\r\n"
+    conversation.hears(b"* CAPABILITY IMAP4rev1 NEW\r\nM3 OK\r\n")
+    assert conversation.event().welcome == Welcome((b"* OK [ALERT] Full",), b"Hi", b"IMAP4rev1 NEW")
+
+
+def test_a_login_that_is_refused_behind_the_identity():
+    """The answer to the login counts, whatever that to the ID was."""
+    conversation = announced()
+    conversation.hears(b"M1 OK\r\nM2 NO [AUTHENTICATIONFAILED] x\r\n")
+    assert refusal(conversation).reason is Reason.AUTHENTICATION_FAILED
+
+
+def test_a_message_that_waits_for_its_go_ahead_waits_behind_the_identity():
+    """Without SASL-IR only the command goes along with the ID; the secret follows the go-ahead."""
+    conversation = announced(b"AUTH=PLAIN")
+    conversation.hears(b"M1 OK\r\n")
+    assert conversation.said() == b""
+    conversation.hears(b"+ \r\n")
+    assert conversation.said() == b64(b"\0bob\0secret") + b"\r\n"
+
+
+@pytest.mark.parametrize("answer", [b"M2 OK [CAPABILITY IMAP4rev1] Hi\r\n", b"+ go\r\n", b"M3 OK\r\n"])
+def test_answers_in_another_order_break_the_protocol(answer):
+    """Nothing but the answer to the ID comes before the answer to the ID."""
+    conversation = announced()
+    conversation.hears(answer)
+    assert refusal(conversation).reason is Reason.UNAVAILABLE
+
+
+def test_with_no_login_the_end_of_the_identity_is_awaited():
+    """With ``none`` the client does not see the answer to the ID, PREAUTH or not."""
+    for greeting in (b"OK", b"PREAUTH"):
+        conversation = talk(evolve(ORDER, tell_client=True, method=Method.NONE))
+        conversation.hears(b"* " + greeting + b" [CAPABILITY IMAP4rev1 ID] hello\r\n")
+        assert conversation.said().endswith(b")\r\nM2 CAPABILITY\r\n")
+        conversation.hears(b"* ID NIL\r\nM1 OK\r\n* CAPABILITY IMAP4rev1 IDLE\r\nM2 OK\r\n")
+        assert conversation.event() == LoggedIn(Welcome((), b"Logged in.", b"IMAP4rev1 IDLE"))
 
 
 def test_the_client_is_announced_inside_tls_only():
@@ -364,7 +425,8 @@ def test_a_clients_pairs_cannot_speak_for_us():
         )
     )
     conversation = greeted(b"IMAP4rev1 ID", evolve(ORDER, tell_client=True, seam=hello))
-    assert conversation.said() == TOLD.replace(b")\r\n", b' "name" "Mail \\"x\\"")\r\n')
+    told, end, _ = conversation.said().partition(b"\r\n")
+    assert told + end == TOLD.replace(b")\r\n", b' "name" "Mail \\"x\\"")\r\n')
 
 
 def test_sni_and_tls_are_told():

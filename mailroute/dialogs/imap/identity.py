@@ -29,13 +29,10 @@ def id_command(order: LoginOrder, client_pairs: Pairs) -> bytes:
 
     :raises LoopDetected: the client says that it has been through too many proxies.
     """
-    ours = _our_pairs(order, _ttl(client_pairs))
-    theirs = [pair for pair in client_pairs if not pair[0].lower().startswith(b"x-")]
-    words: list[bytes] = []
-    for key, value in (*ours, *theirs[: MAX_ID_PAIRS - len(ours)]):
-        quoted = quote(key), quote(value)
-        if quoted[0] is not None and quoted[1] is not None:
-            words += (quoted[0], quoted[1])
+    words = _our_words(order, _ttl(client_pairs) if client_pairs else FIRST_TTL - 1)
+    if client_pairs:
+        theirs = [pair for pair in client_pairs if not pair[0].lower().startswith(b"x-")]
+        words += filter(None, (_pair(*pair) for pair in theirs[: MAX_ID_PAIRS - len(words)]))
     return b"ID (" + b" ".join(words) + b")\r\n"
 
 
@@ -50,21 +47,35 @@ def _ttl(client_pairs: Pairs) -> int:
     return ttl - 1
 
 
-def _our_pairs(order: LoginOrder, ttl: int) -> list[tuple[bytes, bytes]]:
+def _our_words(order: LoginOrder, ttl: int) -> list[bytes]:
+    """Return what we say, each key with its value.
+
+    Numeric addresses and what mailroute itself has made need no quoting; what
+    comes from the client does.
+    """
     client: Client = order.client
-    pairs = [("x-session-id", client.session_id)]
+    words = [b'"x-session-id" "%s"' % client.session_id.encode("ascii")]
     if client.source is not None:
-        pairs += [("x-originating-ip", client.source.host), ("x-originating-port", str(client.source.port))]
+        words += (
+            b'"x-originating-ip" "%s"' % client.source.host.encode("ascii"),
+            b'"x-originating-port" "%d"' % client.source.port,
+        )
     if client.destination is not None:
-        pairs += [
-            ("x-connected-ip", client.destination.host),
-            ("x-connected-port", str(client.destination.port)),
-        ]
-    pairs.append((_TTL_KEY.decode("ascii"), str(ttl)))
-    pairs.append(("x-client-transport", "TLS" if client.tls else "insecure"))
+        words += (
+            b'"x-connected-ip" "%s"' % client.destination.host.encode("ascii"),
+            b'"x-connected-port" "%d"' % client.destination.port,
+        )
+    words.append(b'"%s" "%d"' % (_TTL_KEY, ttl))
+    words.append(b'"x-client-transport" "TLS"' if client.tls else b'"x-client-transport" "insecure"')
     if client.server_name:
-        pairs.append(("x-connected-name", client.server_name))
+        words.append(_pair(b"x-connected-name", client.server_name.encode("utf-8")))
     if order.method is Method.NONE:
         # Without a login this is the only way in which the backend learns the name.
-        pairs.append(("x-forward-user", order.user))
-    return [(key.encode("ascii"), value.encode("utf-8")) for key, value in pairs]
+        words.append(_pair(b"x-forward-user", order.user.encode("utf-8")))
+    return [word for word in words if word]
+
+
+def _pair(key: bytes, value: bytes) -> bytes:
+    """Return a key and its value as quoted strings; nothing if they cannot stand in such."""
+    quoted = quote(key), quote(value)
+    return b"" if quoted[0] is None or quoted[1] is None else quoted[0] + b" " + quoted[1]

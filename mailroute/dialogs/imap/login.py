@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from zope.interface import implementer
 
@@ -26,7 +27,7 @@ from mailroute.events import (
 from mailroute.interfaces import ILogin
 from mailroute.wire import sasl
 from mailroute.wire.imap_reader import ImapReader, Stop
-from mailroute.wire.imap_syntax import Response, read_response, read_status, without_code
+from mailroute.wire.imap_syntax import Status, read_response, read_status
 
 MAX_UNTAGGED = 64
 """Untagged responses before the tagged OK of a login; a backend that sends more misbehaves."""
@@ -45,10 +46,15 @@ class _State(enum.Enum):
     STARTTLS = "waiting for the answer to STARTTLS"
     HANDSHAKE = "waiting for TLS"
     CAPABILITY = "waiting for the capabilities"
-    ID = "waiting for the answer to ID"
     LOGIN = "waiting for the answer to the login"
     NEW_CAPABILITY = "waiting for the capabilities after login"
     OVER = "done"
+
+    # Members are one of a kind; enum's own hash of the name is a call in Python.
+    __hash__ = object.__hash__
+
+
+_OVER = _State.OVER  # asked for with every response, and Python 3.11 is slow to find a member
 
 
 @implementer(ILogin)
@@ -60,12 +66,14 @@ class ImapLogin:
         "_capabilities",
         "_challenge",
         "_count",
+        "_id_tag",
         "_order",
         "_out",
         "_pending",
         "_plan",
         "_preauth",
         "_reader",
+        "_said",
         "_secure",
         "_state",
         "_tag",
@@ -84,11 +92,13 @@ class ImapLogin:
         self._challenge: bytes | None = None
         self._count = 0
         self._tag = b""
+        self._id_tag = b""  # of an ID that has not been answered yet
         self._plan: Plan | None = None
         self._pending: list[bytes] = []
         self._text = b""
         self._untagged: list[bytes] = []
-        self._out: list[LoginEvent] = []
+        self._said = b""
+        self._out: list[LoginEvent] = []  # what happens behind that
 
     # --- ILogin ---
 
@@ -98,18 +108,19 @@ class ImapLogin:
 
     def receive(self, data: bytes) -> list[LoginEvent]:
         """Take bytes from the backend."""
-        if self._is_over():
+        if self._state is _OVER:
             return []
+        next_unit = self._reader.unit
         self._reader.feed(data)
-        while not self._is_over():
-            unit = self._reader.unit()
-            if unit is Stop.MORE:
+        while self._state is not _OVER:
+            unit = next_unit()
+            response = read_response(unit) if isinstance(unit, tuple) else None
+            if response is not None:
+                self._response(*response)
+            elif unit is Stop.MORE:
                 break
-            response = None if isinstance(unit, Stop) else read_response(unit)
-            if response is None:
-                self._protocol_error("a response that is too long or malformed")
             else:
-                self._response(response)
+                self._protocol_error("a response that is too long or malformed")
         return self._flush()
 
     def secured(self) -> list[LoginEvent]:
@@ -122,30 +133,40 @@ class ImapLogin:
 
     def doing(self) -> str:
         """Say what it waits for, and what the backend has said of its own end, for the log."""
-        return self._state.value + (f" (it said BYE {self._bye})" if self._bye else "")
+        doing = "waiting for the answer to ID" if self._id_tag else self._state.value
+        return doing + (f" (it said BYE {self._bye})" if self._bye else "")
 
     # --- running ---
 
-    def _is_over(self) -> bool:
-        return self._state is _State.OVER
-
     def _flush(self) -> list[LoginEvent]:
         events, self._out = self._out, []
+        if self._said:
+            # One segment, whatever is in it.
+            events.insert(0, Send(self._said))
+            self._said = b""
         return events
 
-    def _command(self, state: _State, command: bytes) -> None:
+    def _command(self, command: bytes) -> bytes:
+        """Send a command; return its tag."""
         self._count += 1
-        self._tag = b"M%d" % self._count
-        self._state = state
-        self._out.append(Send(self._tag + b" " + command))
+        tag = b"M%d" % self._count
+        self._said += tag + b" " + command
+        return tag
 
-    def _response(self, response: Response) -> None:
-        if response.tag == b"*":
-            self._untagged_response(response.text)
-        elif response.tag == b"+":
-            self._continuation(response.text)
-        elif response.tag == self._tag and self._state is not _State.GREETING:
-            self._tagged(response.text)
+    def _ask(self, state: _State, command: bytes) -> None:
+        """Send a command, and wait for its answer."""
+        self._tag = self._command(command)
+        self._state = state
+
+    def _response(self, tag: bytes, text: bytes) -> None:
+        if tag == b"*":
+            self._untagged_response(text)
+        elif tag == b"+":
+            self._continuation(text)
+        elif self._id_tag:
+            self._id_answered(tag, text)
+        elif tag == self._tag and self._state is not _State.GREETING:
+            self._tagged(text)
         else:
             self._protocol_error("a response with a strange tag")
 
@@ -156,7 +177,9 @@ class ImapLogin:
         name, _, rest = text.partition(b" ")
         match name.upper():
             case b"CAPABILITY":
-                self._set_capabilities(rest)
+                if not self._id_tag:
+                    # Before that it lists what there is before the login.
+                    self._capabilities = _words(rest)
                 return
             case b"BYE":
                 # The tagged answer may still come behind it; if not, the connection ends.
@@ -165,7 +188,7 @@ class ImapLogin:
             case b"PREAUTH":
                 self._protocol_error("PREAUTH in the middle of the dialog")
                 return
-        if self._state in (_State.LOGIN, _State.NEW_CAPABILITY):
+        if self._state in (_State.LOGIN, _State.NEW_CAPABILITY) and not self._id_tag:
             self._untagged.append(b"* " + text)
             if len(self._untagged) > MAX_UNTAGGED or sum(map(len, self._untagged)) > MAX_UNTAGGED_BYTES:
                 self._protocol_error("too many untagged responses")
@@ -182,11 +205,11 @@ class ImapLogin:
             self._protocol_error("no IMAP greeting")
         elif not self._secure:
             # Without asking for its capabilities first: a list in the clear proves nothing.
-            self._command(_State.STARTTLS, b"STARTTLS\r\n")
+            self._ask(_State.STARTTLS, b"STARTTLS\r\n")
         else:
             self._preauth = condition == b"PREAUTH"
             if status.code == b"CAPABILITY":
-                self._set_capabilities(status.argument)
+                self._capabilities = _words(status.argument)
             self._identify()
 
     # --- tagged responses ---
@@ -196,21 +219,14 @@ class ImapLogin:
         if status is None or status.condition not in (b"OK", b"NO", b"BAD"):
             self._protocol_error("a tagged response that is none of OK, NO and BAD")
             return
-        handlers: dict[_State, Callable[[bytes], None]] = {
-            _State.STARTTLS: self._starttls_answered,
-            _State.CAPABILITY: self._capability_answered,
-            _State.ID: self._id_answered,
-            _State.LOGIN: self._login_answered,
-            _State.NEW_CAPABILITY: self._new_capability_answered,
-        }
-        handler = handlers.get(self._state)
-        if handler is None:
+        answered = _ANSWERED.get(self._state)
+        if answered is None:
             self._protocol_error("a tagged response where none was expected")
         else:
-            handler(text)
+            answered(self, text, status)
 
-    def _starttls_answered(self, text: bytes) -> None:
-        if not text.upper().startswith(b"OK"):
+    def _starttls_answered(self, text: bytes, status: Status) -> None:
+        if status.condition != b"OK":
             self._refuse(Reason.MISCONFIGURED, f"the backend refused STARTTLS: {said(text)}")
         elif len(self._reader):
             self._refuse(
@@ -220,54 +236,62 @@ class ImapLogin:
             self._state = _State.HANDSHAKE
             self._out.append(StartTLS())
 
-    def _identify(self) -> None:
-        """Hand the client's identity over, once the capabilities are known."""
-        if not self._capabilities:
-            self._command(_State.CAPABILITY, b"CAPABILITY\r\n")
-            return
-        if self._order.tell_client and b"ID" in self._capability_set():
-            hello = self._order.seam
-            pairs = hello.id_pairs if isinstance(hello, Hello) else ()
-            try:
-                command = id_command(self._order, pairs)
-            except LoopDetected as error:
-                self._refuse(Reason.MISCONFIGURED, str(error))
-                return
-            self._command(_State.ID, command)
-        else:
-            self._log_in()
-
-    def _capability_answered(self, text: bytes) -> None:
-        if not text.upper().startswith(b"OK") or not self._capabilities:
+    def _capability_answered(self, text: bytes, status: Status) -> None:
+        del text
+        if status.condition != b"OK" or not self._capabilities:
             self._protocol_error("no capabilities")
         else:
             self._identify()
 
-    def _id_answered(self, text: bytes) -> None:
-        del text  # a backend that refuses the client's identity still has the account
-        self._log_in()
+    def _identify(self) -> None:
+        """Hand the client's identity over and log in, once the capabilities are known.
 
-    def _log_in(self) -> None:
+        Both go out together: the ID's answer does not matter, and to wait for
+        it would cost the user a round trip.
+        """
+        if not self._capabilities:
+            self._ask(_State.CAPABILITY, b"CAPABILITY\r\n")
+            return
+        capabilities = _upper_case(self._capabilities)
+        if self._order.tell_client and b"ID" in capabilities:
+            hello = self._order.seam
+            pairs = hello.id_pairs if isinstance(hello, Hello) else ()
+            try:
+                self._id_tag = self._command(id_command(self._order, pairs))
+            except LoopDetected as error:
+                self._refuse(Reason.MISCONFIGURED, str(error))
+                return
+        self._log_in(capabilities)
+
+    def _id_answered(self, tag: bytes, text: bytes) -> None:
+        # A backend that refuses the client's identity still has the account.
+        del text
+        if tag == self._id_tag:
+            self._id_tag = b""
+        else:
+            self._protocol_error("a response with a strange tag")
+
+    def _log_in(self, capabilities: frozenset[bytes]) -> None:
         self._untagged.clear()
         if self._order.method is Method.NONE:
-            if not self._preauth:
+            if not self._preauth or self._id_tag:
                 self._capabilities = b""  # they may be others now that it knows who is calling
             self._logged_in(b"Logged in.")
             return
         try:
-            self._plan = make_plan(self._order, self._capability_set())
+            self._plan = make_plan(self._order, capabilities)
         except NoWay as error:
             self._refuse(Reason.MISCONFIGURED, str(error))
             return
         self._capabilities = b""  # what it lists before the login does not hold after it
         first, *self._pending = self._plan.chunks
-        self._command(_State.LOGIN, first)
+        self._ask(_State.LOGIN, first)
 
     def _continuation(self, text: bytes) -> None:
-        if self._state is not _State.LOGIN or self._plan is None:
+        if self._state is not _State.LOGIN or self._plan is None or self._id_tag:
             self._protocol_error("a continuation request where none was expected")
         elif self._pending:
-            self._out.append(Send(self._pending.pop(0)))
+            self._said += self._pending.pop(0)
         elif self._plan.error_reply is not None and self._challenge is None:
             self._take_challenge(text, self._plan.error_reply)
         else:
@@ -278,30 +302,29 @@ class ImapLogin:
             self._challenge = sasl.decode(text)
         except sasl.SaslError:
             self._challenge = b""
-        self._out.append(Send(reply))
+        self._said += reply
 
-    def _login_answered(self, text: bytes) -> None:
-        status = read_status(text)
-        assert status is not None  # noqa: S101 (_tagged has read it)
+    def _login_answered(self, text: bytes, status: Status) -> None:
         if status.condition != b"OK":
             self._end(Refused(read_refusal(text, self._order.method, self._secrets(), self._challenge)))
         elif self._pending or self._challenge is not None:
             self._protocol_error("an OK before it had the credentials")
         else:
             if status.code == b"CAPABILITY":
-                self._set_capabilities(status.argument)
+                self._capabilities = _words(status.argument)
             dull = status.code in (b"CAPABILITY", b"REFERRAL")
-            self._logged_in(showable(without_code(status.text) if dull else status.text))
+            self._logged_in(showable(status.plain if dull else status.text))
 
     def _logged_in(self, text: bytes) -> None:
         self._text = text
         if self._capabilities:
             self._welcome()
         else:
-            self._command(_State.NEW_CAPABILITY, b"CAPABILITY\r\n")
+            self._ask(_State.NEW_CAPABILITY, b"CAPABILITY\r\n")
 
-    def _new_capability_answered(self, text: bytes) -> None:
-        if not text.upper().startswith(b"OK") or not self._capabilities:
+    def _new_capability_answered(self, text: bytes, status: Status) -> None:
+        del text
+        if status.condition != b"OK" or not self._capabilities:
             self._protocol_error("no capabilities after login")
         else:
             self._welcome()
@@ -313,7 +336,7 @@ class ImapLogin:
         self._end(LoggedIn(welcome, self._reader.rest()))
 
     def _protocol_error(self, what: str) -> None:
-        self._refuse(Reason.UNAVAILABLE, f"the backend broke the protocol {self._state.value}: {what}")
+        self._refuse(Reason.UNAVAILABLE, f"the backend broke the protocol {self.doing()}: {what}")
 
     def _refuse(self, reason: Reason, detail: str) -> None:
         self._end(Refused(Refusal(reason, detail)))
@@ -326,10 +349,25 @@ class ImapLogin:
         self._out.append(event)
 
     def _secrets(self) -> tuple[bytes, ...]:
-        return self._plan.secrets if self._plan is not None else ()
+        return self._plan.secrets() if self._plan is not None else ()
 
-    def _set_capabilities(self, listed: bytes) -> None:
-        self._capabilities = b" ".join(word for word in listed.split() if _ATOM.match(word))
 
-    def _capability_set(self) -> frozenset[bytes]:
-        return frozenset(self._capabilities.upper().split())
+_ANSWERED: Mapping[_State, Callable[[ImapLogin, bytes, Status], None]] = {
+    _State.STARTTLS: ImapLogin._starttls_answered,
+    _State.CAPABILITY: ImapLogin._capability_answered,
+    _State.LOGIN: ImapLogin._login_answered,
+    _State.NEW_CAPABILITY: ImapLogin._new_capability_answered,
+}
+
+
+# A backend lists the same capabilities to everybody: each list is read once.
+
+
+@lru_cache(16)
+def _words(listed: bytes) -> bytes:
+    return b" ".join(word for word in listed.split() if _ATOM.match(word))
+
+
+@lru_cache(16)
+def _upper_case(capabilities: bytes) -> frozenset[bytes]:
+    return frozenset(capabilities.upper().split())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from attrs import field, frozen
 
 from mailroute.events import Credentials, LoginOrder, Method, Proof
@@ -24,14 +27,14 @@ class NoWay(Exception):
 class Plan:
     """What to send: the first chunk at once, each other when the backend says ``+``.
 
-    ``secrets`` are the forms in which the secret goes over the wire, so that
-    they can be taken out of what the backend says.  ``error_reply`` answers a
-    challenge that comes after everything has been sent, with which an OAuth
-    server explains its refusal; None: there is none.
+    ``secrets`` returns the forms in which the secret goes over the wire, so that
+    they can be taken out of what the backend says; few logins need them.
+    ``error_reply`` answers a challenge that comes after everything has been sent,
+    with which an OAuth server explains its refusal; None: there is none.
     """
 
     chunks: tuple[bytes, ...] = field(repr=False)
-    secrets: tuple[bytes, ...] = field(repr=False)
+    secrets: Callable[[], tuple[bytes, ...]] = field(repr=False)
     error_reply: bytes | None = None
 
 
@@ -59,7 +62,7 @@ def make_plan(order: LoginOrder, capabilities: frozenset[bytes]) -> Plan:
         return _plain(user, credentials.secret, b"", capabilities)
     if b"AUTH=LOGIN" in capabilities:
         chunks = (b"AUTHENTICATE LOGIN\r\n", _line(user), _line(credentials.secret))
-        return Plan(chunks, _forms(credentials.secret))
+        return Plan(chunks, partial(_forms, credentials.secret))
     if b"LOGINDISABLED" in capabilities:
         raise NoWay("the backend offers no mechanism for a password, and LOGIN is disabled")
     return _login(user, credentials.secret, capabilities)
@@ -69,10 +72,14 @@ def _line(message: bytes) -> bytes:
     return (sasl.encode(message) if message else b"") + b"\r\n"
 
 
-def _forms(password: bytes) -> tuple[bytes, ...]:
-    """The forms that a password takes on the wire, but for the message of PLAIN."""
+def _forms(password: bytes, message: bytes = b"") -> tuple[bytes, ...]:
+    """The forms that a password takes on the wire; ``message`` is PLAIN's, if that is used."""
     quoted = quote(password) or b""
-    return (password, sasl.encode(password), quoted[1:-1])
+    return (password, sasl.encode(password), quoted[1:-1], *([sasl.encode(message)] if message else ()))
+
+
+def _token_forms(message: bytes) -> tuple[bytes, ...]:
+    return (message, sasl.encode(message), *message.split(b"\1"))
 
 
 def _authenticate(mechanism: bytes, message: bytes, capabilities: frozenset[bytes]) -> tuple[bytes, ...]:
@@ -84,8 +91,7 @@ def _authenticate(mechanism: bytes, message: bytes, capabilities: frozenset[byte
 
 def _plain(user: bytes, password: bytes, account: bytes, capabilities: frozenset[bytes]) -> Plan:
     message = sasl.plain(user, password, account)
-    forms = (*_forms(password), sasl.encode(message))
-    return Plan(_authenticate(b"PLAIN", message, capabilities), forms)
+    return Plan(_authenticate(b"PLAIN", message, capabilities), partial(_forms, password, message))
 
 
 def _token(credentials: Credentials, capabilities: frozenset[bytes]) -> Plan:
@@ -94,8 +100,8 @@ def _token(credentials: Credentials, capabilities: frozenset[bytes]) -> Plan:
         raise NoWay(f"the client logs in with {name}, which the backend does not offer")
     message = credentials.secret
     chunks = _authenticate(name.encode("ascii"), message, capabilities)
-    secrets = (message, sasl.encode(message), *message.split(b"\1"))
-    return Plan(chunks, secrets, error_reply=_line(sasl.MECHANISMS[name].failure_reply))
+    error_reply = _line(sasl.MECHANISMS[name].failure_reply)
+    return Plan(chunks, partial(_token_forms, message), error_reply)
 
 
 def _login(user: bytes, password: bytes, capabilities: frozenset[bytes]) -> Plan:
@@ -111,4 +117,4 @@ def _login(user: bytes, password: bytes, capabilities: frozenset[bytes]) -> Plan
             chunks[-1] += b" {%d}\r\n" % len(value)
             chunks.append(value)
     chunks[-1] += b"\r\n"
-    return Plan(tuple(chunks), _forms(password))
+    return Plan(tuple(chunks), partial(_forms, password))

@@ -65,10 +65,12 @@ def said(text: bytes, secrets: Sequence[bytes] = ()) -> str:
 
 def showable(text: bytes, secrets: Sequence[bytes] = ()) -> bytes:
     """Return the text without control characters, and without any secret or a longer piece of one."""
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        text = text.replace(secret, b"(secret)")
+    if secrets:
+        for secret in sorted(filter(None, secrets), key=len, reverse=True):
+            text = text.replace(secret, b"(secret)")
 
-    def hide(word: re.Match[bytes]) -> bytes:
-        return b"(secret)" if any(word[0] in secret for secret in secrets) else word[0]
+        def hide(word: re.Match[bytes]) -> bytes:
+            return b"(secret)" if any(word[0] in secret for secret in secrets) else word[0]
 
-    return _UNSHOWABLE.sub(b"?", _WORD.sub(hide, text))[:MAX_SHOWN]
+        text = _WORD.sub(hide, text)
+    return _UNSHOWABLE.sub(b"?", text)[:MAX_SHOWN]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from typing import NamedTuple
 
 OUR_ID = b'("name" "mailroute")'
 """What mailroute says of itself in answer to ID; no version, which would only help an attacker."""
 
 
-@frozen
-class Hello:
+class Hello(NamedTuple):
     """From the dialog to the login: the pairs of the client's last ID command."""
 
     id_pairs: tuple[tuple[bytes, bytes], ...] = ()
 
 
-@frozen
-class Welcome:
+class Welcome(NamedTuple):
     """From the login to the dialog: what the backend answered.
 
     ``untagged`` are whole lines without their ends; ``text`` is what stood
