@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
-import secrets
+import os
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from attrs import evolve
@@ -38,24 +41,42 @@ MAX_TURNED_AWAY = 100
 """Connections over the limits that may be open at once for the sake of a polite answer."""
 
 
-def _address(of: IAddress) -> Address | None:
-    if not isinstance(of, IPv4Address | IPv6Address):
-        return None
-    host = of.host.partition("%")[0]
-    if ":" in host:
-        # A dual-stack listener shows IPv4 clients so; backends and limits want them as they are.
-        mapped = ipaddress.IPv6Address(host).ipv4_mapped
-        host = host if mapped is None else str(mapped)
-    return Address(host, of.port)
+def _address(of: Any) -> Address | None:
+    if isinstance(of, IPv4Address):
+        return Address(of.host, of.port)
+    if isinstance(of, IPv6Address):
+        return Address(_as_it_is(of.host), of.port)
+    return None
+
+
+@lru_cache(4096)
+def _as_it_is(host: str) -> str:
+    """Return an IPv6 address without its zone, and an IPv4 address as such.
+
+    A dual-stack listener shows IPv4 clients as IPv6; backends and limits want them as they are.
+    """
+    host = host.partition("%")[0]
+    mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    return host if mapped is None else str(mapped)
+
+
+def _make_session_ids() -> Iterator[str]:
+    """Yield random strings of 16 characters, 96 bits each; the system is asked for many at a time."""
+    while True:
+        block = base64.urlsafe_b64encode(os.urandom(12 * 64)).decode("ascii")
+        yield from (block[start : start + 16] for start in range(0, len(block), 16))
+
+
+_session_ids = _make_session_ids()
 
 
 @implementer(IClientLeg, IHalfCloseableProtocol, IHandshakeListener)
 class ProxyServer(Protocol):
     """A client's connection: its bytes go to the session, the session's words to it."""
 
-    factory: ProxyServerFactory
-
-    def __init__(self) -> None:
+    def __init__(self, factory: ProxyServerFactory, source: Address | None) -> None:
+        self.factory: ProxyServerFactory = factory
+        self._source = source
         self._client: Client | None = None
         self._session: Session | None = None
         self._linger: IDelayedCall | None = None
@@ -72,9 +93,7 @@ class ProxyServer(Protocol):
         transport = self._transport()
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
-        self._client = Client(
-            secrets.token_urlsafe(12), _address(transport.getPeer()), _address(transport.getHost())
-        )
+        self._client = Client(next(_session_ids), self._source, _address(transport.getHost()))
         self.factory.made += 1
         self._turned_away = self._admit(transport)
         if self._turned_away is not None:
@@ -255,7 +274,6 @@ class ProxyServerFactory(Factory[ProxyServer]):
     """
 
     noisy = False
-    protocol = ProxyServer
 
     def __init__(
         self,
@@ -276,6 +294,10 @@ class ProxyServerFactory(Factory[ProxyServer]):
         self.sessions: set[Session] = set()
         self.turned_away = 0
         self.made = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> ProxyServer:
+        """Make the protocol of a client's connection."""
+        return ProxyServer(self, _address(addr))
 
     def leave(self, why: Farewell) -> None:
         """End all sessions."""

@@ -19,7 +19,6 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
-    IHandshakeListener,
     IProtocol,
     IPushProducer,
     ITCPTransport,
@@ -30,6 +29,7 @@ from zope.interface import implementer
 
 from mailroute.sockets import openssl
 from mailroute.sockets.hub import NOTHING, READ, RESET, WRITE, Hub
+from mailroute.sockets.with_tls import WithTLS
 
 Family = socket.AddressFamily | int
 
@@ -44,7 +44,7 @@ def address_of(family: Family, sockaddr: Any) -> IPv4Address | IPv6Address | UNI
 
 
 @implementer(ITCPTransport, ITLSTransport, IPushProducer)
-class HubTransport:
+class HubTransport(WithTLS):
     """One connected socket, its protocol, and TLS if there is any.
 
     ``rest`` is what the socket has not taken yet.  Nothing that a protocol
@@ -54,21 +54,9 @@ class HubTransport:
 
     __slots__ = (
         "_peer",
-        "client",
-        "connected",
-        "disconnecting",
         "events",
-        "handshaking",
         "heard_all",
         "hub",
-        "protocol",
-        "reading",
-        "reason",
-        "rest",
-        "said_goodbye",
-        "sock",
-        "ssl",
-        "tls",
     )
 
     def __init__(self, sock: socket.socket, hub: Hub, peer: Any = None, *, client: bool = False) -> None:
@@ -244,105 +232,6 @@ class HubTransport:
         :raises NotImplementedError: always.
         """
         raise NotImplementedError
-
-    # --- ITLSTransport ---
-
-    def startTLS(self, creator: Any) -> None:
-        """Begin TLS, as client or server as the connection itself.
-
-        :param creator: makes OpenSSL's connection, with memory BIOs, as those of `mailroute.tls` do.
-        """
-        if self.client:
-            self.tls = tls = creator.clientConnectionForTLS(self)
-            tls.set_connect_state()
-        else:
-            self.tls = tls = creator.serverConnectionForTLS(self)
-            tls.set_accept_state()
-        self.handshaking = True
-        if self.client:
-            self._shake_hands()
-
-    def failVerification(self, reason: Failure) -> None:  # noqa: N802 (Twisted's name)
-        """Close: the peer's certificate is not good (Twisted's contexts call this)."""
-        self.reason = reason
-
-    def _receive_handshake(self) -> None:
-        """Give what comes to OpenSSL's memory, where the contexts of `mailroute.tls` look at it first."""
-        assert self.tls is not None  # noqa: S101 (startTLS sets it)
-        try:
-            size = self.sock.recv_into(openssl.ROOM)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._lose(Failure(ConnectionLost(str(error))))
-            return
-        if size == 0:
-            self._lose(Failure(ConnectionLost("the connection ended in the TLS handshake")))
-            return
-        self.tls.bio_write(bytes(openssl.ROOM[:size]))
-        self._shake_hands()
-
-    def _shake_hands(self) -> None:
-        assert self.tls is not None  # noqa: S101 (startTLS sets it)
-        try:
-            self.tls.do_handshake()
-        except SSL.WantReadError:
-            self._flush_handshake()
-            return
-        except Exception:  # of OpenSSL, or of what verifies certificates
-            if self.reason is None:
-                self.reason = Failure()
-        self._flush_handshake()
-        if self.reason is not None:
-            # OpenSSL's alert has gone out before.
-            self._lose(self.reason, soon=True)
-        elif not self.rest:
-            self._hands_shaken()
-
-    def _flush_handshake(self) -> None:
-        assert self.tls is not None  # noqa: S101 (startTLS sets it)
-        with contextlib.suppress(SSL.WantReadError):  # there is nothing
-            while True:
-                data = self.tls.bio_read(openssl.ROOM_SIZE)
-                if self.rest:
-                    self.rest += data
-                else:
-                    self._send(data)
-
-    def _hands_shaken(self) -> None:
-        """From now on OpenSSL uses the socket itself; what it has of the peer's first bytes comes before."""
-        assert self.tls is not None  # noqa: S101 (startTLS sets it)
-        text = b""
-        with contextlib.suppress(SSL.Error):  # it is seen again
-            while True:
-                text += self.tls.recv(openssl.RECORD)
-        self.ssl = openssl.attach(self.tls, self.sock.fileno())
-        self.handshaking = False
-        self._watch()
-        if IHandshakeListener.providedBy(self.protocol):
-            self.protocol.handshakeCompleted()
-        if text and self.protocol is not None:
-            self.protocol.dataReceived(text)
-        if self.connected and self.reading:
-            # An end may have come with the handshake.
-            self._receive_tls()
-
-    def _receive_tls(self) -> None:
-        size = openssl.read(self.ssl, openssl.ADDRESS, openssl.RECORD)
-        if size > 0:
-            if not self.disconnecting:
-                self.protocol.dataReceived(bytes(openssl.ROOM[:size]))
-            return
-        error = openssl.get_error(self.ssl, size)
-        if self.reason is not None:
-            self._lose(self.reason)
-        elif error == openssl.ZERO_RETURN:
-            self._say_goodbye()
-            self._lose(Failure(ConnectionDone()))
-        elif error not in (openssl.WANT_READ, openssl.WANT_WRITE):
-            openssl.clear_errors()
-            end = ConnectionDone() if self.said_goodbye else ConnectionLost("TLS was cut short")
-            self._lose(Failure(end))
 
     # --- sending ---
 
