@@ -154,11 +154,16 @@ def read(path: Path, context: SourceContext, *, in_background: bool = False) -> 
         # All at once: the parser then never waits for the disk, and each wait for
         # it would set back the reactor's turn at the interpreter, without end.
         content = file.read()
+    context.copies.keep(path, content)
     # A new file under the old name counts as well: hence the path, not the open file.
     if look(path) != signature:
         raise Torn(f"{path} was written while it was being read")
-    lines: Iterable[bytes] = BytesIO(content.removeprefix(b"\xef\xbb\xbf"))  # some editors' UTF-8 mark
+    lines = _lines(content)
     return parse(_with_pauses(lines) if in_background else lines, context, str(path)), signature
+
+
+def _lines(content: bytes) -> Iterable[bytes]:
+    return BytesIO(content.removeprefix(b"\xef\xbb\xbf"))  # some editors' UTF-8 mark
 
 
 def _with_pauses(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -198,6 +203,19 @@ class TableRouter(Service):
             self._users, signature = read(self.path, self._context)
         except Torn:
             self._users, signature = read(self.path, self._context)
+        except OSError as error:
+            copy = self._context.copies.of(self.path)
+            if copy is None:
+                raise
+            self._users = parse(_lines(copy), self._context, str(self.path))
+            self._log.warn(
+                "cannot read {path}: {fault}; going on with the {users} users of mailroute's start",
+                path=str(self.path),
+                fault=error.strerror,
+                users=len(self),
+            )
+            self._seen = look(self.path)  # tried again once it has changed
+            return
         # A write that follows within the tick of the file system's clock cannot be
         # told from the one that was read: a file this young is read a second time.
         if time.time() - max(signature[-2:]) / 1e9 > POLL:

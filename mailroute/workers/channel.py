@@ -1,0 +1,152 @@
+"""What the parent and a worker say to each other: whole messages over one socket pair.
+
+A message is a word, and bytes behind it.  The socket keeps messages whole
+and in order, and gives the parent what a worker said even if the worker is
+gone since.  That the other end is gone, however it went, is read as its end.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+MAX_MESSAGE = 65536
+"""The longest message, in bytes: longer than any of our log lines, and a tenth of what the socket holds."""
+
+MAX_WAITING = 8 * 1024 * 1024
+"""Bytes of messages that may wait for the other end to take them: some 10 000 log lines."""
+
+_AT_ONCE = 64  # messages read in one turn of the reactor
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a new channel; neither is inherited by other processes, neither blocks.
+
+    :raises OSError: there are no descriptors left.
+    """
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setblocking(False)
+    return ends
+
+
+@implementer(IReadWriteDescriptor)
+class Channel:
+    """One end of it.
+
+    :param received: is given each message: its word, and what stands behind it.
+    :param lost: is called once, when the other end is gone and all that it has said has been read.
+    """
+
+    def __init__(
+        self,
+        end: socket.socket,
+        reactor: Any,
+        received: Callable[[bytes, bytes], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._socket = end
+        self._reactor = reactor
+        self._received = received
+        self._lost = lost
+        self._buffer = bytearray(MAX_MESSAGE)
+        self._waiting: deque[bytes] = deque()
+        self._bytes_waiting = 0
+        self.open = True
+        reactor.addReader(self)
+
+    def send(self, word: bytes, rest: bytes = b"") -> bool:
+        """Send a message, now or once the other end takes it; say whether there was room for it.
+
+        Never waits.  A message to an end that is gone is forgotten.
+        """
+        message = word + b" " + rest
+        if not self.open:
+            return True
+        if not self._waiting and self._sent(message):
+            return True
+        if self._bytes_waiting + len(message) > MAX_WAITING:
+            return False
+        self._waiting.append(message)
+        self._bytes_waiting += len(message)
+        self._reactor.addWriter(self)
+        return True
+
+    def close(self) -> None:
+        """Close this end: the other one reads that as the end."""
+        if self.open:
+            self.open = False
+            self._reactor.removeReader(self)
+            self._reactor.removeWriter(self)
+            self._socket.close()
+
+    def drain(self) -> None:
+        """Read all that there is."""
+        while self.open and self._read():
+            pass
+
+    # --- what the reactor calls ---
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch; -1 once it is closed."""
+        return self._socket.fileno()
+
+    def doRead(self) -> None:
+        """Read messages; the others have a turn after some of them."""
+        for _ in range(_AT_ONCE):
+            if not self.open or not self._read():
+                break
+
+    def doWrite(self) -> None:
+        """Send what waits."""
+        while self._waiting and self._sent(self._waiting[0]):
+            self._bytes_waiting -= len(self._waiting.popleft())
+        if not self._waiting and self.open:
+            self._reactor.removeWriter(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gives it up, because it ends or the socket is broken."""
+        del reason
+        self._end()
+
+    def logPrefix(self) -> str:
+        """Return a name for the log."""
+        return "workers"
+
+    # --- its parts ---
+
+    def _read(self) -> bool:
+        """Read one message, and say whether there may be another."""
+        try:
+            length = self._socket.recv_into(self._buffer)
+        except BlockingIOError:
+            return False
+        except OSError:
+            length = 0
+        if not length:
+            self._end()
+            return False
+        word, _, rest = bytes(memoryview(self._buffer)[:length]).partition(b" ")
+        self._received(word, rest)
+        return True
+
+    def _sent(self, message: bytes) -> bool:
+        """Send a message; say whether that is done, as it is if nobody will ever read it."""
+        try:
+            self._socket.send(message)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # the other end is gone, and reading says so
+        return True
+
+    def _end(self) -> None:
+        if self.open:
+            self.close()
+            self._lost()
