@@ -167,7 +167,22 @@ def service(settings: Settings, reactor: Any = None) -> IService:
     limits = settings.limits
     gate = Gate(limits.connections, limits.connections_per_address)
     endpoints = [partial(listener.server_endpoint, reactor) for listener in settings.listeners]
-    return assemble(settings, reactor, Share(gate, endpoints))
+    return assemble(settings, reactor, Share(gate, endpoints, server_contexts(settings)))
+
+
+ServerContexts = Sequence[ServerTLS | None]
+"""For each listener its side of TLS, or None if it has none."""
+
+
+def server_contexts(settings: Settings) -> ServerContexts:
+    """Make the listeners' side of TLS."""
+    pairs = [
+        KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
+    ]
+    return tuple(
+        None if listener.security is Security.NONE else ServerTLS(pairs, listener.protocol.alpn)
+        for listener in settings.listeners
+    )
 
 
 @frozen
@@ -181,6 +196,7 @@ class Share:
 
     gate: Gate
     endpoints: Sequence[Callable[[], IStreamServerEndpoint]]
+    tls: ServerContexts
     salt: bytes | None = None
     announced: bool = False
 
@@ -201,17 +217,14 @@ def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
         login_timeout=limits.login_timeout,
         failed_logins=limits.failed_logins,
     )
-    pairs = [
-        KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
-    ]
     listeners = [
         ListenerService(
-            _factory(listener, settings, house, share.gate, pairs, in_thread),
+            _factory(listener, settings, house, share.gate, tls, in_thread),
             listener.name,
             endpoint,
             announced=share.announced,
         )
-        for listener, endpoint in zip(settings.listeners, share.endpoints, strict=True)
+        for listener, endpoint, tls in zip(settings.listeners, share.endpoints, share.tls, strict=True)
     ]
     running = [router for _, router in settings.routes if IService.providedBy(router)]
     return MailrouteService(listeners, running)
@@ -270,7 +283,7 @@ def _factory(
     settings: Settings,
     house: House,
     gate: Gate,
-    pairs: list[KeyPair],
+    tls: ServerTLS | None,
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
 ) -> ProxyServerFactory:
     starttls = listener.security is Security.STARTTLS
@@ -286,6 +299,6 @@ def _factory(
         house,
         Door(listener.name, listener.protocol, terms, check),
         gate,
-        None if listener.security is Security.NONE else ServerTLS(pairs, listener.protocol.alpn),
+        tls,
         tls_first=listener.security is Security.TLS,
     )

@@ -91,13 +91,15 @@ def build(reactor: Any, *, folder: Path | str = ".", **tables: object) -> Settin
     return _built(_Reader(reactor, Path(folder), Copies(keep=tables.get("workers", 1) != 1)), tables)
 
 
-def reread(source: Source, reactor: Any) -> Settings:
-    """Make the settings of one worker from what the settings of all were read from, and without its files.
+def reread(source: Source, clock: Any) -> Settings:
+    """Make the settings of a worker from what those of its parent were made from, without reading it again.
 
+    :param clock: the reactor; it may not be there yet, and is not used before something is started.
     :raises ConfigError: says everything that is wrong.
     """
     # Once read, what was kept for the workers may be forgotten: this is one of them.
-    return _built(_Reader(reactor, source.folder, Copies(source.files)), {**source.document, "workers": 1})
+    reader = _Reader(clock, source.folder, Copies(source.files), endpoints_checked=True)
+    return _built(reader, {**source.document, "workers": 1})
 
 
 def _built(reader: _Reader, tables: Mapping[str, Any]) -> Settings:
@@ -120,12 +122,16 @@ def _syntax_problem(message: str, text: str) -> Problem:
 class _Reader:
     """Reads one tree; ``faults`` grows as it goes."""
 
-    def __init__(self, reactor: Any, folder: Path, copies: Copies) -> None:
+    def __init__(
+        self, reactor: Any, folder: Path, copies: Copies, *, endpoints_checked: bool = False
+    ) -> None:
         self._reactor = reactor
+        self._endpoints_checked = endpoints_checked
         # Absolute: a daemon changes its working directory after it has read this.
         self._folder = folder.absolute()
         self._copies = copies
-        self._context = {"folder": self._folder, "reactor": reactor, "copies": copies}
+        checking = None if endpoints_checked else reactor
+        self._context = {"folder": self._folder, "reactor": checking, "copies": copies}
         self.faults: list[Fault] = []
 
     def read(self, document: Mapping[str, Any]) -> Settings | None:
@@ -269,7 +275,8 @@ class _Reader:
 
     def _check_client(self, value: Any) -> None:
         values.client_endpoint(value)
-        endpoints.check_client_endpoint(value, self._reactor)
+        if not self._endpoints_checked:
+            endpoints.check_client_endpoint(value, self._reactor)
 
     # --- routes ------------------------------------------------------------------
 

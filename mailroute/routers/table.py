@@ -203,18 +203,12 @@ class TableRouter(Service):
             self._users, signature = read(self.path, self._context)
         except Torn:
             self._users, signature = read(self.path, self._context)
-        except OSError as error:
+        except (OSError, BadTable):
             copy = self._context.copies.of(self.path)
             if copy is None:
                 raise
+            # Somebody could read it a moment ago; `_catch_up` will tell what is wrong with it.
             self._users = parse(_lines(copy), self._context, str(self.path))
-            self._log.warn(
-                "cannot read {path}: {fault}; going on with the {users} users of mailroute's start",
-                path=str(self.path),
-                fault=error.strerror,
-                users=len(self),
-            )
-            self._seen = look(self.path)  # tried again once it has changed
             return
         # A write that follows within the tick of the file system's clock cannot be
         # told from the one that was read: a file this young is read a second time.
@@ -239,8 +233,13 @@ class TableRouter(Service):
         return f"users are looked up in {self.path}, which has {len(self)} now"
 
     def startService(self) -> None:
-        """Begin to watch the file."""
+        """Begin to watch the file.
+
+        :raises BadTable: it was read long ago in another process, and is no table any more.
+        """
         super().startService()
+        if self._context.copies.of(self.path) is not None:
+            self._catch_up()
         self._watching = Deferred.fromCoroutine(self._watch())
         self._watching.addErrback(_unless_cancelled)
 
@@ -250,6 +249,22 @@ class TableRouter(Service):
         watching, self._watching = self._watching, None
         if watching is not None:
             watching.cancel()
+
+    def _catch_up(self) -> None:
+        """Read a file that has changed since another process has read it.
+
+        The other workers may know the changes: going on with users of long
+        ago would send mail to where they no longer live.
+        """
+        found = look(self.path)
+        if found == self._seen:
+            return
+        try:
+            self._users, self._seen = read(self.path, self._context)
+        except Torn:
+            pass  # the first poll finds it changed
+        except OSError as error:
+            self._keep(f"cannot read {self.path}: {error.strerror}", found)
 
     async def _watch(self) -> None:
         while True:

@@ -1,15 +1,17 @@
 """What the parent and a worker say to each other: whole messages over one socket pair.
 
-A message is a word, and bytes behind it.  The socket keeps messages whole
+A message is a word, bytes behind it, and descriptors.  The socket keeps messages whole
 and in order, and gives the parent what a worker said even if the worker is
 gone since.  That the other end is gone, however it went, is read as its end.
 """
 
 from __future__ import annotations
 
+import os
 import socket
+from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IReadWriteDescriptor
@@ -22,7 +24,14 @@ MAX_MESSAGE = 65536
 MAX_WAITING = 8 * 1024 * 1024
 """Bytes of messages that may wait for the other end to take them: some 10 000 log lines."""
 
+MAX_DESCRIPTORS = 253
+"""The most descriptors that a message can have: the kernel's SCM_MAX_FD."""
+
+_ATTACHED = socket.CMSG_LEN(MAX_DESCRIPTORS * array("i").itemsize)
 _AT_ONCE = 64  # messages read in one turn of the reactor
+
+Received = Callable[[bytes, bytes, Sequence[int]], None]
+"""Takes a message: its word, what stands behind it, and descriptors that are the taker's from then on."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -40,7 +49,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 class Channel:
     """One end of it.
 
-    :param received: is given each message: its word, and what stands behind it.
+    :param received: is given each message.
     :param lost: is called once, when the other end is gone and all that it has said has been read.
     """
 
@@ -48,7 +57,7 @@ class Channel:
         self,
         end: socket.socket,
         reactor: Any,
-        received: Callable[[bytes, bytes], None],
+        received: Received,
         lost: Callable[[], None],
     ) -> None:
         self._socket = end
@@ -56,24 +65,26 @@ class Channel:
         self._received = received
         self._lost = lost
         self._buffer = bytearray(MAX_MESSAGE)
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, list[int]]] = deque()
         self._bytes_waiting = 0
         self.open = True
         reactor.addReader(self)
 
-    def send(self, word: bytes, rest: bytes = b"") -> bool:
+    def send(self, word: bytes, rest: bytes = b"", descriptors: Sequence[int] = ()) -> bool:
         """Send a message, now or once the other end takes it; say whether there was room for it.
 
         Never waits.  A message to an end that is gone is forgotten.
+
+        :param descriptors: of which the other end gets copies.
         """
         message = word + b" " + rest
         if not self.open:
             return True
-        if not self._waiting and self._sent(message):
+        if not self._waiting and self._sent(message, descriptors):
             return True
         if self._bytes_waiting + len(message) > MAX_WAITING:
             return False
-        self._waiting.append(message)
+        self._waiting.append((message, [os.dup(one) for one in descriptors]))
         self._bytes_waiting += len(message)
         self._reactor.addWriter(self)
         return True
@@ -85,6 +96,8 @@ class Channel:
             self._reactor.removeReader(self)
             self._reactor.removeWriter(self)
             self._socket.close()
+            while self._waiting:
+                self._drop_first()
 
     def drain(self) -> None:
         """Read all that there is."""
@@ -105,8 +118,8 @@ class Channel:
 
     def doWrite(self) -> None:
         """Send what waits."""
-        while self._waiting and self._sent(self._waiting[0]):
-            self._bytes_waiting -= len(self._waiting.popleft())
+        while self._waiting and self._sent(*self._waiting[0]):
+            self._drop_first()
         if not self._waiting and self.open:
             self._reactor.removeWriter(self)
 
@@ -124,22 +137,36 @@ class Channel:
     def _read(self) -> bool:
         """Read one message, and say whether there may be another."""
         try:
-            length = self._socket.recv_into(self._buffer)
+            length, attached, _, _ = self._socket.recvmsg_into(
+                [self._buffer], _ATTACHED, socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return False
         except OSError:
-            length = 0
+            length, attached = 0, []
         if not length:
             self._end()
             return False
         word, _, rest = bytes(memoryview(self._buffer)[:length]).partition(b" ")
-        self._received(word, rest)
+        descriptors = array("i")
+        for _level, _kind, data in attached:
+            descriptors.frombytes(data)
+        self._received(word, rest, descriptors)
         return True
 
-    def _sent(self, message: bytes) -> bool:
+    def _drop_first(self) -> None:
+        message, descriptors = self._waiting.popleft()
+        self._bytes_waiting -= len(message)
+        for one in descriptors:
+            os.close(one)
+
+    def _sent(self, message: bytes, descriptors: Sequence[int]) -> bool:
         """Send a message; say whether that is done, as it is if nobody will ever read it."""
         try:
-            self._socket.send(message)
+            if descriptors:
+                socket.send_fds(self._socket, [message], list(descriptors))
+            else:
+                self._socket.send(message)
         except BlockingIOError:
             return False
         except OSError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
-from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
@@ -28,42 +28,45 @@ class Inherited:
     A worker also accepts for another one that is not there, on its socket:
     otherwise those whom the kernel has sent there would wait for it.
 
-    :param descriptors: of the only socket, or of those of all workers in their order.
-    :param number: which worker this is, from 0.
+    :param descriptor: of this worker's socket, or of the only one.  All descriptors are closed here.
+    :param place: this worker's number, from 0.
     """
 
-    def __init__(self, reactor: Any, family: int, descriptors: Sequence[int], number: int) -> None:
+    def __init__(self, reactor: Any, family: int, descriptor: int, place: int) -> None:
         self._reactor = reactor
         self._family = family
-        self._descriptors = descriptors
-        self._number = number % len(descriptors)
+        self._descriptor = descriptor
+        self._place = place
         self._factory: IProtocolFactory | None = None
         self._ports: dict[int, Any] = {}
 
     def listen(self, factory: IProtocolFactory) -> Deferred[Any]:
         """Accept (`IStreamServerEndpoint.listen`)."""
         self._factory = factory
-        self.adopt(self._number)
+        self.adopt(self._place, self._descriptor)
         return succeed(self)
 
-    def adopt(self, number: int) -> None:
-        """Accept on a worker's socket."""
-        if number >= len(self._descriptors) or number in self._ports or self._factory is None:
-            return
-        descriptor = self._descriptors[number]
+    def adopt(self, place: int, descriptor: int) -> None:
+        """Accept on the socket of the worker that has that place."""
+        try:
+            if self._factory is not None and place not in self._ports:
+                self._ports[place] = self._port(descriptor, self._factory)
+        finally:
+            os.close(descriptor)
+
+    def _port(self, descriptor: int, factory: IProtocolFactory) -> Any:
         if self._family == socket.AF_UNIX:
             # Twisted would give an adopted UNIX socket other permissions, and
             # remove its name once this worker is done with it.
-            port: Any = _UNIXPort(self._reactor, descriptor, self._factory)
+            port = _UNIXPort(self._reactor, descriptor, factory)
             port.startListening()
-        else:
-            port = self._reactor.adoptStreamPort(descriptor, self._family, self._factory)
-        self._ports[number] = port
+            return port
+        return self._reactor.adoptStreamPort(descriptor, self._family, factory)
 
-    def drop(self, number: int) -> None:
+    def drop(self, place: int) -> None:
         """Accept on another worker's socket no longer."""
-        if number != self._number and number in self._ports:
-            self._ports.pop(number).stopListening()
+        if place != self._place and place in self._ports:
+            self._ports.pop(place).stopListening()
 
     def startListening(self) -> None:
         """It does."""
@@ -75,7 +78,7 @@ class Inherited:
 
     def getHost(self) -> Any:
         """Return where it listens."""
-        return self._ports[self._number].getHost()
+        return self._ports[self._place].getHost()
 
 
 _OUT_OF_SOMETHING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

@@ -1,9 +1,9 @@
 """What the parent knows and every worker has to know, in a form that a new interpreter can read.
 
-The parent has read the configuration and all files that it names, perhaps as
-root, in another folder or before somebody changed them.  So it hands over
-the tree of the configuration and copies of the files, and not their names.
-They travel in memory without a name, which only those see who inherit its
+The parent has read the configuration and all files that it names.  So that
+nobody reads them a second time, when somebody may have changed them, it hands
+over the tree of the configuration and copies of the files, and not their
+names.  They travel in memory without a name, which only those see who inherit its
 descriptor: neither the command line nor the environment, which other users
 of the machine can read, and no file.
 """
@@ -23,7 +23,7 @@ from mailroute.workers.counts import Layout
 
 @frozen
 class Letter:
-    """All that a worker is given; its repr does not show what is secret."""
+    """What all workers are given; its repr does not show what is secret."""
 
     reactor: str
     """The module that the parent's reactor is from; it has ``install()``."""
@@ -33,9 +33,6 @@ class Letter:
 
     layout: Layout
     """What is where in the memory with the counts."""
-
-    listeners: tuple[tuple[int, tuple[int, ...]], ...]
-    """For each listener the address family, and the descriptors of its sockets as the worker has them."""
 
     gate_key: bytes = field(repr=False)
     """What the hash of addresses is keyed with."""

@@ -1,8 +1,7 @@
-"""The service of a mailroute that has workers: binds, starts them, and carries no mail itself."""
+"""The service of a mailroute that has workers: binds, has them made, and carries no mail itself."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import secrets
 import select
@@ -16,10 +15,9 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from mailroute.config import Settings
 from mailroute.service import StartError
-from mailroute.workers import start
 from mailroute.workers.counts import Counts, layout, share
 from mailroute.workers.letter import Letter, post
-from mailroute.workers.process import Kit, Worker
+from mailroute.workers.process import Nursery, Worker
 from mailroute.workers.sockets import Held
 from mailroute.workers.supervisor import START_TIMEOUT, Supervisor
 
@@ -27,36 +25,55 @@ from mailroute.workers.supervisor import START_TIMEOUT, Supervisor
 class WorkersService(MultiService):
     """Listens, and has workers serve those who come.
 
+    The nursery is started here and now: later this process may have given up
+    its privileges, or be where there is no Python.
+
     :param settings: whose ``worker_count`` is more than 1.
+    :raises StartError: the nursery cannot be started.
     """
 
     def __init__(self, settings: Settings, reactor: Any) -> None:
         super().__init__()
         assert settings.source is not None  # noqa: S101 - settings with workers have it
         count, limits = settings.worker_count, settings.limits
+        plan = layout(count, limits.connections, limits.connections_per_address)
+        letter = Letter(
+            reactor=type(reactor).__module__,
+            source=settings.source,
+            layout=plan,
+            gate_key=secrets.token_bytes(16),
+            salt=secrets.token_bytes(16),
+        )
         self._reactor = reactor
-        self._source = settings.source
-        self._layout = layout(count, limits.connections, limits.connections_per_address)
         self._held = [Held(listener, reactor, count) for listener in settings.listeners]
         self._supervisor = Supervisor(count, self._spawn, reactor, self._forget)
         self._workers: dict[int, Worker] = {}
-        self._kit: Kit | None = None
-        self._counts: Counts | None = None
+        self._folders: list[int] = []
+        try:
+            self._memory = post(letter), share(plan)
+            self._counts = Counts(self._memory[1], plan)
+            self._nursery = Nursery(*self._memory)
+        except OSError as error:
+            raise StartError(_cannot_run(error)) from None
         for child in (*self._held, self._supervisor):
             child.setServiceParent(self)
 
-    def startService(self) -> None:
-        """Start the workers and wait until they are ready, unless this program is doing other things by now.
+    def privilegedStartService(self) -> None:
+        """Bind, while the program may still bind low ports.
 
-        By here privileges have been given up, which the workers must not have.
-
-        :raises StartError: one of them cannot be started, or does not get ready.
+        :raises StartError: a port cannot be had.
         """
-        try:
-            super().startService()
-        except OSError as error:
-            self._supervisor.abandon()
-            raise StartError(_cannot_run(error)) from None
+        # Whom this process becomes may not be allowed to open them.
+        self._folders = [os.open(name, os.O_PATH | os.O_DIRECTORY) for name in ("/", ".")]
+        super().privilegedStartService()
+
+    def startService(self) -> None:
+        """Have the workers made, and wait until they are ready, unless the reactor is running already.
+
+        :raises StartError: one of them cannot be made, or does not get ready.
+        """
+        self._nursery.settle(self._reactor, self._folders)
+        super().startService()
         if not self._reactor.running:
             try:
                 self._wait()
@@ -70,67 +87,71 @@ class WorkersService(MultiService):
 
     # --- starting ---
 
-    def _spawn(self, number: int, ready: Callable[[], None], ended: Callable[[str], None]) -> Worker:
-        if self._kit is None:
-            self._kit = self._pack()
-        self._workers[number] = Worker(number + 1, self._kit, self._reactor, ready, ended)
-        return self._workers[number]
-
-    def _pack(self) -> Kit:
-        """Put together what every worker gets; one that is started later gets the same."""
-        numbers = itertools.count(start.LISTENERS)
+    def _spawn(self, place: int, ready: Callable[[], None], ended: Callable[[str], None]) -> Worker:
+        if not self._nursery.alive():
+            # Somebody has killed it.  Another one may not be able to do what it could.
+            self._nursery = Nursery(*self._memory)
+            self._nursery.settle(self._reactor, self._folders)
         ports = [held.port for held in self._held]
-        letter = Letter(
-            reactor=type(self._reactor).__module__,
-            source=self._source,
-            layout=self._layout,
-            listeners=tuple((port.family, tuple(next(numbers) for _ in port.descriptors)) for port in ports),
-            gate_key=secrets.token_bytes(16),
-            salt=secrets.token_bytes(16),
-        )
-        counts = share(self._layout)
-        self._counts = Counts(counts, self._layout)
-        sockets = [descriptor for port in ports for descriptor in port.descriptors]
-        return Kit(post(letter), counts, sockets)
+        self._workers[place] = Worker(place, self._nursery, ports, self._reactor, ready, ended)
+        return self._workers[place]
 
     def _wait(self) -> None:
         """Wait for all workers; the reactor does not run yet, so that nobody else has to."""
         deadline = time.monotonic() + START_TIMEOUT
-        while not self._supervisor.ready():
+        nursery = self._nursery.channel
+        while nursery is not None and not self._supervisor.ready():
             left = deadline - time.monotonic()
             waiting = {worker.channel.fileno(): worker for worker in self._workers.values()}
             poll = select.poll()
             for descriptor in waiting:
                 poll.register(descriptor, select.POLLIN)
+            poll.register(nursery, 0)  # its end, and not what it says of the workers
             for descriptor, _ in poll.poll(max(left, 0.0) * 1000):
-                waiting[descriptor].channel.doRead()
+                if descriptor in waiting:
+                    waiting[descriptor].channel.doRead()
+                else:
+                    raise StartError(self._no_start())
             for worker in waiting.values():
                 if not worker.channel.open or left <= 0:
-                    raise StartError(_does_not_start(worker))
+                    raise StartError(self._no_start(worker))
+
+    def _no_start(self, worker: Worker | None = None) -> str:
+        """Stop what has been started, and return why it did not start."""
+        self._supervisor.abandon()
+        words = self._nursery.words if worker is None else worker.words
+        if words is not None:
+            words.drain()
+        why = words.last if words is not None else ""
+        if not why and worker is not None:
+            why = self._end_of(worker) or f"it is not ready after {START_TIMEOUT:g} s"
+        who = "the nursery" if worker is None else worker.name
+        return f"mailroute: {who} does not start: {why or 'it has ended without a word'}"
+
+    def _end_of(self, worker: Worker) -> str:
+        """Return how a worker that said nothing has ended; empty if it has not."""
+        nursery = self._nursery.channel
+        if worker.channel.open or nursery is None:
+            return ""
+        poll = select.poll()
+        poll.register(nursery, select.POLLIN)
+        poll.poll(1000)  # it is the nursery's next message
+        nursery.drain()
+        return f"it {worker.how or 'is gone'}"
 
     # --- the rest ---
 
-    def _forget(self, number: int) -> int:
-        return 0 if self._counts is None else self._counts.forget(number)
+    def _forget(self, place: int) -> int:
+        return self._counts.forget(place)
 
     def _clean_up(self, result: Any) -> Any:
-        if self._kit is not None:
-            os.close(self._kit.letter)
-            os.close(self._kit.counts)
-        self._kit = self._counts = None
+        self._nursery.close()
+        for descriptor in (*self._memory, *self._folders):
+            os.close(descriptor)
         return result
 
 
 def _cannot_run(error: OSError) -> str:
     return (
-        f"mailroute: cannot start workers: {sys.executable}: {error.strerror or error}: "
-        "Python has to be there, in a chroot as well, or use workers = 1"
+        f"mailroute: cannot start workers with {sys.executable}: {error.strerror or error}: use workers = 1"
     )
-
-
-def _does_not_start(worker: Worker) -> str:
-    worker.words.drain()
-    why = worker.words.last or (
-        f"it is not ready after {START_TIMEOUT:g} s" if worker.channel.open else "it has ended without a word"
-    )
-    return f"mailroute: worker {worker.number} cannot start: {why}"

@@ -1,197 +1,252 @@
-"""One worker process, as the parent sees it."""
+"""The nursery and the workers, as the parent sees them."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
-from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from mailroute.workers import start
 from mailroute.workers.channel import Channel, pair
 from mailroute.workers.logs import publish
+from mailroute.workers.nursery import Identity
+from mailroute.workers.sockets import HeldPort
 from mailroute.workers.supervisor import STOP_TIMEOUT
+from mailroute.workers.words import Words
 
 _log = Logger(namespace="mailroute.workers")
 
-MAX_WORDS = 1000
-"""Bytes of one line that a worker writes to its standard output or error."""
+_ABOVE = 16  # above all descriptors that the nursery has
 
 
-@frozen
-class Kit:
-    """What every worker gets: descriptors of the parent's."""
+class Nursery:
+    """The process that makes the workers.  It ends when the parent's end of its channel is closed.
 
-    letter: int
-    counts: int
-    sockets: Sequence[int]
+    :param letter: the descriptor of the memory with the letter.
+    :param counts: the descriptor of the memory with the counts.
+    :raises OSError: it cannot be started.
+    """
+
+    def __init__(self, letter: int, counts: int) -> None:
+        self.workers: dict[int, Worker] = {}
+        self.channel: Channel | None = None
+        self.words: Words | None = None
+        with ExitStack() as theirs, ExitStack() as ours:
+            self._socket, end = pair()
+            ours.callback(self._socket.close)
+            theirs.callback(end.close)
+            self._out, into = os.pipe()
+            ours.callback(os.close, self._out)
+            theirs.callback(os.close, into)
+            empty = os.open(os.devnull, os.O_RDONLY)
+            theirs.callback(os.close, empty)
+            inherited = {0: empty, 1: into, 2: into}
+            inherited |= {start.CONTROL: end.fileno(), start.LETTER: letter, start.COUNTS: counts}
+            self._process = _spawn(inherited)
+            ours.pop_all()
+
+    def settle(self, reactor: Any, folders: Sequence[int]) -> None:
+        """Have it become who and where this process is, and begin to listen to it.
+
+        :param folders: descriptors of the root and the working directory.
+        """
+        self.channel = Channel(self._socket, reactor, self._received, self._lost)
+        self.words = Words("the nursery", self._out, reactor)
+        self.channel.send(b"become", pickle.dumps(Identity.mine()), folders)
+
+    def alive(self) -> bool:
+        """Tell whether it is there."""
+        return self.channel is not None and self.channel.open
+
+    def send(self, word: bytes, rest: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Tell it something."""
+        if self.channel is not None:
+            self.channel.send(word, rest, descriptors)
+
+    def close(self) -> None:
+        """Let it end."""
+        if self.channel is None:
+            self._socket.close()
+            os.close(self._out)
+        else:
+            self.channel.close()
+        if self.words is not None:
+            self.words.close()
+        with contextlib.suppress(ChildProcessError):  # whoever becomes a daemon has no children from before
+            os.waitpid(self._process, os.WNOHANG)
+
+    def _received(self, word: bytes, rest: bytes, descriptors: Sequence[int]) -> None:
+        del descriptors
+        place, _, what = rest.decode().partition(" ")
+        worker = self.workers.pop(int(place), None)
+        if worker is None:
+            return
+        if word == b"failed":
+            worker.gone(f"cannot be made: {what}")
+        else:
+            process, status = map(int, what.split())
+            worker.pid = process
+            worker.gone(_how(status))
+
+    def _lost(self) -> None:
+        if self.words is not None:
+            self.words.drain()
+        _log.error("the nursery (process {pid}) is gone", pid=self._process)
+        self.close()
+        for worker in list(self.workers.values()):
+            worker.unseen()
 
 
-class Worker(ProcessProtocol):
+def _spawn(inherited: dict[int, int]) -> int:
+    """Start the nursery's process with these descriptors, and return its id."""
+    others = [descriptor for descriptor in _inheritable() if descriptor not in inherited]
+    copies = {child: fcntl(ours, F_DUPFD_CLOEXEC, _ABOVE) for child, ours in inherited.items()}
+    try:
+        # -P: nothing that lies in the folder where we run is taken for a module.
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-P", str(Path(start.__file__))],
+            os.environ,
+            file_actions=[
+                *((os.POSIX_SPAWN_DUP2, copy, child) for child, copy in copies.items()),
+                *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in others),
+            ],
+            setsigdef=[signal.SIGPIPE, signal.SIGCHLD],
+        )
+    finally:
+        for copy in copies.values():
+            os.close(copy)
+
+
+def _inheritable() -> list[int]:
+    """Return the descriptors that other programs would get: Python makes none, systemd does."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # the one with which the folder was listed
+                if os.get_inheritable(int(entry.name)):
+                    found.append(int(entry.name))
+    return found
+
+
+def _how(status: int) -> str:
+    if os.WIFEXITED(status):
+        return f"ended with status {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(number).name}"
+    return f"was killed by signal {number}"
+
+
+class Worker:
     """A worker process.
 
-    :param number: which one, from 1: this is for people.
+    :param place: its number, from 0.
+    :param nursery: which makes it.
+    :param ports: of all listeners.
     :param ready: is called once it serves clients.
     :param ended: is called once it is gone, with how it ended.
-    :raises OSError: it cannot be started.
+    :raises OSError: it cannot be had.
     """
 
     def __init__(
         self,
-        number: int,
-        kit: Kit,
+        place: int,
+        nursery: Nursery,
+        ports: Sequence[HeldPort],
         reactor: Any,
         ready: Callable[[], None],
         ended: Callable[[str], None],
     ) -> None:
-        self.number = number
+        self.pid = 0
+        self.name = f"worker {place + 1}"
+        self._place = place
+        self._nursery = nursery
+        self._ports = ports
         self._reactor = reactor
-        self._impatience: IDelayedCall | None = None
         self._ready = ready
         self._ended = ended
+        self.how = ""
+        self._impatience: IDelayedCall | None = None
+        asked = {"place": place, "families": [port.family for port in ports]}
         with ExitStack() as theirs, ExitStack() as ours:
-            self._process = self._spawn(kit, theirs, ours)
+            socket_, end = pair()
+            ours.callback(socket_.close)
+            theirs.callback(end.close)
+            out, into = os.pipe()
+            ours.callback(os.close, out)
+            theirs.callback(os.close, into)
+            given = [end.fileno(), into, *(port.descriptor(place) for port in ports)]
+            nursery.send(b"make", json.dumps(asked).encode(), given)
             ours.pop_all()
-        self.pid: int = self._process.pid or 0
+        nursery.workers[place] = self
+        self.words = Words(self.name, out, reactor)
+        self.channel = Channel(socket_, reactor, self._received, self._lost)
 
-    def _spawn(self, kit: Kit, theirs: ExitStack, ours: ExitStack) -> Any:
-        """Start the process; what is the worker's is closed here by the one stack, and by both if that fails."""
-        ours_end, theirs_end = pair()
-        theirs.callback(theirs_end.close)
-        self.channel = Channel(ours_end, self._reactor, self._received, self._lost)
-        ours.callback(self.channel.close)
-        out, into = os.pipe()
-        theirs.callback(os.close, into)
-        self.words = Words(self.number, out, self._reactor)
-        ours.callback(self.words.close)
-        empty = os.open(os.devnull, os.O_RDONLY)
-        theirs.callback(os.close, empty)
-        inherited = [theirs_end.fileno(), kit.letter, kit.counts, *kit.sockets]
-        descriptors = {0: empty, 1: into, 2: into, **dict(enumerate(inherited, start.CHANNEL))}
-        # -P: nothing that lies in the folder where we run is taken for a module.
-        command = [sys.executable, "-P", str(Path(start.__file__)), str(self.number)]
-        return self._reactor.spawnProcess(self, sys.executable, command, env=None, childFDs=descriptors)
-
-    def tell(self, word: bytes, rest: bytes = b"") -> None:
-        """Send it a message."""
-        self.channel.send(word, rest)
+    def stop(self) -> None:
+        """Have it end in good order."""
+        self.channel.send(b"stop")
 
     def kill(self) -> None:
         """End it, whatever it is doing."""
-        with contextlib.suppress(ProcessExitedAlready):
-            self._process.signalProcess("KILL")
+        if self._nursery.alive():
+            # Not by its id, which may be another's by now.
+            self._nursery.send(b"kill", str(self._place).encode())
+        elif self.pid and self.channel.open:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
-    def processExited(self, reason: Failure) -> None:
-        """Tell how it ended, but not before it is known that it was started."""
-        self._reactor.callLater(0, self._gone, reason)
+    def adopt(self, place: int) -> None:
+        """Have it accept on the sockets of another worker."""
+        shared = [(number, port) for number, port in enumerate(self._ports) if port.each]
+        asked = {"place": place, "listeners": [number for number, _ in shared]}
+        self.channel.send(
+            b"adopt", json.dumps(asked).encode(), [port.descriptor(place) for _, port in shared]
+        )
 
-    def _gone(self, reason: Failure) -> None:
+    def drop(self, place: int) -> None:
+        """Have it accept no longer on the sockets of another worker."""
+        self.channel.send(b"drop", str(place).encode())
+
+    def gone(self, how: str) -> None:
+        """Tell how it ended, once all that it has said is read."""
+        self.how = how
         if self._impatience is not None and self._impatience.active():
             self._impatience.cancel()
-        # All that it has said comes before its end.
         self.channel.drain()
         self.channel.close()
         self.words.drain()
         self.words.close()
-        self._ended(_how(reason.value))
+        self._ended(how)
 
-    def _received(self, word: bytes, rest: bytes) -> None:
+    def unseen(self) -> None:
+        """Nobody will see how it ends: its end of the channel has to tell."""
+        if not self.channel.open:
+            self._nursery.workers.pop(self._place, None)
+            self.gone("is gone")
+
+    def _received(self, word: bytes, rest: bytes, descriptors: Sequence[int]) -> None:
+        del descriptors
         if word == b"log":
-            publish(rest, self.number)
+            publish(rest, self._place + 1)
         elif word == b"ready":
+            self.pid = int(rest)
             self._ready()
 
     def _lost(self) -> None:
-        # It ends.  If it does not, it is of no use to anybody.
+        if not self._nursery.alive():
+            self.unseen()
+            return
+        # It ends, and the nursery tells how.  If it does not, it is of no use to anybody.
         self._impatience = self._reactor.callLater(STOP_TIMEOUT, self.kill)
-
-
-def _how(reason: Any) -> str:
-    number = getattr(reason, "signal", None)
-    if number:
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(number).name}"
-        return f"was killed by signal {number}"
-    return f"ended with status {reason.exitCode}"
-
-
-@implementer(IReadDescriptor)
-class Words:
-    """What a worker writes to its standard output and error: nothing, while all is well.
-
-    Python does so if it cannot start, and libraries if they must end.
-    """
-
-    def __init__(self, number: int, descriptor: int, reactor: Any) -> None:
-        self._number = number
-        self._descriptor = descriptor
-        self._reactor = reactor
-        self._rest = b""
-        self.last = ""
-        os.set_blocking(descriptor, False)
-        reactor.addReader(self)
-
-    def fileno(self) -> int:
-        """Return the descriptor to watch; -1 once it is closed."""
-        return self._descriptor
-
-    def doRead(self) -> None:
-        """Read some of it."""
-        self._read()
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor gives it up, because it ends."""
-        del reason
-        self.close()
-
-    def logPrefix(self) -> str:
-        """Return a name for the log."""
-        return "workers"
-
-    def drain(self) -> None:
-        """Read all that there is."""
-        while self._descriptor >= 0 and self._read():
-            pass
-
-    def close(self) -> None:
-        """Read no more."""
-        if self._descriptor >= 0:
-            self._reactor.removeReader(self)
-            os.close(self._descriptor)
-            self._descriptor = -1
-            self._say(self._rest)
-            self._rest = b""
-
-    def _read(self) -> bool:
-        try:
-            data = os.read(self._descriptor, 65536)
-        except BlockingIOError:
-            return False
-        if not data:
-            self.close()
-            return False
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._say(line)
-        while len(self._rest) > MAX_WORDS:
-            self._say(self._rest)
-            self._rest = self._rest[MAX_WORDS:]
-        return True
-
-    def _say(self, line: bytes) -> None:
-        text = line[:MAX_WORDS].decode("utf-8", "backslashreplace").rstrip()
-        if text:
-            self.last = text
-            _log.error("worker {worker} says: {text}", worker=self._number, text=text)

@@ -17,12 +17,19 @@ from mailroute.service import Listening
 
 @implementer(IListeningPort)
 class HeldPort:
-    """Sockets that the parent keeps open, so that no connection is lost while a worker is started again."""
+    """Sockets that the parent keeps open, so that no connection is lost while a worker is made again.
+
+    :param sockets: one for each worker, or one for all.
+    """
 
     def __init__(self, *sockets: socket.socket) -> None:
         self.family = int(sockets[0].family)
-        self.descriptors = tuple(one.fileno() for one in sockets)
+        self.each = len(sockets) > 1
         self._sockets = sockets
+
+    def descriptor(self, place: int) -> int:
+        """Return the descriptor of a worker's socket, by its number from 0."""
+        return self._sockets[place % len(self._sockets)].fileno()
 
     def startListening(self) -> None:
         """It does."""
@@ -41,16 +48,12 @@ class _HeldUNIXPort(HeldPort):
     """A UNIX socket, whose name and lock Twisted removes at the end."""
 
     def __init__(self, port: Any) -> None:
-        with socket.fromfd(port.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as copy:
-            super().__init__(copy)
-        self.descriptors = (port.fileno(),)
+        super().__init__(socket.fromfd(port.fileno(), socket.AF_UNIX, socket.SOCK_STREAM))
         self._port = port
 
     def stopListening(self) -> Any:
+        super().stopListening()
         return self._port.stopListening()
-
-    def getHost(self) -> Any:
-        return self._port.getHost()
 
 
 class Binder:

@@ -30,12 +30,17 @@ STEADY = 60.0
 class Running(Protocol):
     """A worker process, as `mailroute.workers.process.Worker` is one."""
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
+    pid: int
+    """Its process id, once it is known."""
 
-    def tell(self, word: bytes, rest: bytes = b"", /) -> None:
-        """Send it a message."""
+    def stop(self) -> None:
+        """Have it end in good order."""
+
+    def adopt(self, place: int, /) -> None:
+        """Have it accept on the sockets of another worker."""
+
+    def drop(self, place: int, /) -> None:
+        """Have it accept no longer on the sockets of another worker."""
 
     def kill(self) -> None:
         """End it, whatever it is doing."""
@@ -96,7 +101,7 @@ class Supervisor(Service):
         for place in self._places:
             self._stop_timer(place)
             if place.worker is not None and place.ready:
-                place.worker.tell(b"stop")
+                place.worker.stop()
             elif place.worker is not None:
                 place.worker.kill()  # it has no clients yet
         if not self._left():
@@ -159,7 +164,7 @@ class Supervisor(Service):
 
     def _has_ended(self, place: _Place, how: str) -> None:
         self._stop_timer(place)
-        pid = place.worker.pid if place.worker is not None else None
+        process = f" (process {place.worker.pid})" if place.worker is not None and place.worker.pid else ""
         was_ready, place.ready, place.worker = place.ready, False, None
         place.orphaned = True
         lost = self._forget(place.number)
@@ -168,10 +173,9 @@ class Supervisor(Service):
             return
         delay = self._next_delay(place)
         _log.error(
-            "worker {worker} (process {pid}) {how}{before}: {lost} connections are lost; "
-            "it is started again {when}",
+            "worker {worker}{process} {how}{before}: {lost} connections are lost; it is started again {when}",
             worker=place.number + 1,
-            pid=pid,
+            process=process,
             how=how,
             before="" if was_ready else " before it was ready",
             lost=lost,
@@ -202,17 +206,15 @@ class Supervisor(Service):
             if helper is not None and not helper.ready:
                 place.helper = helper = None  # whoever it was is gone, and serves nobody
             if place.ready and helper is not None:
-                self._tell(helper, b"drop", place)
+                if helper.worker is not None:
+                    helper.worker.drop(place.number)
                 place.helper = None
             elif place.orphaned and helper is None and ready:
                 # Not always the same one, if several need help.
                 chosen = ready[place.number % len(ready)]
-                self._tell(chosen, b"adopt", place)
+                if chosen.worker is not None:
+                    chosen.worker.adopt(place.number)
                 place.helper = chosen.number
-
-    def _tell(self, helper: _Place, word: bytes, about: _Place) -> None:
-        if helper.worker is not None:
-            helper.worker.tell(word, str(about.number).encode())
 
     # --- the end ---
 

@@ -2,92 +2,97 @@
 
 from __future__ import annotations
 
+import json
 import os
-import socket
+import signal
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.logger import globalLogBeginner
 
-from mailroute import config
-from mailroute.service import Share, StartError, assemble
-from mailroute.workers import start
+from mailroute.service import Share, assemble
 from mailroute.workers.channel import Channel
-from mailroute.workers.counts import Counts, SharedGate
+from mailroute.workers.counts import SharedGate
 from mailroute.workers.inherited import Inherited
-from mailroute.workers.letter import Letter
 from mailroute.workers.logs import Sender
+
+if TYPE_CHECKING:
+    from mailroute.workers.nursery import Given, Order
 
 ORPHANED_TIMEOUT = 10.0
 """Seconds in which a worker ends in good order when its parent is gone."""
 
 
-def run(letter: Letter, number: int) -> None:
-    """Be the worker of that number, from 0, until the parent says that it is enough, or is gone.
+def prepare(given: Given) -> None:
+    """Import what only the worker needs, while it can be imported."""
+    import_module(given.reactor)
 
-    :raises StartError: the settings cannot be made, or the sockets cannot be used.
-    """
-    import_module(letter.reactor).install()
+
+def run(given: Given, order: Order) -> None:
+    """Be a worker until the parent says that it is enough, or is gone."""
+    import_module(given.reactor).install()
     from twisted.internet import reactor
 
-    try:
-        worker = Worker(letter, number, reactor)
-    except config.ConfigError as error:
-        raise StartError(str(error)) from None
+    worker = Worker(given, order, reactor)
     worker.start()
     worker.run()
-
-
-def _itself(listener: Inherited) -> Inherited:
-    return listener
 
 
 class Worker:
     """The service of a worker, and its end of the channel to the parent."""
 
-    def __init__(self, letter: Letter, number: int, reactor: Any) -> None:
+    def __init__(self, given: Given, order: Order, reactor: Any) -> None:
         self._reactor = reactor
         self._leaving = False
-        settings = config.reread(letter.source, reactor)
-        limits = settings.limits
-        counts = Counts(start.COUNTS, letter.layout)
+        self._channel = Channel(order.channel, reactor, self._received, self._orphaned)
+        # What has been logged in the nursery was logged by the parent before.  Standard
+        # output and error stay what they are: the parent logs what comes there.
+        globalLogBeginner.beginLoggingTo(
+            [Sender(partial(self._channel.send, b"log"))], discardBuffer=True, redirectStandardIO=False
+        )
+        limits = given.settings.limits
         self._listeners = [
-            Inherited(reactor, family, descriptors, number) for family, descriptors in letter.listeners
+            Inherited(reactor, family, descriptor, order.place) for family, descriptor in order.sockets
         ]
-        gate = SharedGate(limits.connections, limits.connections_per_address, counts, number, letter.gate_key)
         share = Share(
-            gate,
+            SharedGate(
+                limits.connections, limits.connections_per_address, given.counts, order.place, given.gate_key
+            ),
             [partial(_itself, listener) for listener in self._listeners],
-            salt=letter.salt,
+            given.tls,
+            given.salt,
             announced=True,
         )
-        self._service: IService = assemble(settings, reactor, share)
-        self._channel = Channel(socket.socket(fileno=start.CHANNEL), reactor, self._received, self._orphaned)
+        self._service: IService = assemble(given.settings, reactor, share)
 
     def start(self) -> None:
-        """Serve clients, and say so.
-
-        Until here, whatever goes wrong is told on standard error: Python does
-        that by itself, whatever it is.
-        """
+        """Serve clients, and say so."""
         self._service.privilegedStartService()
         self._service.startService()
-        self._reactor.addSystemEventTrigger("before", "shutdown", self._leave)
-        globalLogBeginner.beginLoggingTo([Sender(lambda event: self._channel.send(b"log", event))])
-        self._channel.send(b"ready")
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._service.stopService)
+        self._channel.send(b"ready", str(os.getpid()).encode())
 
     def run(self) -> None:
         """Run the reactor."""
+        self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._asked)
         self._reactor.run()
 
-    def _received(self, word: bytes, rest: bytes) -> None:
+    def _asked(self, number: int, frame: object) -> None:
+        # Not by Twisted's own handler: a service manager tells all processes to end, and
+        # then the parent says so once more, which the reactor would take for a mistake.
+        del number, frame
+        self._reactor.callFromThread(self._stop)
+
+    def _received(self, word: bytes, rest: bytes, descriptors: Sequence[int]) -> None:
         if word == b"stop":
             self._stop()
         elif word == b"adopt":
-            for listener in self._listeners:
-                listener.adopt(int(rest))
+            asked = json.loads(rest)
+            for position, descriptor in zip(asked["listeners"], descriptors, strict=True):
+                self._listeners[position].adopt(asked["place"], descriptor)
         elif word == b"drop":
             for listener in self._listeners:
                 listener.drop(int(rest))
@@ -99,8 +104,9 @@ class Worker:
 
     def _stop(self) -> None:
         if not self._leaving:
+            self._leaving = True
             self._reactor.stop()
 
-    def _leave(self) -> Any:
-        self._leaving = True
-        return self._service.stopService()
+
+def _itself(listener: Inherited) -> Inherited:
+    return listener

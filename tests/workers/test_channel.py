@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,8 +53,8 @@ class Ends:
             for end, heard in zip(pair(), self.heard, strict=True)
         ]
 
-    def _hear(self, heard: list[Any]) -> Callable[[bytes, bytes], None]:
-        return lambda word, rest: heard.append((word, rest))
+    def _hear(self, heard: list[Any]) -> Callable[[bytes, bytes, Sequence[int]], None]:
+        return lambda word, rest, descriptors: heard.append((word, rest, *descriptors))
 
     def turn(self) -> None:
         """Let both ends read and write until nothing is left to do."""
@@ -85,7 +88,7 @@ def test_messages_arrive_whole_and_in_order(ends: Ends) -> None:
 
 def test_nothing_is_lost_while_the_other_end_is_busy(ends: Ends) -> None:
     """What the other end does not take now waits, in order, and nobody waits for it."""
-    one, other = ends.ends
+    one, _ = ends.ends
     sent = [(b"log", str(number).encode() + bytes(2000)) for number in range(2000)]
     for word, rest in sent:
         assert one.send(word, rest)
@@ -96,9 +99,9 @@ def test_nothing_is_lost_while_the_other_end_is_busy(ends: Ends) -> None:
 
 
 def test_what_waits_has_a_bound(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the other end takes nothing for long, the sender is told that there is no room, until there is again."""
+    """If the other end takes nothing for long, the sender is told that there is no room, until there is."""
     monkeypatch.setattr(channels, "MAX_WAITING", 100_000)
-    one, other = ends.ends
+    one, _ = ends.ends
     count = 0
     while one.send(b"log", bytes(1000)):
         count += 1
@@ -142,6 +145,36 @@ def test_the_longest_message_arrives(ends: Ends) -> None:
     one.send(b"log", bytes(MAX_MESSAGE - 4))
     ends.turn()
     assert ends.heard[1] == [(b"log", bytes(MAX_MESSAGE - 4))]
+
+
+def test_descriptors_go_with_their_message(ends: Ends) -> None:
+    """The other end gets copies of descriptors, even if the message has to wait and they are closed."""
+    one, _ = ends.ends
+    while not ends.reactor.writers:
+        one.send(b"log", bytes(1000))
+    with tempfile.TemporaryFile() as file:
+        file.write(b"content")
+        file.flush()
+        one.send(b"adopt", b"3", [file.fileno(), file.fileno()])
+    ends.turn()
+    word, rest, first, second = ends.heard[1][-1]
+    assert (word, rest) == (b"adopt", b"3")
+    for descriptor in (first, second):
+        assert os.pread(descriptor, 100, 0) == b"content"
+        assert not os.get_inheritable(descriptor)
+        os.close(descriptor)
+
+
+def test_descriptors_of_messages_that_never_went_are_closed(ends: Ends) -> None:
+    """A message that waits for ever keeps nothing open."""
+    one, _ = ends.ends
+    while not ends.reactor.writers:
+        one.send(b"log", bytes(1000))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    one.send(b"adopt", b"3", [0])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    one.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
 
 
 # --- events ---------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import pytest
 from attrs import define, field
@@ -28,12 +29,18 @@ class Fake:
     pid: int
     ready: Callable[[], None]
     _ended: Callable[[str], None]
-    told: list[tuple[bytes, bytes]] = field(factory=list)
+    told: list[tuple[str, int]] = field(factory=list)
     killed: bool = False
     gone: bool = False
 
-    def tell(self, word: bytes, rest: bytes = b"") -> None:
-        self.told.append((word, rest))
+    def stop(self) -> None:
+        self.told.append(("stop", -1))
+
+    def adopt(self, place: int) -> None:
+        self.told.append(("adopt", place))
+
+    def drop(self, place: int) -> None:
+        self.told.append(("drop", place))
 
     def kill(self) -> None:
         self.killed = True
@@ -80,11 +87,11 @@ class Stage:
         for number, place in enumerate(self.had):
             if place and not place[-1].gone:
                 takes = [number]
-                for word, rest in place[-1].told:
-                    if word == b"adopt":
-                        takes.append(int(rest))
-                    elif word == b"drop":
-                        takes.remove(int(rest))
+                for word, other in place[-1].told:
+                    if word == "adopt":
+                        takes.append(other)
+                    elif word == "drop":
+                        takes.remove(other)
                 found[number] = sorted(takes)
         return found
 
@@ -114,7 +121,7 @@ def test_all_are_started_and_then_are_ready() -> None:
 
 
 def test_a_worker_that_has_ended_is_started_again_at_once(said: list[str]) -> None:
-    """Its places at the gate are free first, and the log names worker, process, end, loss and what follows."""
+    """Its places at the gate are free first; the log names worker, process, end, loss and what follows."""
     stage = Stage(2)
     stage.run()
     stage.now(1).end("was killed by SIGKILL")
@@ -144,9 +151,10 @@ def test_one_that_ends_again_and_again_is_started_ever_later(said: list[str]) ->
             stage.clock.advance(0.5)
             waited += 0.5
         delays.append(waited)
+        before_it = "" if len(delays) == 1 else " before it was ready"
+        when = f"in {waited:g} s" if waited else "at once"
         assert said[-1].endswith(
-            f"ended with status 1{'' if len(delays) == 1 else ' before it was ready'}: 7 connections are lost; "
-            f"it is started again {f'in {waited:g} s' if waited else 'at once'}"
+            f"ended with status 1{before_it}: 7 connections are lost; it is started again {when}"
         )
     assert delays == [0, FIRST_DELAY, 2, 4, 8, 16, LONGEST_DELAY, LONGEST_DELAY, LONGEST_DELAY]
 
@@ -228,13 +236,13 @@ def test_the_first_start_must_not_fail() -> None:
 
 
 def test_another_one_accepts_meanwhile() -> None:
-    """Clients whom the kernel sends to a worker that is not there are taken by another one, until it is back."""
+    """Clients whom the kernel sends to a worker that is not there are taken by another, until it is back."""
     stage = Stage(3)
     stage.run()
     stage.now(0).end()
-    assert sorted(sum(stage.served().values(), [])) == [0, 1, 2]
+    assert sorted(chain(*stage.served().values())) == [0, 1, 2]
     stage.clock.advance(0)
-    assert sorted(sum(stage.served().values(), [])) == [0, 0, 1, 2]  # the new one is not ready yet
+    assert sorted(chain(*stage.served().values())) == [0, 0, 1, 2]  # the new one is not ready yet
     stage.now(0).ready()
     assert stage.served() == {0: [0], 1: [1], 2: [2]}
 
@@ -244,8 +252,7 @@ def test_another_one_accepts_meanwhile() -> None:
     st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["end", "ready", "wait"])), max_size=60),
 )
 def test_no_clients_are_left_waiting(workers: int, happenings: list[tuple[int, str]]) -> None:
-    """Whoever ends and comes back in any order: as long as any worker is ready, one accepts for each place,
-    and only for places whose own worker is not."""
+    """As long as any worker is ready, one accepts for each place, and nobody else for those who can."""
     stage = Stage(workers)
     stage.run()
     ready = set(range(workers))
@@ -262,7 +269,7 @@ def test_no_clients_are_left_waiting(workers: int, happenings: list[tuple[int, s
             stage.clock.advance(LONGEST_DELAY)
         serving = {who: takes for who, takes in stage.served().items() if who in ready}
         if ready:
-            assert sorted(sum(serving.values(), [])) == list(range(workers))
+            assert sorted(chain(*serving.values())) == list(range(workers))
         assert all(takes == [who] or not set(takes) & (ready - {who}) for who, takes in serving.items())
 
 
@@ -274,7 +281,7 @@ def test_it_stops_when_all_have_ended() -> None:
     stage = Stage(2)
     stage.run()
     stopped = stage.supervisor.stopService()
-    assert [place[0].told[-1] for place in stage.had] == [(b"stop", b"")] * 2
+    assert [place[0].told[-1] for place in stage.had] == [("stop", -1)] * 2
     stage.now(0).end("ended with status 0")
     assert not stopped.called
     stage.now(1).end("ended with status 0")
