@@ -235,7 +235,7 @@ class TableRouter(Service):
     def startService(self) -> None:
         """Begin to watch the file.
 
-        :raises BadTable: it was read long ago in another process, and is no table any more.
+        :raises BadOption: it was read long ago in another process, and is no table any more.
         """
         super().startService()
         if self._context.copies.of(self.path) is not None:
@@ -265,6 +265,8 @@ class TableRouter(Service):
             pass  # the first poll finds it changed
         except OSError as error:
             self._keep(f"cannot read {self.path}: {error.strerror}", found)
+        except BadTable as error:
+            raise BadOption("file", str(error)) from None
 
     async def _watch(self) -> None:
         while True:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.application.service import IService
 from twisted.logger import globalLogBeginner
 
-from mailroute.service import Share, assemble
+from mailroute.routers import BadOption
+from mailroute.service import Share, StartError, assemble
 from mailroute.workers.channel import Channel
 from mailroute.workers.counts import SharedGate
 from mailroute.workers.inherited import Inherited
@@ -32,12 +33,18 @@ def prepare(given: Given) -> None:
 
 
 def run(given: Given, order: Order) -> None:
-    """Be a worker until the parent says that it is enough, or is gone."""
+    """Be a worker until the parent says that it is enough, or is gone.
+
+    :raises StartError: something is not as it was when mailroute was started.
+    """
     import_module(given.reactor).install()
     from twisted.internet import reactor
 
     worker = Worker(given, order, reactor)
-    worker.start()
+    try:
+        worker.start()
+    except BadOption as error:
+        raise StartError(str(error)) from None
     worker.run()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import twistd
-from servers.processes import PATIENCE, free_port, wait_until
+from servers.processes import PATIENCE, Log, free_port, wait_until
 from servers.proxy import toml
 from servers.raw import RawImap
 
@@ -81,17 +81,17 @@ class Files:
     def fails(self, *arguments: str, way: str = "--nodaemon", **env: str) -> str:
         """Run twistd, insist that it does not start, and return what it says; then nothing is left of it."""
         self.write()
+        before = strays(self.folder)
         log = "--logfile=twistd.log" if way == "--daemon" else "--logfile=-"
         options = [way, log] if way == "--nodaemon" else [log]
         ended = twistd.run(
             *options, "mailroute", "--config", "mailroute.toml", *arguments, folder=self.folder, **env
         )
         said = ended.stdout + ended.stderr
-        if way == "--daemon":
-            said += (self.folder / "twistd.log").read_text()
+        wait_until("the removal of the pid file", lambda: not (self.folder / "twistd.pid").exists())
+        said += Log(self.folder / "twistd.log").text()
         assert ended.returncode == 1, said
-        assert not (self.folder / "twistd.pid").exists()
-        wait_until("the workers' end", lambda: not strays(self.folder))
+        wait_until("the workers' end", lambda: set(strays(self.folder)) <= set(before))
         return said
 
     def run(self, *options: str, arguments: tuple[str, ...] = (), **more: Any) -> Running:
@@ -176,9 +176,10 @@ def sockets(pid: int) -> set[str]:
 def descriptors(pid: int) -> list[str]:
     """What a process's descriptors stand for."""
     found = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.append(str(entry.readlink()))
+    with contextlib.suppress(FileNotFoundError):  # it is gone
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(str(entry.readlink()))
     return found
 
 
