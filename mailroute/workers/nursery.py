@@ -137,11 +137,13 @@ def run(letter: Letter) -> None:
         settings = config.reread(letter.source, LateReactor())
     except config.ConfigError as error:
         raise StartError(str(error)) from None
+    counts = Counts(start.COUNTS, letter.layout)
+    os.close(start.COUNTS)
     given = Given(
         letter.reactor,
         settings,
         server_contexts(settings),
-        Counts(start.COUNTS, letter.layout),
+        counts,
         letter.gate_key,
         letter.salt,
     )

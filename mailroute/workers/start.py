@@ -5,6 +5,7 @@ letter.  All that it needs before is in the standard library.
 """
 
 import mmap
+import os
 import pickle
 import signal
 import sys
@@ -29,6 +30,7 @@ def start() -> None:
         # Nobody but the parent could write there, and it sealed the memory.
         sys.path[:] = pickle.load(memory)  # noqa: S301
         letter = pickle.load(memory)  # noqa: S301
+    os.close(LETTER)
     from mailroute.workers.nursery import run
 
     run(letter)

@@ -84,7 +84,7 @@ class Words:
 
     def _say(self, line: bytes) -> None:
         for first in range(0, len(line), MAX_WORDS):
-            text = line[first : first + MAX_WORDS].decode("utf-8", "backslashreplace").strip()
+            text = line[first : first + MAX_WORDS].decode("utf-8", "backslashreplace").rstrip()
             if text:
-                self.last = text
+                self.last = text.strip()
                 _log.error("{who} says: {text}", who=self._who, text=text)
