@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -28,7 +28,7 @@ MAX_DESCRIPTORS = 253
 """The most descriptors that a message can have: the kernel's SCM_MAX_FD."""
 
 _ATTACHED = socket.CMSG_LEN(MAX_DESCRIPTORS * array("i").itemsize)
-_AT_ONCE = 64  # messages read in one turn of the reactor
+_AT_ONCE = 256  # messages read in one turn of the reactor
 
 Received = Callable[[bytes, bytes, Sequence[int]], None]
 """Takes a message: its word, what stands behind it, and descriptors that are the taker's from then on."""
@@ -51,6 +51,8 @@ class Channel:
 
     :param received: is given each message.
     :param lost: is called once, when the other end is gone and all that it has said has been read.
+    :param pause: seconds for which nothing is read after something was: to be woken for each of
+        many messages costs more than to read them.
     """
 
     def __init__(
@@ -59,8 +61,11 @@ class Channel:
         reactor: Any,
         received: Received,
         lost: Callable[[], None],
+        pause: float = 0.0,
     ) -> None:
         self._socket = end
+        self._pause = pause
+        self._pausing: IDelayedCall | None = None
         self._reactor = reactor
         self._received = received
         self._lost = lost
@@ -93,6 +98,8 @@ class Channel:
         """Close this end: the other one reads that as the end."""
         if self.open:
             self.open = False
+            if self._pausing is not None and self._pausing.active():
+                self._pausing.cancel()
             self._reactor.removeReader(self)
             self._reactor.removeWriter(self)
             self._socket.close()
@@ -115,6 +122,9 @@ class Channel:
         for _ in range(_AT_ONCE):
             if not self.open or not self._read():
                 break
+        if self._pause and self.open:
+            self._reactor.removeReader(self)
+            self._pausing = self._reactor.callLater(self._pause, self._reactor.addReader, self)
 
     def doWrite(self) -> None:
         """Send what waits."""

@@ -27,6 +27,9 @@ from mailroute.workers.words import Words
 
 _log = Logger(namespace="mailroute.workers")
 
+LOG_PAUSE = 0.02
+"""Seconds that a line of a worker's log may wait: those that come meanwhile are written with it."""
+
 _ABOVE = 16  # above all descriptors that the nursery has
 
 
@@ -192,7 +195,7 @@ class Worker:
             ours.pop_all()
         nursery.workers[place] = self
         self.words = Words(self.name, out, reactor)
-        self.channel = Channel(socket_, reactor, self._received, self._lost)
+        self.channel = Channel(socket_, reactor, self._received, self._lost, LOG_PAUSE)
 
     def stop(self) -> None:
         """Have it end in good order."""

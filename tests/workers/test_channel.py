@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.logger import (
     Logger,
     LogLevel,
@@ -175,6 +176,33 @@ def test_descriptors_of_messages_that_never_went_are_closed(ends: Ends) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
     one.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
+
+
+def test_whoever_is_woken_often_rests(ends: Ends) -> None:
+    """An end that pauses reads all that is there, then nothing for a while, and loses nothing by that."""
+    clock, heard, (here, there) = Clock(), [], pair()
+    ends.reactor.callLater = clock.callLater
+    resting = Channel(
+        there, ends.reactor, lambda word, *_: heard.append(word), lambda: heard.append("lost"), 0.5
+    )
+    with here:
+        here.send(b"one ")
+        here.send(b"two ")
+        resting.doRead()
+        assert heard == [b"one", b"two"]
+        assert resting not in ends.reactor.readers
+        here.send(b"three ")
+        clock.advance(0.5)
+        assert resting in ends.reactor.readers
+        resting.doRead()
+        assert heard[2:] == [b"three"]
+        resting.drain()  # whoever wants to know at once, does
+        here.send(b"four ")
+        resting.drain()
+        assert heard[3:] == [b"four"]
+    resting.drain()
+    assert heard[4:] == ["lost"]
+    assert not clock.getDelayedCalls()
 
 
 # --- events ---------------------------------------------------------------------
