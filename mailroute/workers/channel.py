@@ -7,6 +7,7 @@ gone since.  That the other end is gone, however it went, is read as its end.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from array import array
@@ -28,6 +29,8 @@ MAX_DESCRIPTORS = 253
 """The most descriptors that a message can have: the kernel's SCM_MAX_FD."""
 
 _ATTACHED = socket.CMSG_LEN(MAX_DESCRIPTORS * array("i").itemsize)
+_NO_ROOM = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
+_NOBODY_THERE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _AT_ONCE = 256  # messages read in one turn of the reactor
 
 Received = Callable[[bytes, bytes, Sequence[int]], None]
@@ -98,7 +101,7 @@ class Channel:
         """Close this end: the other one reads that as the end."""
         if self.open:
             self.open = False
-            if self._pausing is not None and self._pausing.active():
+            if self._pausing is not None:
                 self._pausing.cancel()
             self._reactor.removeReader(self)
             self._reactor.removeWriter(self)
@@ -122,9 +125,9 @@ class Channel:
         for _ in range(_AT_ONCE):
             if not self.open or not self._read():
                 break
-        if self._pause and self.open:
+        if self._pause and self.open and self._pausing is None:
             self._reactor.removeReader(self)
-            self._pausing = self._reactor.callLater(self._pause, self._reactor.addReader, self)
+            self._pausing = self._reactor.callLater(self._pause, self._go_on)
 
     def doWrite(self) -> None:
         """Send what waits."""
@@ -143,6 +146,10 @@ class Channel:
         return "workers"
 
     # --- its parts ---
+
+    def _go_on(self) -> None:
+        self._pausing = None
+        self._reactor.addReader(self)
 
     def _read(self) -> bool:
         """Read one message, and say whether there may be another."""
@@ -171,16 +178,21 @@ class Channel:
             os.close(one)
 
     def _sent(self, message: bytes, descriptors: Sequence[int]) -> bool:
-        """Send a message; say whether that is done, as it is if nobody will ever read it."""
+        """Send a message; say whether that is done, as it is if nobody will ever read it.
+
+        :raises OSError: it is no message that can be sent.
+        """
         try:
             if descriptors:
                 socket.send_fds(self._socket, [message], list(descriptors))
             else:
                 self._socket.send(message)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # the other end is gone, and reading says so
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                return False
+            if error.errno not in _NOBODY_THERE:
+                raise
+            # Reading says so.
         return True
 
     def _end(self) -> None:

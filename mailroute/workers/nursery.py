@@ -161,7 +161,7 @@ class _Nursery:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._control.setblocking(True)
-        self._places: dict[int, int] = {}
+        self._keys: dict[int, int] = {}
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wake, False)
@@ -192,7 +192,7 @@ class _Nursery:
             if order := self._make(rest, *descriptors):
                 return order
         elif word == b"kill":
-            for process in [process for process, place in self._places.items() if place == int(rest)]:
+            for process in [process for process, key in self._keys.items() if key == int(rest)]:
                 os.kill(process, signal.SIGKILL)
         elif not message:
             raise SystemExit(0)
@@ -206,10 +206,10 @@ class _Nursery:
         try:
             process = os.fork()
         except OSError as error:
-            self._tell("failed", asked["place"], error.strerror)
+            self._tell("failed", asked["key"], error.strerror)
             return None
         if process:
-            self._places[process] = asked["place"]
+            self._keys[process] = asked["key"]
             return None
         signal.set_wakeup_fd(-1)
         for changed in (signal.SIGCHLD, signal.SIGTERM):
@@ -229,12 +229,12 @@ class _Nursery:
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 65536)
-        for process, place in list(self._places.items()):
+        for process, key in list(self._keys.items()):
             ended, status = os.waitpid(process, os.WNOHANG)
             if ended:
-                del self._places[process]
-                self._tell("ended", place, f"{process} {status}")
+                del self._keys[process]
+                self._tell("ended", key, f"{process} {status}")
 
-    def _tell(self, word: str, place: int, what: str | None) -> None:
+    def _tell(self, word: str, key: int, what: str | None) -> None:
         with contextlib.suppress(BrokenPipeError):
-            self._control.send(f"{word} {place} {what}".encode())
+            self._control.send(f"{word} {key} {what}".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -43,6 +44,8 @@ class Nursery:
 
     def __init__(self, letter: int, counts: int) -> None:
         self.workers: dict[int, Worker] = {}
+        """By their keys, of which no two workers have the same."""
+        self.keys = itertools.count()
         self.channel: Channel | None = None
         self.words: Words | None = None
         with ExitStack() as theirs, ExitStack() as ours:
@@ -91,8 +94,8 @@ class Nursery:
 
     def _received(self, word: bytes, rest: bytes, descriptors: Sequence[int]) -> None:
         del descriptors
-        place, _, what = rest.decode().partition(" ")
-        worker = self.workers.pop(int(place), None)
+        key, _, what = rest.decode().partition(" ")
+        worker = self.workers.pop(int(key), None)
         if worker is None:
             return
         if word == b"failed":
@@ -182,7 +185,8 @@ class Worker:
         self._ended = ended
         self.how = ""
         self._impatience: IDelayedCall | None = None
-        asked = {"place": place, "families": [port.family for port in ports]}
+        self._key = next(nursery.keys)
+        asked = {"key": self._key, "place": place, "families": [port.family for port in ports]}
         with ExitStack() as theirs, ExitStack() as ours:
             socket_, end = pair()
             ours.callback(socket_.close)
@@ -193,7 +197,7 @@ class Worker:
             given = [end.fileno(), into, *(port.descriptor(place) for port in ports)]
             nursery.send(b"make", json.dumps(asked).encode(), given)
             ours.pop_all()
-        nursery.workers[place] = self
+        nursery.workers[self._key] = self
         self.words = Words(self.name, out, reactor)
         self.channel = Channel(socket_, reactor, self._received, self._lost, LOG_PAUSE)
 
@@ -204,8 +208,8 @@ class Worker:
     def kill(self) -> None:
         """End it, whatever it is doing."""
         if self._nursery.alive():
-            # Not by its id, which may be another's by now.
-            self._nursery.send(b"kill", str(self._place).encode())
+            # Not by its process id, which may be another's by now.
+            self._nursery.send(b"kill", str(self._key).encode())
         elif self.pid and self.channel.open:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -225,9 +229,9 @@ class Worker:
     def gone(self, how: str) -> None:
         """Tell how it ended, once all that it has said is read."""
         self.how = how
+        self.channel.drain()
         if self._impatience is not None and self._impatience.active():
             self._impatience.cancel()
-        self.channel.drain()
         self.channel.close()
         self.words.drain()
         self.words.close()
@@ -236,7 +240,7 @@ class Worker:
     def unseen(self) -> None:
         """Nobody will see how it ends: its end of the channel has to tell."""
         if not self.channel.open:
-            self._nursery.workers.pop(self._place, None)
+            self._nursery.workers.pop(self._key, None)
             self.gone("is gone")
 
     def _received(self, word: bytes, rest: bytes, descriptors: Sequence[int]) -> None:
