@@ -135,8 +135,8 @@ class WorkersService(MultiService):
             return ""
         poll = select.poll()
         poll.register(nursery, select.POLLIN)
-        poll.poll(1000)  # it is the nursery's next message
-        nursery.drain()
+        while not worker.how and nursery.open and poll.poll(1000):  # the nursery is about to tell
+            nursery.doRead()
         return f"it {worker.how or 'is gone'}"
 
     # --- the rest ---
