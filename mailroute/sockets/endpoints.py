@@ -56,15 +56,16 @@ class HubServerEndpoint:
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Listen, as any endpoint."""
-        return self._inner.listen(factory).addCallback(self._take, factory)
+        return self._inner.listen(factory).addCallback(in_hub, self._reactor, factory)
 
-    def _take(self, port: IListeningPort, factory: IProtocolFactory) -> IListeningPort:
-        # TLS from the first byte by the endpoint itself ("ssl:") is a port of another kind.
-        if type(port).__module__ not in ("twisted.internet.tcp", "twisted.internet.unix"):
-            return port
-        if not isinstance(port, tcp.Port) or not suits(self._reactor):
-            return port
-        return HubPort(port, factory, hub_of(self._reactor))
+
+def in_hub(port: Any, reactor: Any, factory: IProtocolFactory) -> Any:
+    """Return a port that accepts in the place of this one, which listens; or this one, if that cannot be."""
+    # TLS from the first byte by the endpoint itself ("ssl:") is a port of another kind.
+    known = type(port).__module__ in ("twisted.internet.tcp", "twisted.internet.unix")
+    if known and isinstance(port, tcp.Port) and suits(reactor):
+        return HubPort(port, factory, hub_of(reactor))
+    return port
 
 
 @implementer(IListeningPort)
@@ -80,13 +81,13 @@ class HubPort:
         port.stopReading()
         self.startReading()
 
-    def startListening(self) -> None:  # noqa: N802 (Twisted's name)
+    def startListening(self) -> None:
         """Listen again."""
         self._port.startListening()
         self._port.stopReading()
         self.startReading()
 
-    def stopListening(self) -> Any:  # noqa: N802 (Twisted's name)
+    def stopListening(self) -> Any:
         """Stop; the Deferred fires when the port is closed."""
         self.stopReading()
         return self._port.stopListening()

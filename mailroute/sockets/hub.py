@@ -84,7 +84,7 @@ class Hub:
         """Return the descriptor of the epoll."""
         return self._epoll.fileno()
 
-    def logPrefix(self) -> str:  # noqa: N802 (Twisted's name)
+    def logPrefix(self) -> str:
         """Return the name for the reactor's own log messages."""
         return "mailroute.pipe"
 
