@@ -40,7 +40,7 @@ class Sizes:
         return self.tls_bytes if leg.in_front else self.plain_bytes
 
 
-FULL = Sizes(3, 2, 1000, 20000, 2_000_000_000, 300_000_000, few=50, some=500, many=8000, seconds=1.5)
+FULL = Sizes(3, 2, 1000, 20000, 2_000_000_000, 300_000_000, few=50, some=500, many=8000, seconds=1)
 QUICK = Sizes(1, 1, 400, 5000, 500_000_000, 100_000_000, few=50, some=100, many=1000, seconds=1)
 TINY = Sizes(1, 1, 40, 200, 4_000_000, 4_000_000, few=4, some=10, many=20, seconds=0.2)
 
