@@ -186,9 +186,11 @@ def _memory(rig: Rig) -> int:
 
 
 def _noops(metric: str, rig: Rig, generator: Load) -> Iterator[Reading]:
-    few = rig.sizes.few
-    generator.do(f"noop {few} {rig.sizes.noops // 10}")
-    yield rig.cost(metric, generator, f"noop {few} {rig.sizes.noops}")[0]
+    """Measure in three parts and keep the middle one, to compare it with one of another moment."""
+    few, part = rig.sizes.few, rig.sizes.noops // 3
+    generator.do(f"noop {few} {part // 3}")
+    readings = [rig.cost(metric, generator, f"noop {few} {part}")[0] for _ in range(3)]
+    yield sorted(readings, key=lambda reading: reading.value)[1]
 
 
 def workers(rig: Rig) -> Iterator[Reading]:
