@@ -8,9 +8,8 @@ from typing import Any
 from attrs import field, frozen
 from OpenSSL import SSL
 from service_identity import VerificationError
-from twisted.internet import defer
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectingCancelledError, ConnectionDone
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -20,12 +19,14 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     ITCPTransport,
     ITLSTransport,
-    ITransport,
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
+from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
+from mailroute.deadlines import Deadlines, deadlines_of
+from mailroute.dial import Address, Dialling
 from mailroute.events import (
     Client,
     Credentials,
@@ -51,33 +52,32 @@ LINGER = 2.0
 
 @implementer(IHandshakeListener)
 class ProxyClient(Protocol):
-    """Speaks a login's half of a protocol over one connection.
+    """Opens one account: dials the backend and speaks a login's half of a protocol.
 
-    :param tls: makes the client's side of TLS; None for a connection in the clear.
-    :param tls_first: TLS begins with the first byte, behind the PROXY header.
-    :param header: bytes to send before anything else: the PROXY header.
+    ``done`` fires with the connection once it is logged in; cancelling it
+    closes the connection.
     """
 
-    def __init__(
-        self,
-        login: ILogin,
-        clock: IReactorTime,
-        tls: IOpenSSLClientConnectionCreator | None,
-        *,
-        tls_first: bool,
-        header: bytes,
-    ) -> None:
+    def __init__(self, backend: Backend, dial: Dial, protocol: IMailProtocol, order: LoginOrder) -> None:
         self.done: Deferred[Opened] = Deferred(self._cancelled)
-        self.resumption_failed = False
-        self._login: ILogin | None = login
-        self._clock = clock
-        self._tls = tls
-        self._tls_first = tls_first
-        self._header = header
-        self._started = clock.seconds()
-        self._connected_at = self._started
-        self._phase = "connecting"
+        self._backend = backend
+        self._dial = dial
+        self._protocol = protocol
+        self._order = order
+        self._now = backend.clock.seconds
         self._linger: IDelayedCall | None = None
+        self._connecting: Dialling | Deferred[Any] | None = None
+        self._deadline = backend.deadlines.after(backend.timeout, self) if backend.timeout else None
+        self._connect()
+
+    def _connect(self) -> None:
+        self._login: ILogin | None = self._protocol.login(self._order)
+        self._tls_first = self._backend.tls_first
+        self._phase = "connecting"
+        self._started = self._connected_at = self._now()
+        connecting = self._dial.connect(self)
+        if self.transport is None:
+            self._connecting = connecting
 
     def doing(self) -> str:
         """Say what it is doing, for the log."""
@@ -88,13 +88,15 @@ class ProxyClient(Protocol):
     def connectionMade(self) -> None:
         """Announce the client if need be, then begin."""
         assert self.transport is not None  # noqa: S101 (Twisted's promise)
-        self._connected_at = self._clock.seconds()
+        self._connecting = None
+        self._connected_at = self._now()
         self._phase = ""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        if self._header:
+        header = self._backend.header(self._order.client)
+        if header:
             # Before TLS: whoever reads the header has no TLS yet.
-            self.transport.write(self._header)
+            self.transport.write(header)
         if self._tls_first:
             self._start_tls()
         elif self._login is not None:
@@ -118,7 +120,11 @@ class ProxyClient(Protocol):
         self.connected = 0
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
-        self.resumption_failed = bool(reason.check(ResumptionFailed))
+        if reason.check(ResumptionFailed) and self._login is not None:
+            # The password gets another handshake, in full.
+            self.transport = None
+            self._connect()
+            return
         if reason.check(SSL.Error, VerificationError):
             refusal = Refusal(Reason.MISCONFIGURED, f"TLS with the backend failed: {explain(reason)}")
         else:
@@ -126,40 +132,52 @@ class ProxyClient(Protocol):
             refusal = Refusal(Reason.UNAVAILABLE, detail)
         self._refuse(refusal)
 
+    # --- what else may happen to it ---
+
+    def not_connected(self, error: BaseException | None) -> None:
+        """The backend could not be reached."""
+        self._connecting = None
+        detail = f"cannot connect to backend {self._backend.name}: {safe_str(error)}"
+        self._refuse(Refusal(Reason.UNAVAILABLE, detail))
+
+    def time_is_up(self) -> None:
+        """It has taken too long."""
+        backend = self._backend
+        detail = f"backend {backend.name} took over {backend.timeout:g} s, at last {self.doing()}"
+        self._refuse(Refusal(Reason.UNAVAILABLE, detail))
+        self._give_up()
+
     # --- running ---
 
     def _obey(self, events: list[LoginEvent]) -> None:
         assert self.transport is not None  # noqa: S101 (called while connected)
         for event in events:
-            match event:
-                case Send(data):
-                    self.transport.write(data)
-                case LoggedIn():
-                    self._opened(event)
-                case Refused(refusal):
-                    self._hang_up(refusal)
-                case _:
-                    self._start_tls()
+            if isinstance(event, Send):
+                self.transport.write(event.data)
+            elif isinstance(event, LoggedIn):
+                self._opened(event)
+            elif isinstance(event, Refused):
+                self._hang_up(event.refusal)
+            else:
+                self._start_tls()
 
     def _start_tls(self) -> None:
         self._phase = "negotiating TLS"
         transport = ITLSTransport(self.transport, None)
-        if transport is None or self._tls is None:
+        if transport is None or self._dial.tls is None:
             self._hang_up(Refusal(Reason.MISCONFIGURED, "this endpoint's transport cannot start TLS"))
             return
-        transport.startTLS(self._tls)
+        transport.startTLS(self._dial.tls)
 
     def _opened(self, outcome: LoggedIn) -> None:
         if self._login is None:
             return
-        self._login = None
-        transport = ITransport(self.transport)
-        transport.pauseProducing()  # type: ignore[attr-defined]  # every stream transport is an IPushProducer
-        remember(self._tls, transport)
-        now = self._clock.seconds()
-        self.done.callback(
-            Opened(transport, outcome, self._connected_at - self._started, now - self._connected_at)
-        )
+        self._end()
+        transport: Any = self.transport
+        transport.pauseProducing()
+        remember(self._dial.tls, transport)
+        connected = self._connected_at
+        self.done.callback(Opened(transport, outcome, connected - self._started, self._now() - connected))
 
     def _hang_up(self, refusal: Refusal) -> None:
         """Close; a backend that does not play its part in that is cut off."""
@@ -167,18 +185,32 @@ class ProxyClient(Protocol):
         self._refuse(refusal)
         transport.loseConnection()
         if self.connected:
-            self._linger = self._clock.callLater(LINGER, transport.abortConnection)
+            self._linger = self._backend.clock.callLater(LINGER, transport.abortConnection)
 
     def _refuse(self, refusal: Refusal) -> None:
         if self._login is not None:
-            self._login = None
+            self._end()
             self.done.errback(LoginRefused(refusal))
 
     def _cancelled(self, done: Deferred[Opened]) -> None:
         del done  # it fails with CancelledError by itself
+        self._end()
+        self._give_up()
+
+    def _end(self) -> None:
+        """The attempt is over: nothing of it may ring or speak any more."""
         self._login = None
-        if self.transport is not None:
-            self.transport.abortConnection()  # type: ignore[attr-defined]  # all stream transports can
+        if self._deadline is not None:
+            self._deadline.discard(self)
+
+    def _give_up(self) -> None:
+        """Close at once."""
+        transport: Any = self.transport
+        connecting, self._connecting = self._connecting, None
+        if transport is not None:
+            transport.abortConnection()
+        elif connecting is not None:
+            connecting.cancel()
 
 
 class _Once(Factory[ProxyClient]):
@@ -199,8 +231,17 @@ class _Once(Factory[ProxyClient]):
 class Dial:
     """Where a backend serves one protocol; ``tls`` verifies it, and is None for a connection in the clear."""
 
-    endpoint: IStreamClientEndpoint
+    endpoint: IStreamClientEndpoint | Address
     tls: IOpenSSLClientConnectionCreator | None = None
+
+    def connect(self, proxy: ProxyClient) -> Dialling | Deferred[Any]:
+        """Get the proxy its connection; it may have it, or the reason why not, before this returns."""
+        if isinstance(self.endpoint, Address):
+            return self.endpoint.dial(proxy)
+        connecting = self.endpoint.connect(_Once(proxy))
+        # A failure that comes from cancelling it finds nobody waiting for it.
+        connecting.addErrback(lambda failure: proxy.not_connected(failure.value))
+        return connecting
 
 
 @implementer(IBackend)
@@ -220,6 +261,11 @@ class Backend:
     master: Credentials | None = field(default=None, repr=False)
     identity: Identity = Identity.NATIVE
     timeout: float = 30
+    deadlines: Deadlines = field(init=False)
+
+    @deadlines.default
+    def _deadlines(self) -> Deadlines:
+        return deadlines_of(self.clock)
 
     def open(
         self, protocol: IMailProtocol, credentials: Credentials, user: str, client: Client, seam: object
@@ -227,7 +273,8 @@ class Backend:
         """Connect and log in (`IBackend.open`)."""
         dial = self.dials.get(protocol.name)
         if dial is None:
-            return _refused(Reason.MISCONFIGURED, f"backend {self.name} does not serve {protocol.name}")
+            detail = f"backend {self.name} does not serve {protocol.name}"
+            return fail(LoginRefused(Refusal(Reason.MISCONFIGURED, detail)))
         order = LoginOrder(
             credentials,
             user,
@@ -238,30 +285,10 @@ class Backend:
             tell_client=self.identity is Identity.NATIVE,
             seam=seam,
         )
-        proxy: ProxyClient
+        return ProxyClient(self, dial, protocol, order).done
 
-        def connect() -> Deferred[Opened]:
-            nonlocal proxy
-            proxy = ProxyClient(
-                protocol.login(order),
-                self.clock,
-                dial.tls,
-                tls_first=self.tls_first,
-                header=self._header(client),
-            )
-            opening = dial.endpoint.connect(_Once(proxy))
-            opened: Deferred[Opened] = opening.addCallbacks(lambda _: proxy.done, self._not_connected)
-            return opened
-
-        # Whoever fails at resuming a session gets the password by another handshake, in full.
-        opened = connect()
-        opened.addErrback(lambda failure: connect() if proxy.resumption_failed else failure)
-        if self.timeout:
-            opened.addTimeout(self.timeout, self.clock)
-            opened.addErrback(lambda failure: self._timed_out(failure, proxy))
-        return opened
-
-    def _header(self, client: Client) -> bytes:
+    def header(self, client: Client) -> bytes:
+        """Return what goes before anything else: the PROXY header, if the backend wants one."""
         if self.identity not in (Identity.PROXY_V1, Identity.PROXY_V2):
             return b""
         source, destination = client.source, client.destination
@@ -272,29 +299,3 @@ class Backend:
         return version_2(
             near, far, unique_id=client.session_id, server_name=client.server_name, tls=client.tls
         )
-
-    def _not_connected(self, failure: Failure) -> Failure:
-        if failure.check(LoginRefused):
-            return failure
-        if failure.check(CancelledError, ConnectingCancelledError):
-            return Failure(CancelledError())
-        return _refusal(
-            Reason.UNAVAILABLE, f"cannot connect to backend {self.name}: {failure.getErrorMessage()}"
-        )
-
-    def _timed_out(self, failure: Failure, proxy: ProxyClient) -> Failure:
-        if not failure.check(defer.TimeoutError):
-            return failure
-        return _refusal(
-            Reason.UNAVAILABLE, f"backend {self.name} took over {self.timeout:g} s, at last {proxy.doing()}"
-        )
-
-
-def _refusal(reason: Reason, detail: str) -> Failure:
-    return Failure(LoginRefused(Refusal(reason, detail)))
-
-
-def _refused(reason: Reason, detail: str) -> Deferred[Opened]:
-    refused: Deferred[Opened] = Deferred()
-    refused.errback(_refusal(reason, detail))
-    return refused

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from math import ceil
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -117,3 +118,14 @@ class Deadlines:
         except Exception:
             # One that is broken must not keep the others waiting.
             _log.failure("a deadline of {owner} failed", owner=type(owner).__name__)
+
+
+_deadlines: WeakValueDictionary[IReactorTime, Deadlines] = WeakValueDictionary()
+
+
+def deadlines_of(clock: IReactorTime) -> Deadlines:
+    """Return the deadlines of a clock, which live as long as somebody uses them."""
+    deadlines = _deadlines.get(clock)
+    if deadlines is None:
+        deadlines = _deadlines[clock] = Deadlines(clock)
+    return deadlines

@@ -10,7 +10,13 @@ from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorFDSet,
+    IReactorTime,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,6 +26,7 @@ from mailroute.backend import Backend, Dial
 from mailroute.checkers import check_with
 from mailroute.config import Backend as BackendSettings
 from mailroute.config import Listener, Security, Settings
+from mailroute.dial import Address
 from mailroute.events import DialogTerms, Farewell
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
@@ -186,7 +193,7 @@ def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any
     context = None if block.security is Security.NONE else client_context(block.ca)
     dials = {
         protocol: Dial(
-            block.client_endpoint(protocol, reactor),
+            _where(block, protocol, reactor),
             None if context is None else ClientTLS(block.verify_name(protocol), context),
         )
         for protocol in block.endpoints
@@ -201,6 +208,13 @@ def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any
         identity=block.identity,
         timeout=settings.limits.backend_timeout,
     )
+
+
+def _where(block: BackendSettings, protocol: str, reactor: Any) -> Address | IStreamClientEndpoint:
+    address = block.address(protocol)
+    if address is None or not IReactorFDSet.providedBy(reactor):
+        return block.client_endpoint(protocol, reactor)
+    return Address(reactor, **address)
 
 
 def _factory(

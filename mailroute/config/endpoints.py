@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
-from typing import cast
+from typing import Any, cast
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
@@ -73,6 +74,30 @@ def client_endpoint(endpoint: str | IStreamClientEndpoint, reactor: object) -> I
         return cast(IStreamClientEndpoint, clientFromString(reactor, endpoint))
     except Exception as error:
         raise ValueError(_no_endpoint(endpoint, error, "tcp:10.0.0.1:143")) from None
+
+
+def address(endpoint: object) -> dict[str, Any] | None:
+    """Return the IP address that a client endpoint string dials, as keywords of `mailroute.dial.Address`.
+
+    None for whatever else there is: host names, UNIX sockets, objects.
+    """
+    if not isinstance(endpoint, str) or kind(endpoint) != "tcp":
+        return None
+    positional, named = parts(endpoint)
+    where, bind = host(endpoint), named.get("bindAddress")
+    if not all(_is_address(each) for each in (where, bind) if each is not None):
+        return None
+    return {
+        "host": where,
+        "port": int(named.get("port") or positional[-1]),
+        "timeout": int(named.get("timeout", 30)),
+        "bind": bind,
+    }
+
+
+def _is_address(host: str) -> bool:
+    # One with a zone, such as fe80::1%eth0, has to be looked up.
+    return "%" not in host and (isIPAddress(host) or isIPv6Address(host))
 
 
 def check_server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from twisted.cred.checkers import ICredentialsChecker
@@ -155,6 +155,10 @@ class Backend(_Block):
         :raises ValueError: the string describes no endpoint.
         """
         return strings.client_endpoint(self.endpoints[protocol], reactor)
+
+    def address(self, protocol: str) -> dict[str, Any] | None:
+        """Return the IP address to dial, as keywords of `mailroute.dial.Address`; ``None`` if it is none."""
+        return strings.address(self.endpoints[protocol])
 
 
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from operator import itemgetter
-from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IReactorTime
 
-from mailroute.deadlines import Deadline, Deadlines
+from mailroute.deadlines import Deadline, deadlines_of
 from mailroute.pipe.contract import End, SpliceResult, SpliceTerms
 from mailroute.pipe.leg import Leg
 
@@ -254,14 +253,3 @@ class Joint:
         self._end(end, reasons[end], patience, clean=end in (End.A, End.B))
         if stalled is not None:
             stalled.cut()
-
-
-_deadlines: WeakValueDictionary[IReactorTime, Deadlines] = WeakValueDictionary()
-
-
-def deadlines_of(clock: IReactorTime) -> Deadlines:
-    """Return the deadlines of a clock, which live as long as somebody uses them."""
-    deadlines = _deadlines.get(clock)
-    if deadlines is None:
-        deadlines = _deadlines[clock] = Deadlines(clock)
-    return deadlines
