@@ -20,7 +20,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
     ITLSTransport,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
@@ -43,6 +43,7 @@ from mailroute.events import (
     Send,
 )
 from mailroute.interfaces import IBackend, ILogin, IMailProtocol
+from mailroute.speaker import Speaker
 from mailroute.tls import ResumptionFailed, explain, remember
 from mailroute.wire.proxy_header import version_1, version_2
 
@@ -51,7 +52,7 @@ LINGER = 2.0
 
 
 @implementer(IHandshakeListener)
-class ProxyClient(Protocol):
+class ProxyClient(Speaker):
     """Opens one account: dials the backend and speaks a login's half of a protocol.
 
     ``done`` fires with the connection once it is logged in; cancelling it
@@ -93,10 +94,11 @@ class ProxyClient(Protocol):
         self._phase = ""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+        self.may_speak_directly()
         header = self._backend.header(self._order.client)
         if header:
             # Before TLS: whoever reads the header has no TLS yet.
-            self.transport.write(header)
+            self.say(header)
         if self._tls_first:
             self._start_tls()
         elif self._login is not None:
@@ -118,6 +120,7 @@ class ProxyClient(Protocol):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """The backend, or the network, has ended the connection."""
         self.connected = 0
+        self.must_not_speak_directly()
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
         if reason.check(ResumptionFailed) and self._login is not None:
@@ -150,10 +153,9 @@ class ProxyClient(Protocol):
     # --- running ---
 
     def _obey(self, events: list[LoginEvent]) -> None:
-        assert self.transport is not None  # noqa: S101 (called while connected)
         for event in events:
             if isinstance(event, Send):
-                self.transport.write(event.data)
+                self.say(event.data)
             elif isinstance(event, LoggedIn):
                 self._opened(event)
             elif isinstance(event, Refused):
@@ -167,6 +169,7 @@ class ProxyClient(Protocol):
         if transport is None or self._dial.tls is None:
             self._hang_up(Refusal(Reason.MISCONFIGURED, "this endpoint's transport cannot start TLS"))
             return
+        self.must_not_speak_directly()
         transport.startTLS(self._dial.tls)
 
     def _opened(self, outcome: LoggedIn) -> None:

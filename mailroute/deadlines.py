@@ -120,12 +120,13 @@ class Deadlines:
             _log.failure("a deadline of {owner} failed", owner=type(owner).__name__)
 
 
-_deadlines: WeakValueDictionary[IReactorTime, Deadlines] = WeakValueDictionary()
+# By the clock's id, which is its own for as long as its deadlines hold on to it.
+_deadlines: WeakValueDictionary[int, Deadlines] = WeakValueDictionary()
 
 
 def deadlines_of(clock: IReactorTime) -> Deadlines:
     """Return the deadlines of a clock, which live as long as somebody uses them."""
-    deadlines = _deadlines.get(clock)
+    deadlines = _deadlines.get(id(clock))
     if deadlines is None:
-        deadlines = _deadlines[clock] = Deadlines(clock)
+        deadlines = _deadlines[id(clock)] = Deadlines(clock)
     return deadlines

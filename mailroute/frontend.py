@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
-import secrets
+import os
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from attrs import evolve
@@ -19,7 +22,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
     ITransport,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -28,6 +31,7 @@ from mailroute.gate import Gate
 from mailroute.house import Door, House
 from mailroute.interfaces import IClientLeg
 from mailroute.session import Session
+from mailroute.speaker import Speaker
 from mailroute.tls import explain
 
 LINGER = 5.0
@@ -37,24 +41,42 @@ MAX_TURNED_AWAY = 100
 """Connections over the limits that may be open at once for the sake of a polite answer."""
 
 
-def _address(of: IAddress) -> Address | None:
-    if not isinstance(of, IPv4Address | IPv6Address):
-        return None
-    host = of.host.partition("%")[0]
-    if ":" in host:
-        # A dual-stack listener shows IPv4 clients so; backends and limits want them as they are.
-        mapped = ipaddress.IPv6Address(host).ipv4_mapped
-        host = host if mapped is None else str(mapped)
-    return Address(host, of.port)
+def _address(of: Any) -> Address | None:
+    if isinstance(of, IPv4Address):
+        return Address(of.host, of.port)
+    if isinstance(of, IPv6Address):
+        return Address(_as_it_is(of.host), of.port)
+    return None
+
+
+@lru_cache(4096)
+def _as_it_is(host: str) -> str:
+    """Return an IPv6 address without its zone, and an IPv4 address as such.
+
+    A dual-stack listener shows IPv4 clients as IPv6; backends and limits want them as they are.
+    """
+    host = host.partition("%")[0]
+    mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    return host if mapped is None else str(mapped)
+
+
+def _make_session_ids() -> Iterator[str]:
+    """Yield random strings of 16 characters, 96 bits each; the system is asked for many at a time."""
+    while True:
+        block = base64.urlsafe_b64encode(os.urandom(12 * 64)).decode("ascii")
+        yield from (block[start : start + 16] for start in range(0, len(block), 16))
+
+
+_session_ids = _make_session_ids()
 
 
 @implementer(IClientLeg, IHalfCloseableProtocol, IHandshakeListener)
-class ProxyServer(Protocol):
+class ProxyServer(Speaker):
     """A client's connection: its bytes go to the session, the session's words to it."""
 
-    factory: ProxyServerFactory
-
-    def __init__(self) -> None:
+    def __init__(self, factory: ProxyServerFactory, source: Address | None) -> None:
+        self.factory: ProxyServerFactory = factory
+        self._source = source
         self._client: Client | None = None
         self._session: Session | None = None
         self._linger: IDelayedCall | None = None
@@ -68,11 +90,10 @@ class ProxyServer(Protocol):
     def connectionMade(self) -> None:
         """Count the client in, and begin."""
         transport = self._transport()
+        self.may_speak_directly()
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
-        self._client = Client(
-            secrets.token_urlsafe(12), _address(transport.getPeer()), _address(transport.getHost())
-        )
+        self._client = Client(next(_session_ids), self._source, _address(transport.getHost()))
         self._turned_away = self.factory.gate.enter(self._host())
         if self._turned_away is not None:
             if self.factory.turned_away >= MAX_TURNED_AWAY:
@@ -122,6 +143,7 @@ class ProxyServer(Protocol):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """The client, or the network, has ended the connection."""
         self.connected = 0
+        self.must_not_speak_directly()
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
         if self._session is not None:
@@ -132,11 +154,12 @@ class ProxyServer(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send these bytes to the client."""
-        self._transport().write(data)
+        self.say(data)
 
     def start_tls(self) -> None:
         """Begin the TLS handshake."""
         self._shaking_hands = True
+        self.must_not_speak_directly()
         self._transport().startTLS(self.factory.tls)
 
     def pause(self) -> None:
@@ -230,7 +253,6 @@ class ProxyServerFactory(Factory[ProxyServer]):
     """
 
     noisy = False
-    protocol = ProxyServer
 
     def __init__(
         self,
@@ -248,6 +270,10 @@ class ProxyServerFactory(Factory[ProxyServer]):
         self.tls_first = tls_first
         self.sessions: set[Session] = set()
         self.turned_away = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> ProxyServer:
+        """Make the protocol of a client's connection."""
+        return ProxyServer(self, _address(addr))
 
     def leave(self, why: Farewell) -> None:
         """End all sessions."""

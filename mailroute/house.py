@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, ITransport
 
+from mailroute.deadlines import Deadlines, deadlines_of
 from mailroute.events import DialogTerms
 from mailroute.failures import FailureTiming
 from mailroute.interfaces import IBackend, IMailProtocol, IRouter
@@ -49,3 +50,8 @@ class House:
     clock: IReactorTime
     login_timeout: float = 60
     failed_logins: int = 10
+    deadlines: Deadlines = field(init=False)
+
+    @deadlines.default
+    def _deadlines(self) -> Deadlines:
+        return deadlines_of(self.clock)

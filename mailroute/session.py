@@ -12,10 +12,10 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailroute.deadlines import Deadline
 from mailroute.events import (
     Attempt,
     Credentials,
@@ -39,6 +39,12 @@ from mailroute.states import NEXT, Happening, State
 
 _log = Logger(namespace="mailroute.session")
 
+# By these names because Python 3.11 is slow to find a member in its class.
+_ATTEMPT = Happening.ATTEMPT
+_DONE = Happening.DONE
+_REFUSED = Happening.REFUSED
+_ENDED = Happening.ENDED
+
 _UNKNOWN = Refusal(Reason.AUTHENTICATION_FAILED, "no route knows the user")
 """Must look like a wrong password, in words and in time."""
 
@@ -52,6 +58,7 @@ class Session:
     __slots__ = (
         "_attempt",
         "_backend",
+        "_deadline",
         "_dialog",
         "_door",
         "_failed",
@@ -59,7 +66,6 @@ class Session:
         "_leg",
         "_since",
         "_splice",
-        "_timer",
         "_user",
         "_waiting",
         "record",
@@ -78,9 +84,9 @@ class Session:
         self._waiting: Deferred[Any] | None = None
         self._splice: Deferred[Any] | None = None
         self._since = house.clock.seconds()
-        self._timer: IDelayedCall | None = None
+        self._deadline: Deadline | None = None
         if house.login_timeout:
-            self._timer = house.clock.callLater(house.login_timeout, self.leave, Farewell.LOGIN_TIMEOUT)
+            self._deadline = house.deadlines.after(house.login_timeout, self)
         self.state = State.TALKING
         self.record = SessionRecord(leg.client(), door.name, self._since)
 
@@ -119,6 +125,10 @@ class Session:
         """The client's connection is gone."""
         self._end(f"{why} while {self.state.value}")
 
+    def time_is_up(self) -> None:
+        """The client has not logged in in time."""
+        self.leave(Farewell.LOGIN_TIMEOUT)
+
     def leave(self, why: Farewell) -> None:
         """End the connection: politely before login, at once after it."""
         if self.state is State.OVER:
@@ -131,15 +141,14 @@ class Session:
 
     def _obey(self, events: list[DialogEvent]) -> None:
         for event in events:
-            match event:
-                case Send(data):
-                    self._leg.write(data)
-                case Attempt():
-                    self._move(Happening.ATTEMPT, event)
-                case HangUp(why):
-                    self._end(why.value)
-                case _:
-                    self._leg.start_tls()
+            if isinstance(event, Send):
+                self._leg.write(event.data)
+            elif isinstance(event, Attempt):
+                self._move(_ATTEMPT, event)
+            elif isinstance(event, HangUp):
+                self._end(event.why.value)
+            else:
+                self._leg.start_tls()
 
     def _move(self, happening: Happening, value: Any = None) -> None:
         state = NEXT.get((self.state, happening))
@@ -152,21 +161,26 @@ class Session:
         if isinstance(result, Deferred):
             self._waiting = result
             result.addCallbacks(self._done, self._not_done)
-            result.addErrback(self._fault)
         else:
-            self._done(result)
+            self._move(_DONE, result)
 
     def _done(self, value: object) -> None:
         self._waiting = None
-        self._move(Happening.DONE, value)
+        try:
+            self._move(_DONE, value)
+        except Exception:
+            self._fault(Failure())
 
     def _not_done(self, failure: Failure) -> None:
         self._waiting = None
         error = failure.value
-        if isinstance(error, LoginRefused):
-            self._move(Happening.REFUSED, error.refusal)
-        elif not (self.state is State.OVER and failure.check(CancelledError)):
-            self._fault(failure)
+        try:
+            if isinstance(error, LoginRefused):
+                self._move(_REFUSED, error.refusal)
+            elif not (self.state is State.OVER and failure.check(CancelledError)):
+                self._fault(failure)
+        except Exception:
+            self._fault(Failure())
 
     def _fault(self, failure: Failure) -> None:
         """Something of ours is broken: the log gets the traceback, the client a plain answer."""
@@ -185,17 +199,16 @@ class Session:
         self._since = self._house.clock.seconds()
         credentials = attempt.credentials
         self.record.backend = "-"
-        self.record.user = credentials.account[:256].decode("utf-8", "backslashreplace")
         try:
-            self._user = self._house.normalise(credentials.account)
+            self._user = self.record.user = self._house.normalise(credentials.account)
         except ValueError as error:
+            self.record.user = credentials.account[:256].decode("utf-8", "backslashreplace")
             self._refuse(Reason.AUTHENTICATION_FAILED, f"not a user name: {error}")
             return
-        self.record.user = self._user
         if b"\0" in credentials.secret or b"\0" in credentials.user:
             self._refuse(Reason.AUTHENTICATION_FAILED, "a NUL byte in the credentials")
         elif self._door.check is None:
-            self._move(Happening.DONE, self._user)
+            self._move(_DONE, self._user)
         elif credentials.authorize_as:
             self._refuse(Reason.AUTHORIZATION_FAILED, "asked to open the account of another user")
         elif credentials.proof is not Proof.PASSWORD:
@@ -208,7 +221,7 @@ class Session:
         try:
             route = self._house.router.route(Lookup(user, self._door.protocol.name, self.record.client))
         except LoginRefused as refused:
-            self._move(Happening.REFUSED, refused.refusal)
+            self._move(_REFUSED, refused.refusal)
             return
         self._work(route)
 
@@ -216,7 +229,7 @@ class Session:
         now = self._house.clock.seconds()
         self.record.lookup = now - self._since
         if route is None:
-            self._move(Happening.REFUSED, _UNKNOWN if self._door.check is None else _UNROUTED)
+            self._move(_REFUSED, _UNKNOWN if self._door.check is None else _UNROUTED)
             return
         backend = self._house.backends.get(route.backend)
         if backend is None:
@@ -298,7 +311,7 @@ class Session:
         return self._attempt.credentials
 
     def _refuse(self, reason: Reason, detail: str) -> None:
-        self._move(Happening.REFUSED, Refusal(reason, detail))
+        self._move(_REFUSED, Refusal(reason, detail))
 
     def _forget_attempt(self) -> None:
         """The credentials of one try never get into the next."""
@@ -306,9 +319,9 @@ class Session:
         self._backend = None
 
     def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        if self._deadline is not None:
+            self._deadline.discard(self)
+            self._deadline = None
 
     def _parted(self, result: Any) -> None:
         self._splice = None
@@ -325,7 +338,7 @@ class Session:
         self._end(reason)
 
     def _end(self, reason: str) -> None:
-        self._move(Happening.ENDED, reason)
+        self._move(_ENDED, reason)
 
 
 _ENTER: Mapping[State, Callable[[Session, Any], None]] = {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
-from mailroute.deadlines import _AT_ONCE, Deadlines
+from mailroute.deadlines import _AT_ONCE, Deadlines, deadlines_of
 
 
 class Turning(Clock):
@@ -166,3 +169,17 @@ def test_one_that_fails_does_not_silence_the_others(rig):
     globalLogPublisher.removeObserver(seen.append)
     assert [name for name, _ in rig.rung] == ["bad", "good"]
     assert [event["log_failure"].type for event in seen] == [RuntimeError]
+
+
+def test_a_clock_has_its_own_deadlines_and_both_go_when_nobody_needs_them():
+    """All who ask by one clock share its deadlines; nothing keeps a clock that is no longer used."""
+    clock = Turning()
+    deadlines = deadlines_of(clock)
+    assert deadlines_of(clock) is deadlines
+    assert deadlines_of(Turning()) is not deadlines
+    rig = Rig()
+    deadlines.after(5, rig.owner("never"))
+    gone = weakref.ref(clock)
+    del clock, deadlines
+    gc.collect()
+    assert gone() is None
