@@ -40,7 +40,7 @@ class Sizes:
         return self.tls_bytes if leg.in_front else self.plain_bytes
 
 
-FULL = Sizes(3, 2, 1000, 20000, 2_000_000_000, 300_000_000, few=50, some=500, many=8000, seconds=1.5)
+FULL = Sizes(3, 2, 1000, 20000, 2_000_000_000, 300_000_000, few=50, some=500, many=8000, seconds=1)
 QUICK = Sizes(1, 1, 400, 5000, 500_000_000, 100_000_000, few=50, some=100, many=1000, seconds=1)
 TINY = Sizes(1, 1, 40, 200, 4_000_000, 4_000_000, few=4, some=10, many=20, seconds=0.2)
 
@@ -186,9 +186,11 @@ def _memory(rig: Rig) -> int:
 
 
 def _noops(metric: str, rig: Rig, generator: Load) -> Iterator[Reading]:
-    few = rig.sizes.few
-    generator.do(f"noop {few} {rig.sizes.noops // 10}")
-    yield rig.cost(metric, generator, f"noop {few} {rig.sizes.noops}")[0]
+    """Measure in three parts and keep the middle one, to compare it with one of another moment."""
+    few, part = rig.sizes.few, rig.sizes.noops // 3
+    generator.do(f"noop {few} {part // 3}")
+    readings = [rig.cost(metric, generator, f"noop {few} {part}")[0] for _ in range(3)]
+    yield sorted(readings, key=lambda reading: reading.value)[1]
 
 
 def workers(rig: Rig) -> Iterator[Reading]:

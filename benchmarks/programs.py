@@ -54,7 +54,7 @@ def run(command: list[str], check: bool = True) -> str:
     except OSError as error:
         raise BenchmarkError(f"cannot run {command[0]}: {error.strerror}") from None
     if done.returncode and check:
-        raise BenchmarkError(f"{command[0]} failed: {(done.stderr or done.stdout).strip()}")
+        raise BenchmarkError(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout + done.stderr
 
 

@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import re
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,7 +126,13 @@ def as_json(report: Report) -> dict[str, object]:
 
 def as_markdown(report: Report) -> str:
     """Return the tables that a reader wants."""
-    blocks = [*_figures(report), *_targets(report), *_busy(report), *_circumstances(report)]
+    blocks = [
+        *_figures(report),
+        *_targets(report),
+        *_workers(report.results),
+        *_busy(report),
+        *_circumstances(report),
+    ]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -180,6 +187,40 @@ def _verdict(target: Target, results: Results) -> tuple[str, str]:
         return NOTHING, "not measured"
     shown = f"{measured:.2f}" if target.other else f"{number(measured / 1000)} kB"
     return shown, "reached" if target.reached(results) else "**not reached**"
+
+
+def _workers(results: Results) -> Iterator[str]:
+    """Say what two workers have beside one, and what took part besides the proxy."""
+    rows = []
+    for leg, heading in LEGS.items():
+        pair = [_login_in(results, leg, peer) for peer in ("mailroute", "mailroute-2")]
+        if None not in pair:
+            (rate, own, others), (rate_2, own_2, others_2) = (each for each in pair if each)
+            figures = [rate, rate_2, own * 1e6, own_2 * 1e6, others * 1e6, others_2 * 1e6]
+            ratios = (rate_2 / rate, 2 * own / own_2)
+            rows.append([heading, *map(number, figures), *(f"{ratio:.2f}" for ratio in ratios)])
+    if rows:
+        yield "### Two workers"
+        yield (
+            "One worker has one core and two workers have two. "
+            "The backend and the load generator share them, so the proxy cannot have all of their time. "
+            "The last column is what two workers could do beside one if they had the cores to themselves, "
+            "from the CPU time of a login alone."
+        )
+        one_and_two = [f"{what}, {count}" for what in _WORKERS_COLUMNS for count in ("one", "two")]
+        yield table(["", *one_and_two, "ratio of the rates", "by CPU time alone"], rows)
+
+
+_WORKERS_COLUMNS = ("logins per second", "µs of the proxy for each", "µs of the others")
+
+
+def _login_in(results: Results, leg: Leg, peer: str) -> tuple[float, float, float] | None:
+    """Return logins per second, and the CPU time of the proxy and of the others for each."""
+    rates, own = results.series.get(("rate", leg, peer)), results.median("rate-cpu", leg, peer)
+    if rates is None or own is None:
+        return None
+    others = [(each.busy["backend"] + each.busy["generator"]) / each.value for each in rates.readings]
+    return rates.median, own, statistics.median(others)
 
 
 def _busy(report: Report) -> Iterator[str]:

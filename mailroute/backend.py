@@ -20,13 +20,13 @@ from twisted.internet.interfaces import (
     ITCPTransport,
     ITLSTransport,
 )
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
 from mailroute.deadlines import Deadlines, deadlines_of
-from mailroute.dial import Address, Dialling
+from mailroute.descriptors import remedy
 from mailroute.events import (
     Client,
     Credentials,
@@ -43,16 +43,17 @@ from mailroute.events import (
     Send,
 )
 from mailroute.interfaces import IBackend, ILogin, IMailProtocol
-from mailroute.speaker import Speaker
-from mailroute.tls import ResumptionFailed, explain, remember
+from mailroute.tls import explain, remember, resuming_failed
 from mailroute.wire.proxy_header import version_1, version_2
 
 LINGER = 2.0
 """Seconds that a backend that has refused a login has to finish its side of the connection's end."""
 
+_NEGOTIATING = "negotiating TLS"
+
 
 @implementer(IHandshakeListener)
-class ProxyClient(Speaker):
+class ProxyClient(Protocol):
     """Opens one account: dials the backend and speaks a login's half of a protocol.
 
     ``done`` fires with the connection once it is logged in; cancelling it
@@ -67,7 +68,7 @@ class ProxyClient(Speaker):
         self._order = order
         self._now = backend.clock.seconds
         self._linger: IDelayedCall | None = None
-        self._connecting: Dialling | Deferred[Any] | None = None
+        self._connecting: Deferred[Any] | None = None
         self._deadline = backend.deadlines.after(backend.timeout, self) if backend.timeout else None
         self._connect()
 
@@ -84,6 +85,10 @@ class ProxyClient(Speaker):
         """Say what it is doing, for the log."""
         return self._phase or (self._login.doing() if self._login is not None else "closing")
 
+    def _resuming_failed(self) -> bool:
+        """Tell whether it has come to its end in a handshake that was to resume a TLS session."""
+        return self._phase == _NEGOTIATING and resuming_failed(self._dial.tls, self.transport)
+
     # --- what the transport tells it ---
 
     def connectionMade(self) -> None:
@@ -94,11 +99,10 @@ class ProxyClient(Speaker):
         self._phase = ""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        self.may_speak_directly()
         header = self._backend.header(self._order.client)
         if header:
             # Before TLS: whoever reads the header has no TLS yet.
-            self.say(header)
+            self.transport.write(header)
         if self._tls_first:
             self._start_tls()
         elif self._login is not None:
@@ -120,10 +124,9 @@ class ProxyClient(Speaker):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """The backend, or the network, has ended the connection."""
         self.connected = 0
-        self.must_not_speak_directly()
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
-        if reason.check(ResumptionFailed) and self._login is not None:
+        if self._login is not None and self._resuming_failed():
             # The password gets another handshake, in full.
             self.transport = None
             self._connect()
@@ -140,11 +143,12 @@ class ProxyClient(Speaker):
     def not_connected(self, error: BaseException | None) -> None:
         """The backend could not be reached."""
         self._connecting = None
-        detail = f"cannot connect to backend {self._backend.name}: {safe_str(error)}"
+        detail = f"cannot connect to backend {self._backend.name}: {safe_str(error)}{remedy(error)}"
         self._refuse(Refusal(Reason.UNAVAILABLE, detail))
 
     def time_is_up(self) -> None:
         """It has taken too long."""
+        self._resuming_failed()
         backend = self._backend
         detail = f"backend {backend.name} took over {backend.timeout:g} s, at last {self.doing()}"
         self._refuse(Refusal(Reason.UNAVAILABLE, detail))
@@ -153,9 +157,10 @@ class ProxyClient(Speaker):
     # --- running ---
 
     def _obey(self, events: list[LoginEvent]) -> None:
+        assert self.transport is not None  # noqa: S101 (called while connected)
         for event in events:
             if isinstance(event, Send):
-                self.say(event.data)
+                self.transport.write(event.data)
             elif isinstance(event, LoggedIn):
                 self._opened(event)
             elif isinstance(event, Refused):
@@ -164,12 +169,11 @@ class ProxyClient(Speaker):
                 self._start_tls()
 
     def _start_tls(self) -> None:
-        self._phase = "negotiating TLS"
+        self._phase = _NEGOTIATING
         transport = ITLSTransport(self.transport, None)
         if transport is None or self._dial.tls is None:
             self._hang_up(Refusal(Reason.MISCONFIGURED, "this endpoint's transport cannot start TLS"))
             return
-        self.must_not_speak_directly()
         transport.startTLS(self._dial.tls)
 
     def _opened(self, outcome: LoggedIn) -> None:
@@ -234,13 +238,11 @@ class _Once(Factory[ProxyClient]):
 class Dial:
     """Where a backend serves one protocol; ``tls`` verifies it, and is None for a connection in the clear."""
 
-    endpoint: IStreamClientEndpoint | Address
+    endpoint: IStreamClientEndpoint
     tls: IOpenSSLClientConnectionCreator | None = None
 
-    def connect(self, proxy: ProxyClient) -> Dialling | Deferred[Any]:
+    def connect(self, proxy: ProxyClient) -> Deferred[Any]:
         """Get the proxy its connection; it may have it, or the reason why not, before this returns."""
-        if isinstance(self.endpoint, Address):
-            return self.endpoint.dial(proxy)
         connecting = self.endpoint.connect(_Once(proxy))
         # A failure that comes from cancelling it finds nobody waiting for it.
         connecting.addErrback(lambda failure: proxy.not_connected(failure.value))

@@ -147,6 +147,7 @@ class Farewell(enum.Enum):
 
     TOO_MANY = "too many connections"
     TOO_MANY_FROM_ADDRESS = "too many connections from this address"
+    NO_DESCRIPTORS = "no descriptor left"
     TOO_MANY_COMMANDS = "too many commands before login"
     TOO_MANY_BAD_COMMANDS = "too many bad commands"
     TOO_MANY_FAILURES = "too many failed logins"

@@ -28,6 +28,8 @@ class FailureTiming:
         least, which also slows guessing down; 0 for no minimum.
     :param backends: the names of all backends.
     :param choose: picks one of several durations.
+    :param salt: what decides which unknown name is taken for a user of which backend; the same
+        wherever the same client may come, that the name has one length everywhere.
     """
 
     def __init__(
@@ -35,11 +37,12 @@ class FailureTiming:
         minimum: float,
         backends: Sequence[str],
         choose: Callable[[Sequence[float]], float] = secrets.choice,
+        salt: bytes | None = None,
     ) -> None:
         self.minimum = minimum
         self._choose = choose
         self._recent: dict[str, deque[float]] = {name: deque(maxlen=RECENT) for name in sorted(backends)}
-        self._salt = secrets.token_bytes(16)
+        self._salt = secrets.token_bytes(16) if salt is None else salt
         self._document = NO_TOKEN
 
     def refused(self, backend: str, seconds: float) -> None:

@@ -22,16 +22,16 @@ from twisted.internet.interfaces import (
     ITCPTransport,
     ITransport,
 )
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailroute.descriptors import NOTHING, Descriptors
 from mailroute.events import Address, Client, Farewell
 from mailroute.gate import Gate
 from mailroute.house import Door, House
 from mailroute.interfaces import IClientLeg
 from mailroute.session import Session
-from mailroute.speaker import Speaker
 from mailroute.tls import explain
 
 LINGER = 5.0
@@ -71,7 +71,7 @@ _session_ids = _make_session_ids()
 
 
 @implementer(IClientLeg, IHalfCloseableProtocol, IHandshakeListener)
-class ProxyServer(Speaker):
+class ProxyServer(Protocol):
     """A client's connection: its bytes go to the session, the session's words to it."""
 
     def __init__(self, factory: ProxyServerFactory, source: Address | None) -> None:
@@ -84,23 +84,26 @@ class ProxyServer(Speaker):
         self._tls_first = False
         self._shaking_hands = False
         self._handed_over = False
+        self._kept = NOTHING
 
     # --- what the transport tells it ---
 
     def connectionMade(self) -> None:
         """Count the client in, and begin."""
         transport = self._transport()
-        self.may_speak_directly()
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
         self._client = Client(next(_session_ids), self._source, _address(transport.getHost()))
-        self._turned_away = self.factory.gate.enter(self._host())
+        self.factory.made += 1
+        self._turned_away = self._admit(transport)
         if self._turned_away is not None:
             if self.factory.turned_away >= MAX_TURNED_AWAY:
                 self._client = None
                 transport.abortConnection()
                 return
             self.factory.turned_away += 1
+            # A handshake is no reason to keep somebody who cannot stay.
+            self._linger = self.factory.house.clock.callLater(LINGER, transport.abortConnection)
         self._session = Session(self.factory.house, self.factory.door, self)
         self.factory.sessions.add(self._session)
         if self.factory.tls_first:
@@ -143,7 +146,6 @@ class ProxyServer(Speaker):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """The client, or the network, has ended the connection."""
         self.connected = 0
-        self.must_not_speak_directly()
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
         if self._session is not None:
@@ -154,12 +156,11 @@ class ProxyServer(Speaker):
 
     def write(self, data: bytes) -> None:
         """Send these bytes to the client."""
-        self.say(data)
+        self._transport().write(data)
 
     def start_tls(self) -> None:
         """Begin the TLS handshake."""
         self._shaking_hands = True
-        self.must_not_speak_directly()
         self._transport().startTLS(self.factory.tls)
 
     def pause(self) -> None:
@@ -186,8 +187,13 @@ class ProxyServer(Speaker):
         # A paused transport would not see the client's answer to the end.
         self.resume()
         transport.loseConnection()
-        if self.connected:
+        if self.connected and self._linger is None:
             self._linger = self.factory.house.clock.callLater(LINGER, transport.abortConnection)
+
+    def dialling(self) -> None:
+        """Make room for the backend's connection."""
+        kept, self._kept = self._kept, NOTHING
+        self.factory.descriptors.give_back(kept)
 
     def client(self) -> Client:
         """Return what is known of the client now."""
@@ -211,6 +217,19 @@ class ProxyServer(Speaker):
         source = self.client().source
         return None if source is None else source.host
 
+    def _admit(self, transport: Any) -> Farewell | None:
+        """Count the client in, or return why it cannot stay."""
+        refused = self.factory.gate.enter(self._host())
+        if refused is not None:
+            return refused
+        number = transport.fileno() if hasattr(transport, "fileno") else 0
+        kept = self.factory.descriptors.keep(number)
+        if kept is None:
+            self.factory.gate.leave(self._host())
+            return Farewell.NO_DESCRIPTORS
+        self._kept = kept
+        return None
+
     def _begin(self) -> None:
         if self._session is None:
             return
@@ -226,6 +245,8 @@ class ProxyServer(Speaker):
 
     def _leave(self) -> None:
         """Count the client out, once."""
+        self.dialling()
+        self.factory.descriptors.left()
         if self._client is None:
             return
         if self._turned_away is None:
@@ -260,6 +281,7 @@ class ProxyServerFactory(Factory[ProxyServer]):
         door: Door,
         gate: Gate,
         tls: IOpenSSLServerConnectionCreator | None,
+        descriptors: Descriptors,
         *,
         tls_first: bool,
     ) -> None:
@@ -267,9 +289,11 @@ class ProxyServerFactory(Factory[ProxyServer]):
         self.door = door
         self.gate = gate
         self.tls = tls
+        self.descriptors = descriptors
         self.tls_first = tls_first
         self.sessions: set[Session] = set()
         self.turned_away = 0
+        self.made = 0
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyServer:
         """Make the protocol of a client's connection."""

@@ -176,6 +176,9 @@ class IClientLeg(Interface):
     def close() -> None:
         """Close once everything is written, or soon in any case."""
 
+    def dialling() -> None:
+        """Make room for the backend's connection: it is dialled now."""
+
     def client() -> Client:
         """Return what is known of the client now."""
 

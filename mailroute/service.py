@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IListeningPort,
-    IReactorFDSet,
+    IOpenSSLServerConnectionCreator,
+    IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
@@ -26,7 +28,7 @@ from mailroute.backend import Backend, Dial
 from mailroute.checkers import check_with
 from mailroute.config import Backend as BackendSettings
 from mailroute.config import Listener, Security, Settings
-from mailroute.dial import Address
+from mailroute.descriptors import Descriptors
 from mailroute.events import DialogTerms, Farewell
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
@@ -35,6 +37,7 @@ from mailroute.house import Door, House
 from mailroute.interfaces import IBackend
 from mailroute.pipe import SpliceTerms, splice
 from mailroute.routers import Chain
+from mailroute.sockets.endpoints import HubClientEndpoint, HubServerEndpoint, suits
 from mailroute.tls import ClientTLS, KeyPair, ServerTLS, client_context
 
 _log = Logger(namespace="mailroute")
@@ -49,13 +52,26 @@ class StartError(SystemExit, Exception):
     """
 
 
-class ListenerService(Service):
-    """One listener: it listens, or the program does not start."""
+class Listening(Service):
+    """A listener's port: it is bound, or the program does not start.
 
-    def __init__(self, factory: ProxyServerFactory, listener: Listener, reactor: Any) -> None:
-        self.factory = factory
-        self._listener = listener
-        self._reactor = reactor
+    :param name: what the log calls the listener.
+    :param endpoint: returns what to listen on, or raises `ValueError`.
+    :param announced: the log has it already that there is this listener.
+    """
+
+    def __init__(
+        self,
+        factory: IProtocolFactory,
+        name: str,
+        endpoint: Callable[[], IStreamServerEndpoint],
+        *,
+        announced: bool = False,
+    ) -> None:
+        self._announced = announced
+        self._accepting = factory
+        self._listener = name
+        self._endpoint = endpoint
         self._listening: Deferred[IListeningPort] | None = None
         self._port: IListeningPort | None = None
 
@@ -66,7 +82,10 @@ class ListenerService(Service):
         """
         super().privilegedStartService()
         failed: list[Failure] = []
-        self._listening = self._endpoint().listen(self.factory)
+        try:
+            self._listening = self._endpoint().listen(self._accepting)
+        except ValueError as error:
+            raise StartError(self._cannot(error)) from None
         self._listening.addCallbacks(self._listens, failed.append)
         if failed:
             raise StartError(self._cannot(failed[0].value))
@@ -78,32 +97,48 @@ class ListenerService(Service):
             self.privilegedStartService()
 
     def stopService(self) -> Deferred[Any]:
-        """Stop listening, and end the sessions."""
+        """Stop listening."""
         super().stopService()
-        self.factory.leave(Farewell.SHUTDOWN)
-        stopping: Deferred[Any] = Deferred()
         port, self._port, self._listening = self._port, None, None
-        if port is None:
-            stopping.callback(None)
-            return stopping
-        stopped = port.stopListening()
-        return stopped if isinstance(stopped, Deferred) else stopping
-
-    def _endpoint(self) -> IStreamServerEndpoint:
-        try:
-            return self._listener.server_endpoint(self._reactor)
-        except ValueError as error:
-            raise StartError(self._cannot(error)) from None
+        return succeed(None) if port is None else maybeDeferred(port.stopListening)
 
     def _listens(self, port: IListeningPort) -> None:
         self._port = port
-        _log.info("listening: {listener}", listener=self._listener.name)
+        if not self._announced:
+            _log.info("listening: {listener}", listener=self._listener)
 
     def _cannot(self, error: BaseException | None) -> str:
         reason = getattr(error, "socketError", None) or error
         busy = getattr(reason, "errno", None) == errno.EADDRINUSE
         remedy = "stop what uses it, or change the listener's endpoint" if busy else "change its endpoint"
-        return f"mailroute: cannot listen on {self._listener.name}: {reason}: {remedy}"
+        return f"mailroute: cannot listen on {self._listener}: {reason}: {remedy}"
+
+
+class ListenerService(Listening):
+    """One listener, and the sessions of those who come there."""
+
+    def __init__(
+        self,
+        factory: ProxyServerFactory,
+        name: str,
+        endpoint: Callable[[], IStreamServerEndpoint],
+        *,
+        announced: bool = False,
+    ) -> None:
+        super().__init__(factory, name, endpoint, announced=announced)
+        self.factory = factory
+
+    def _listens(self, port: IListeningPort) -> None:
+        super()._listens(port)
+        factory = self.factory
+        # A worker's listener may have several ports, and get more.
+        for_each = getattr(port, "for_each", lambda do: do(port))
+        for_each(lambda one: factory.descriptors.watch(one, lambda: factory.made))
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop listening, and end the sessions."""
+        self.factory.leave(Farewell.SHUTDOWN)
+        return super().stopService()
 
 
 class MailrouteService(MultiService):
@@ -129,11 +164,57 @@ def service(settings: Settings, reactor: Any = None) -> IService:
     """Make the service that does what the settings say.
 
     Put it beside other services under one application, as in
-    ``examples/mailroute.tac``.
+    ``examples/mailroute.tac``.  If the settings ask for workers, it starts
+    them, and carries no mail itself.
 
     :param reactor: the reactor to run in; the global one unless given.
     """
     reactor = _reactor(reactor)
+    if settings.worker_count > 1:
+        # Not above: one process needs nothing of it.
+        from mailroute.workers.parent import WorkersService
+
+        return WorkersService(settings, reactor)
+    limits = settings.limits
+    gate = Gate(limits.connections, limits.connections_per_address)
+    endpoints = [partial(_server_endpoint, listener, reactor) for listener in settings.listeners]
+    return assemble(settings, reactor, Share(gate, endpoints, server_contexts(settings)))
+
+
+ServerContexts = Sequence[IOpenSSLServerConnectionCreator | None]
+"""For each listener its side of TLS, or None if it has none."""
+
+
+def server_contexts(settings: Settings) -> ServerContexts:
+    """Make the listeners' side of TLS."""
+    pairs = [
+        KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
+    ]
+    tls = ServerTLS(pairs) if pairs else None
+    return tuple(
+        None if tls is None or listener.security is Security.NONE else tls.speaking(listener.protocol.alpn)
+        for listener in settings.listeners
+    )
+
+
+@frozen
+class Share:
+    """What the processes that carry the mail have in common, as one of them sees it.
+
+    ``endpoints`` return what each listener listens on, or raise `ValueError`;
+    ``salt`` is that of `FailureTiming`; ``announced``: somebody else has
+    said already that there are these listeners.
+    """
+
+    gate: Gate
+    endpoints: Sequence[Callable[[], IStreamServerEndpoint]]
+    tls: ServerContexts
+    salt: bytes | None = None
+    announced: bool = False
+
+
+def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
+    """Put the rooms together, for this process."""
     in_thread = partial(_in_thread, reactor)
     names = settings.user_names
     limits = settings.limits
@@ -143,22 +224,23 @@ def service(settings: Settings, reactor: Any = None) -> IService:
         backends=backends,
         normalise=names.from_wire,
         join=_join(settings, reactor),
-        failures=FailureTiming(limits.failure_delay, tuple(backends)),
+        failures=FailureTiming(limits.failure_delay, tuple(backends), salt=share.salt),
         clock=reactor,
         login_timeout=limits.login_timeout,
         failed_logins=limits.failed_logins,
     )
-    gate = Gate(limits.connections, limits.connections_per_address)
-    pairs = [
-        KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
-    ]
-    tls = ServerTLS(pairs) if pairs else None
+    descriptors = Descriptors(reactor, limits.connections)
     listeners = [
-        ListenerService(_factory(listener, settings, house, gate, tls, in_thread), listener, reactor)
-        for listener in settings.listeners
+        ListenerService(
+            _factory(listener, settings, house, share.gate, tls, descriptors, in_thread),
+            listener.name,
+            endpoint,
+            announced=share.announced,
+        )
+        for listener, endpoint, tls in zip(settings.listeners, share.endpoints, share.tls, strict=True)
     ]
     running = [router for _, router in settings.routes if IService.providedBy(router)]
-    return MailrouteService(listeners, running)
+    return MailrouteService(listeners, [descriptors, *running])
 
 
 def _reactor(given: Any) -> Any:
@@ -193,7 +275,7 @@ def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any
     context = None if block.security is Security.NONE else client_context(block.ca)
     dials = {
         protocol: Dial(
-            _where(block, protocol, reactor),
+            _client_endpoint(block, protocol, reactor),
             None if context is None else ClientTLS(block.verify_name(protocol), context),
         )
         for protocol in block.endpoints
@@ -210,19 +292,13 @@ def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any
     )
 
 
-def _where(block: BackendSettings, protocol: str, reactor: Any) -> Address | IStreamClientEndpoint:
-    address = block.address(protocol)
-    if address is None or not IReactorFDSet.providedBy(reactor):
-        return block.client_endpoint(protocol, reactor)
-    return Address(reactor, **address)
-
-
 def _factory(
     listener: Listener,
     settings: Settings,
     house: House,
     gate: Gate,
-    tls: ServerTLS | None,
+    tls: IOpenSSLServerConnectionCreator | None,
+    descriptors: Descriptors,
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
 ) -> ProxyServerFactory:
     starttls = listener.security is Security.STARTTLS
@@ -238,6 +314,18 @@ def _factory(
         house,
         Door(listener.name, listener.protocol, terms, check),
         gate,
-        None if tls is None or listener.security is Security.NONE else tls.speaking(listener.protocol.alpn),
+        tls,
+        descriptors,
         tls_first=listener.security is Security.TLS,
     )
+
+
+def _client_endpoint(block: BackendSettings, protocol: str, reactor: Any) -> IStreamClientEndpoint:
+    address = block.literal(protocol)
+    if address is None or not suits(reactor):
+        return block.client_endpoint(protocol, reactor)
+    return HubClientEndpoint(reactor, *address)
+
+
+def _server_endpoint(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
+    return HubServerEndpoint(reactor, listener.server_endpoint(reactor))

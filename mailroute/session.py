@@ -242,6 +242,7 @@ class Session:
             return
         self._since = now
         self._backend = backend
+        self._leg.dialling()
         self._work(
             backend.open(
                 self._door.protocol,

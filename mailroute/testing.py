@@ -147,6 +147,9 @@ class FakeLeg:
         """Count the close."""
         self.closed += 1
 
+    def dialling(self) -> None:
+        """Do nothing: a fake takes no descriptor."""
+
     def client(self) -> Client:
         """Return the client."""
         return self._client

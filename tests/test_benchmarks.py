@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +12,7 @@ import pytest
 from servers.programs import lacking
 
 from benchmarks import __main__ as command
-from benchmarks import report
+from benchmarks import programs, report
 from benchmarks.loads import FULL, LOADS, TINY, Reading
 from benchmarks.measure import Plan, Results, present
 from benchmarks.metrics import METRICS
@@ -131,6 +132,19 @@ def test_the_tables_have_a_row_for_each_figure_and_a_column_for_each_proxy() -> 
     assert "| login and logout, CPU | 1.00 | 0.25 | 0.50 |" in text
 
 
+def test_two_workers_are_told_apart_from_those_who_share_their_cores() -> None:
+    """The ratio has beside it what each login took of the proxy's time, and of that of the others."""
+    found = results(
+        ("rate", Leg.PLAIN, "mailroute", 500.0),
+        ("rate-cpu", Leg.PLAIN, "mailroute", 1000e-6),
+        ("rate", Leg.PLAIN, "mailroute-2", 750.0),
+        ("rate-cpu", Leg.PLAIN, "mailroute-2", 1250e-6),
+    )
+    row = "| Plain on both sides | 500 | 750 | 1 000 | 1 250 | 1 500 | 1 000 | 1.50 | 1.60 |"
+    assert row in as_markdown(made_up(found)).replace("\u202f", " ")
+    assert "Two workers" not in as_markdown(made_up(BOTH))
+
+
 def test_the_tables_say_what_they_were_measured_with() -> None:
     """Figures without the machine and the versions say nothing, and nobody is left out in silence."""
     text = as_markdown(made_up(BOTH))
@@ -216,6 +230,17 @@ def test_a_proxy_that_is_not_here_is_left_out_with_the_reason(monkeypatch: pytes
     here, versions, left_out = present(["absent"])
     assert (here, versions) == ([], {})
     assert left_out["absent"].startswith("there is no no-such-proxy: ")
+
+
+def test_a_run_without_mailroute_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the one proxy that this is about cannot be measured, nothing is."""
+    monkeypatch.setattr(programs, "make", lambda: None)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert command.main(["--tiny", "--output", str(tmp_path)]) == 1
+    assert "mailroute is left out: mailroute is not installed beside" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("leg", Leg, ids=lambda leg: leg.value)

@@ -48,3 +48,16 @@ def test_an_unknown_user_gets_the_latest_error_document():
     assert timing.challenge(None) == b'{"status":"invalid_token"}'
     assert timing.challenge(b'{"status":"401"}') == b'{"status":"401"}'
     assert timing.challenge(None) == b'{"status":"401"}'
+
+
+def test_processes_with_one_salt_agree():
+    """An unknown name has one backend's durations, whichever worker is asked; without a salt, who knows."""
+
+    def backends(**salt):
+        timing = FailureTiming(0.0, ["east", "west"], choose=min, **salt)
+        timing.refused("east", 1.5)
+        timing.refused("west", 4.5)
+        return [timing.unknown(f"user{number}") for number in range(100)]
+
+    assert backends(salt=b"salt") == backends(salt=b"salt") != backends(salt=b"another")
+    assert backends() != backends()

@@ -85,7 +85,8 @@ ONLY = {
     "interfaces": {"wire", "events"},
     "dialogs": SHARED,
     "routers": SHARED,
-    "pipe": {"deadlines"},
+    "pipe": {"deadlines", "sockets"},
+    "sockets": set(),
     "deadlines": set(),
 }
 
@@ -102,6 +103,8 @@ CORE = {
     "failures",
     "checkers",
     "deadlines",
+    "descriptors",
+    "sockets",
 }
 
 # The two folders whose inhabitants must not know each other, and what those
@@ -117,11 +120,12 @@ THIRD_PARTIES = {
     "events": {"attrs", "twisted", "zope"},
     "interfaces": {"attrs", "twisted", "zope"},
     "pipe": {"OpenSSL", "attrs", "twisted", "zope"},
+    "sockets": {"OpenSSL", "twisted", "zope"},
 }
 
 # The global reactor is for those who start the program, and for the defaults
 # of what a user calls.
-REACTOR = frozenset({"tap", "cli", "pipe", "service", ""})
+REACTOR = frozenset({"tap", "cli", "pipe", "service", "workers", ""})
 
 
 def ours(module: Module) -> Iterator[str]:
@@ -211,7 +215,7 @@ def literals(tree: ast.Module) -> Iterator[str]:
                 yield node.value.decode("latin-1")
 
 
-@modules(*CORE)
+@modules(*CORE, "workers")
 def test_the_core_knows_no_protocol_by_name(module: Module) -> None:
     """The core never asks which protocol it carries: no protocol's name is among its strings."""
     assert not [text for text in literals(module.tree) if PROTOCOLS.search(text)]

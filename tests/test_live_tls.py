@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 
 import pytest
 import pytest_twisted
@@ -10,7 +11,6 @@ from cryptography import x509
 from live import Talk, let_in, live, patient
 from OpenSSL import SSL
 from servers.certificates import Authority
-from twisted.internet import reactor
 from twisted.internet.ssl import (
     Certificate,
     optionsForClientTLS,
@@ -266,6 +266,10 @@ async def test_a_client_that_leaves_during_the_backends_handshake(authority):
         await patient(lambda: len(house.factory.gate) == 0)
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_backend_that_does_not_answer_close_notify(authority, monkeypatch):
     """A TLS backend that refuses and then ignores the end of TLS does not keep its connection."""
@@ -278,9 +282,9 @@ async def test_a_backend_that_does_not_answer_close_notify(authority, monkeypatc
         await talk.starttls(server_options(authority.issue("localhost")))
         talk.say(b"* BYE not you\r\n")
         talk.transport.pauseProducing()
-        before = len(reactor.getReaders())
+        before = open_files()
         await client.until(b"a NO [UNAVAILABLE]")
-        await patient(lambda: len(reactor.getReaders()) < before)
+        await patient(lambda: open_files() < before)
         talk.transport.resumeProducing()
         await talk.end()
         assert type(talk.reason).__name__ != "ConnectionDone"

@@ -24,12 +24,14 @@ from servers.programs import SEARCH, program
 from twisted.logger import eventAsText, globalLogPublisher
 
 from mailroute import routers
-from mailroute.config import Backend, Certificate, Limits, Listener, load
+from mailroute.config import Backend, Certificate, Limits, Listener, Settings, load
 from mailroute.config.models import UserNamesTable
+from mailroute.config.values import MAX_WORKERS
 from mailroute.demo.certificate import self_signed
 from mailroute.events import Reason, Refusal
 from mailroute.record import SessionRecord
 from mailroute.testing import CLIENT
+from mailroute.workers import supervisor
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -331,6 +333,25 @@ def test_the_reference_has_every_table() -> None:
     from mailroute.config.reading import _TABLES
 
     assert said == list(_TABLES)
+
+
+def test_the_reference_has_every_key_of_the_top_level() -> None:
+    """What may stand above the first table is listed, with its bound and its default."""
+    from mailroute.config.reading import _KEYS
+
+    [table] = tables(section(TEXT, "### Top level"))
+    assert [code(row[0]) for row in table] == list(_KEYS)
+    _, _, values, default = table[0]
+    assert f"from 1 to {MAX_WORKERS}" in values
+    assert int(code(default)) == Settings.model_fields["workers"].default
+
+
+def test_what_is_said_of_workers_is_so() -> None:
+    """The times that the section on workers names are the program's."""
+    text = section(TEXT, "### Workers")
+    assert f"within {supervisor.STOP_TIMEOUT:g} seconds" in text
+    assert (supervisor.STEADY, supervisor.FIRST_DELAY) == (60, 1)
+    assert f"1 second, 2, 4 and so on, up to {supervisor.LONGEST_DELAY:g}." in text
 
 
 def test_the_reference_has_every_route() -> None:

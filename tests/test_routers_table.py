@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import define
+from attrs import define, field
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
@@ -22,7 +22,7 @@ from zope.interface import verify
 from mailroute.events import Client, Lookup, Route
 from mailroute.interfaces import IRouter
 from mailroute.names import UserNames
-from mailroute.routers import BadOption, SourceContext, source, table
+from mailroute.routers import BadOption, Copies, SourceContext, source, table
 from mailroute.routers.table import POLL, SETTLE, TableRouter
 
 CLIENT = Client("session", None, None)
@@ -36,6 +36,7 @@ class Rig:
     clock: Clock
     in_thread: Callable[..., Deferred[Any]] = execute
     router: Any = None
+    copies: Copies = field(factory=Copies)
 
     def write(self, text: str) -> None:
         self.path.write_text(text, encoding="utf-8")
@@ -49,6 +50,7 @@ class Rig:
             normalise=UserNames(lowercase_local_part=True, default_domain="example.org").normalise,
             clock=self.clock,
             in_thread=lambda function: self.in_thread(function),
+            copies=self.copies,
         )
         self.router = source("table").router({"file": self.path.name}, context)
 
@@ -411,3 +413,69 @@ def test_a_stopped_table_leaves_nothing_behind(rig: Rig) -> None:
     rig.router.startService()
     rig.poll()
     assert rig.ask("alice@example.org") == Route("west")
+
+
+# --- in another process ---------------------------------------------------------
+
+
+@pytest.fixture
+def later(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """Return a rig for a process that is given a copy of what the file held long ago."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    rig.copies = Copies(keep=True)
+    rig.load("alice east\n")
+    assert rig.copies.kept() == {rig.path: b"alice east\n"}
+    rig.copies = Copies(rig.copies.kept())
+    rig.load()
+    return rig
+
+
+def test_a_process_that_cannot_read_the_file_has_the_copy(later: Rig) -> None:
+    """What one process has read serves another one that may not read it, and that is told once."""
+    later.path.unlink()
+    later.load()
+    with capturedLogs() as logged:
+        later.router.startService()
+        later.poll()
+        later.poll()
+    assert later.ask("alice@example.org") == Route("east")
+    assert [formatEvent(event) for event in logged] == [
+        f"cannot read {later.path}: No such file or directory; the 1 users read before stay"
+    ]
+    later.write("alice west\n")
+    later.poll()
+    assert later.ask("alice@example.org") == Route("west")
+
+
+def test_a_process_that_starts_later_catches_up(later: Rig) -> None:
+    """Nobody begins with users of long ago if the file can be read: they may have moved."""
+    later.write("alice west\n")
+    assert later.ask("alice@example.org") == Route("east")
+    later.router.startService()
+    assert later.ask("alice@example.org") == Route("west")
+
+
+def test_an_unchanged_file_is_not_read_again_in_each_process(
+    later: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that share what was read once go on sharing it."""
+    monkeypatch.setattr(table, "read", None)
+    later.router.startService()
+    assert later.ask("alice@example.org") == Route("east")
+
+
+def test_a_process_does_not_start_with_a_table_that_is_none(later: Rig) -> None:
+    """What is wrong with it is told, as it is when mailroute is started."""
+    later.write("alice nowhere\n")
+    with pytest.raises(BadOption, match=r"users\.txt:1: there is no \[backend\.nowhere\]"):
+        later.router.startService()
+
+
+def test_a_file_that_spoils_during_the_start_is_told_at_the_end_of_it(later: Rig) -> None:
+    """Between two processes that read it the file may change: the second has the copy, and then says so."""
+    later.write("alice nowhere\n")
+    later.load()
+    assert later.ask("alice@example.org") == Route("east")
+    with pytest.raises(BadOption, match="nowhere"):
+        later.router.startService()

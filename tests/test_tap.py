@@ -96,6 +96,27 @@ def test_what_is_not_an_option_is_refused(line: list[str]) -> None:
         Options().parseOptions(line)
 
 
+@pytest.mark.parametrize("number", ["0", "65", "-1", "two", "1.5", ""])
+def test_a_number_of_workers_that_cannot_be_is_a_mistake(number: str) -> None:
+    """--workers takes what the file may say, and names it."""
+    with pytest.raises(UsageError, match='--workers must be a number from 1 to 64, or "auto", not'):
+        Options().parseOptions(["--config", "x.toml", "--workers", number])
+
+
+def test_the_demo_is_one_process() -> None:
+    """The demo has no workers, and does not pretend to."""
+    with pytest.raises(UsageError, match="the demo is one process"):
+        Options().parseOptions(["--demo", "--workers", "2"])
+
+
+def test_the_command_line_overrules_the_file(files: Files) -> None:
+    """--workers counts, whatever the file says."""
+    for line, workers in (([], 1), (["--workers", "3"], 3), (["-w", "auto"], "auto")):
+        options = Options()
+        options.parseOptions(["--config", str(files.folder / "mailroute.toml"), *line])
+        assert options.settings.workers == workers
+
+
 def test_twistd_shows_how_to_use_it_after_a_bad_command_line(tmp_path: Path) -> None:
     """Twistd says what is wrong with the command line and what could be on it, and exits with status 1."""
     ended = twistd.run("--nodaemon", "mailroute", folder=tmp_path)
@@ -110,7 +131,8 @@ def test_twistd_knows_mailroute(tmp_path: Path) -> None:
         r"^ +mailroute +A mail routing proxy", twistd.run("--help", folder=tmp_path).stdout, re.M
     )
     shown = twistd.run("mailroute", "--help", folder=tmp_path).stdout
-    assert all(f"--{option}" in shown for option in ("config", "demo", "demo-starttls-port", "demo-tls-port"))
+    options = ("config", "workers", "demo", "demo-starttls-port", "demo-tls-port")
+    assert all(f"--{option}" in shown for option in options)
 
 
 # --- what cannot be started -------------------------------------------------

@@ -28,6 +28,7 @@
 
 #include "wire.h"
 
+#define MOST 20000 /* sessions; untouched ones take no memory */
 #define PER_ADDRESS 100
 #define OPENING 64 /* sessions that "open" logs in at once */
 #define MESSAGE (16 << 20)
@@ -59,13 +60,11 @@ static struct {
 } job;
 
 static int epoll, port, held, busy; /* busy: sessions with something under way */
-static session *sessions;
-static int capacity;
+static session sessions[MOST];
 static unsigned serial;
 static SSL_CTX *tls;
 static SSL_SESSION *tickets[1024];
 static int ticket_count;
-static bool resume;
 
 static double now(void)
 {
@@ -423,65 +422,64 @@ static void report(const char *name, double seconds)
     fflush(stdout);
 }
 
-static void reserve(int wanted)
+/* Sets the job for a command with its numbers: how many units of what size, by how many sessions at first. */
+static int set_job(enum kind kind, int k, double b)
 {
-    if (wanted <= capacity)
-        return;
-    if (held)
-        die("load: open all that you need at once, or close before you need more");
-    sessions = realloc(sessions, (size_t)wanted * sizeof *sessions);
-    if (!sessions)
-        die("load: no memory");
-    memset(sessions + capacity, 0, (size_t)(wanted - capacity) * sizeof *sessions);
-    capacity = wanted;
+    job.kind = kind;
+    job.begun = job.done = job.bytes = job.resumed = 0;
+    job.deadline = now() + b;
+    job.size = MESSAGE;
+    switch (kind) {
+    case OPEN:
+        job.wanted = k > held ? (uint64_t)(k - held) : 0;
+        return OPENING;
+    case CLOSE:
+        job.wanted = (uint64_t)held;
+        return held;
+    case DOWN:
+    case UP:
+        job.wanted = (uint64_t)k;
+        job.size = (uint64_t)b / (uint64_t)k;
+        return k;
+    case PACE:
+        return 0; /* `pace` begins all of them */
+    default:
+        job.wanted = (uint64_t)b;
+        return k;
+    }
 }
 
 static void obey(const char *command)
 {
     static const char *const names[] = {"", "login", "open", "noop", "down", "up", "pour", "pace", "close"};
+    static const int words_needed[] = {0, 3, 2, 3, 3, 3, 3, 4, 1};
     char name[16];
     double a = 0, b = 0, rate = 0;
     int words = sscanf(command, "%15s %lf %lf %lf", name, &a, &b, &rate);
     enum kind kind = CLOSE;
     while (kind != NONE && strcmp(name, names[kind]))
         kind--;
-    static const int needed[] = {0, 3, 2, 3, 3, 3, 3, 4, 1};
-    if (words < 1 || kind == NONE || words < needed[kind])
+    if (words < 1 || kind == NONE || words < words_needed[kind])
         die("load: not a command: %s", command);
 
     int k = (int)a;
-    job.kind = kind;
-    job.begun = job.done = job.bytes = job.resumed = 0;
-    double start = now();
-    job.deadline = start + b;
-    if (kind == LOGINS || kind == OPEN)
-        reserve(kind == OPEN && k < 16384 ? 16384 : k);
     if (kind == LOGINS && held)
         die("load: login needs all sessions closed");
     if (kind >= NOOP && kind != CLOSE && (k > held || k < 1))
         die("load: %s: %d sessions are held", command, held);
-
-    if (kind == OPEN) {
-        job.wanted = k > held ? (uint64_t)(k - held) : 0;
-        k = OPENING;
-    } else if (kind == CLOSE) {
-        job.wanted = (uint64_t)held;
-        k = held;
-    } else if (kind == DOWN || kind == UP) {
-        job.wanted = (uint64_t)k;
-        job.size = (uint64_t)b / (uint64_t)k;
-    } else {
-        job.wanted = (uint64_t)b;
-        job.size = MESSAGE;
-    }
+    if (k > MOST)
+        die("load: %s: no more than %d sessions", command, MOST);
+    double start = now();
+    k = set_job(kind, k, b);
     if (kind == PACE)
-        pace(k, rate);
-    run(kind == PACE ? 0 : k);
+        pace((int)a, rate);
+    run(k);
     report(name, now() - start);
 }
 
 int main(int argc, char **argv)
 {
+    bool resume = false;
     for (; argc > 1 && !strncmp(argv[1], "--", 2); argc--, argv++) {
         if (!strcmp(argv[1], "--resume"))
             resume = true;

@@ -37,6 +37,7 @@ class Mailroute(Peer):
         return str(twistd)
 
     def version(self) -> str:  # noqa: D102
+        self.path()
         version = programs.run([sys.executable, "-P", "-c", _VERSIONS]).strip()
         self._check()
         return version

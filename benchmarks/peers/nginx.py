@@ -30,7 +30,7 @@ class Nginx(Peer):
         if buffers:
             self.name = f"nginx-{buffers}"
             self.title = f"nginx mail, {buffers} buffers"
-            self.loads = ("bulk", "noop", "idle")
+            self.loads = ("bulk", "noop")
 
     def version(self) -> str:  # noqa: D102
         self._modules()

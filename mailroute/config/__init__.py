@@ -3,8 +3,8 @@
 from mailroute.config.describe import describe
 from mailroute.config.errors import ConfigError, Problem
 from mailroute.config.files import Authorities, Chain, Key, Secret
-from mailroute.config.models import Backend, Certificate, Limits, Listener, Security, Settings
-from mailroute.config.reading import build, load
+from mailroute.config.models import Backend, Certificate, Limits, Listener, Security, Settings, Source
+from mailroute.config.reading import build, load, reread
 from mailroute.events import Identity
 
 __all__ = [
@@ -21,7 +21,9 @@ __all__ = [
     "Secret",
     "Security",
     "Settings",
+    "Source",
     "build",
     "describe",
     "load",
+    "reread",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from attrs import field, frozen
@@ -20,7 +21,8 @@ class Parts:
     """What to check: every part that is sound by itself, and what the others say they are.
 
     ``served`` and ``certified`` are of the whole configuration: a part that is
-    wrong in itself must not make another look wrong.
+    wrong in itself must not make another look wrong.  ``shared``: workers are
+    to share the listeners.
     """
 
     listeners: Mapping[int, Listener]
@@ -28,6 +30,7 @@ class Parts:
     served: frozenset[str]
     certified: bool
     missing: tuple[str, ...] = field(default=())
+    shared: bool = False
 
 
 def check(settings: Settings) -> None:
@@ -42,8 +45,12 @@ def check(settings: Settings) -> None:
         served=frozenset(name for backend in settings.backends.values() for name in backend.endpoints),
         certified=bool(settings.certificates),
         missing=tuple(name for name, block in blocks.items() if not block),
+        shared=settings.workers != 1,
     )
-    if found := [Problem(None, written(fault.path), fault.message) for fault in faults(whole)]:
+    found = [Problem(None, written(fault.path), fault.message) for fault in faults(whole)]
+    if whole.shared and settings.source is None:
+        found.append(Problem(None, "workers", _NO_SOURCE))
+    if found:
         raise ConfigError(found)
 
 
@@ -51,6 +58,8 @@ def faults(whole: Parts) -> Iterator[Fault]:
     """Yield everything that does not go together."""
     for name in whole.missing:
         yield Fault((name,), _MISSING[name])
+    if whole.shared and not hasattr(os, "memfd_create"):
+        yield Fault(("workers",), "must be 1 here: more than one needs Linux")
     for position, listener in whole.listeners.items():
         for key, message in _of_listener(listener, whole):
             yield Fault(("listen", position, *key), message)
@@ -66,6 +75,15 @@ _MISSING = {
     "route": 'nobody would be routed: add a [[route]] block, such as source = "default"',
 }
 
+_SHARED = ("tcp", "tcp6", "unix", "systemd")
+
+_NOT_SHARED = 'a "{}" endpoint cannot be handed to workers: use tcp, tcp6, unix or systemd, or workers = 1'
+
+_NO_SOURCE = (
+    "needs settings that were read from a file, or built from tables: "
+    "finished parts cannot be handed to other processes; use mailroute.load, or workers = 1"
+)
+
 _TWICE = 'does TLS by itself, and security = "{}" would do it again: use a tcp: endpoint'
 
 _Found = Iterator[tuple[tuple[str, ...], str]]
@@ -74,6 +92,8 @@ _Found = Iterator[tuple[tuple[str, ...], str]]
 def _of_listener(listener: Listener, whole: Parts) -> _Found:
     name = listener.protocol.name
     yield from _of_listener_tls(listener, whole.certified)
+    if whole.shared and isinstance(listener.endpoint, str) and kind(listener.endpoint) not in _SHARED:
+        yield ("endpoint",), _NOT_SHARED.format(kind(listener.endpoint))
     if name not in whole.served and "backend" not in whole.missing:
         yield ("protocol",), f'no backend serves "{name}": add {name} = "tcp:HOST:PORT" to a [backend.NAME]'
     if listener.authenticate is None:

@@ -21,6 +21,7 @@ def describe(settings: Settings) -> list[str]:
         *(f"Route {position}: {_router(router)}." for position, (_, router) in enumerate(settings.routes, 1)),
         "A user whom no route knows is turned away as if the password were wrong.",
         *_user_names(settings),
+        *_workers(settings),
         *_limits(settings.limits),
     ]
 
@@ -101,6 +102,17 @@ def _user_names(settings: Settings) -> Iterator[str]:
         yield "User names are compared in lower case; without the option, only their domains are."
     if names.default_domain:
         yield f"A user name without an @ stands for the same name @{names.default_domain}."
+
+
+_TOGETHER = "each is a process of its own, and the limits on connections hold for all together"
+
+
+def _workers(settings: Settings) -> Iterator[str]:
+    if settings.workers == "auto":
+        cores = settings.worker_count
+        yield f"As many workers carry the mail as there are cores for them: {cores} now; {_TOGETHER}."
+    elif settings.workers != 1:
+        yield f"{settings.workers} workers carry the mail; {_TOGETHER}."
 
 
 def _limits(limits: Limits) -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
-from typing import Any, cast
+from typing import cast
 
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
@@ -50,6 +50,29 @@ def host(endpoint: object) -> str:
     return named.get("host", "".join(positional[1:2]))
 
 
+def literal(endpoint: object) -> tuple[int, object] | None:
+    """Return the family and address that a client endpoint string dials without any look-up.
+
+    None if it names a host, says more than where to dial, or is an object.
+    """
+    if not isinstance(endpoint, str):
+        return None
+    (kind, *values), named = parts(endpoint)
+    names = {"tcp": ("host", "port"), "unix": ("path",)}.get(kind, ())
+    given = dict(zip(names, values, strict=False)) | named
+    if not names or given.keys() != set(names) or len(values) > len(names):
+        return None
+    if kind == "unix":
+        return socket.AF_UNIX, given["path"]
+    try:
+        address = ipaddress.ip_address(given["host"])
+    except ValueError:
+        return None
+    if getattr(address, "scope_id", None):
+        return None
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6, (str(address), int(given["port"]))
+
+
 def server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object) -> IStreamServerEndpoint:
     """Return the endpoint that the string describes, or the object itself.
 
@@ -74,30 +97,6 @@ def client_endpoint(endpoint: str | IStreamClientEndpoint, reactor: object) -> I
         return cast(IStreamClientEndpoint, clientFromString(reactor, endpoint))
     except Exception as error:
         raise ValueError(_no_endpoint(endpoint, error, "tcp:10.0.0.1:143")) from None
-
-
-def address(endpoint: object) -> dict[str, Any] | None:
-    """Return the IP address that a client endpoint string dials, as keywords of `mailroute.dial.Address`.
-
-    None for whatever else there is: host names, UNIX sockets, objects.
-    """
-    if not isinstance(endpoint, str) or kind(endpoint) != "tcp":
-        return None
-    positional, named = parts(endpoint)
-    where, bind = host(endpoint), named.get("bindAddress")
-    if not all(_is_address(each) for each in (where, bind) if each is not None):
-        return None
-    return {
-        "host": where,
-        "port": int(named.get("port") or positional[-1]),
-        "timeout": int(named.get("timeout", 30)),
-        "bind": bind,
-    }
-
-
-def _is_address(host: str) -> bool:
-    # One with a zone, such as fe80::1%eth0, has to be looked up.
-    return "%" not in host and (isIPAddress(host) or isIPv6Address(host))
 
 
 def check_server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object) -> None:

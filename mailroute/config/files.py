@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL.crypto import X509
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
+from mailroute.routers import Copies
+
 
 @frozen
 class Chain:
@@ -67,44 +69,44 @@ class Authorities:
         return interface(self.root, None)
 
 
-def read(path: Path) -> bytes:
-    """Return the file's content.
+def read(path: Path, copies: Copies | None = None) -> bytes:
+    """Return the file's content: the copy of it, if there is one.
 
     :raises ValueError: says why it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return path.read_bytes() if copies is None else copies.read(path)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def read_chain(source: Path | bytes) -> Chain:
+def read_chain(source: Path | bytes, copies: Copies | None = None) -> Chain:
     """Read PEM certificates from a file, or from the PEM itself.
 
     :raises ValueError: says why not.
     """
-    path, pem, name = _opened(source)
+    path, pem, name = _opened(source, copies)
     try:
         return Chain(path, tuple(x509.load_pem_x509_certificates(pem)))
     except ValueError:
         raise ValueError(f"{name} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from None
 
 
-def read_authorities(path: Path) -> Authorities:
+def read_authorities(path: Path, copies: Copies | None = None) -> Authorities:
     """Read the PEM certificates of authorities.
 
     :raises ValueError: says why not.
     """
-    found = [Certificate(X509.from_cryptography(one)) for one in read_chain(path).certificates]
+    found = [Certificate(X509.from_cryptography(one)) for one in read_chain(path, copies).certificates]
     return Authorities(path, trustRootFromCertificates(found))
 
 
-def read_key(source: Path | bytes, chain: Chain | None) -> Key:
+def read_key(source: Path | bytes, chain: Chain | None, copies: Copies | None = None) -> Key:
     """Read a PEM private key from a file, or from the PEM itself; check that it fits the chain.
 
     :raises ValueError: says why not.
     """
-    path, pem, name = _opened(source)
+    path, pem, name = _opened(source, copies)
     try:
         private = serialization.load_pem_private_key(pem, None)
     except TypeError:
@@ -118,12 +120,12 @@ def read_key(source: Path | bytes, chain: Chain | None) -> Key:
     return Key(path, private)
 
 
-def read_secret(path: Path) -> Secret:
+def read_secret(path: Path, copies: Copies | None = None) -> Secret:
     """Read the first line of a file.
 
     :raises ValueError: the file cannot be read, or there is nothing in it that could be a password.
     """
-    value = read(path).split(b"\n", 1)[0].removesuffix(b"\r")
+    value = read(path, copies).split(b"\n", 1)[0].removesuffix(b"\r")
     if not value:
         raise ValueError(f"{path}: the first line is empty: it must be the password")
     if b"\0" in value:
@@ -131,10 +133,10 @@ def read_secret(path: Path) -> Secret:
     return Secret(value, path)
 
 
-def _opened(source: Path | bytes) -> tuple[Path | None, bytes, str]:
+def _opened(source: Path | bytes, copies: Copies | None) -> tuple[Path | None, bytes, str]:
     if isinstance(source, bytes):
         return None, source, "the PEM"
-    return source, read(source), str(source)
+    return source, read(source, copies), str(source)
 
 
 def _check_fit(private: PrivateKeyTypes, chain: Chain, name: str) -> None:

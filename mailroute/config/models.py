@@ -7,10 +7,13 @@ likewise, and a backend's protocol keys (``imap``, …) are `Backend.endpoints`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from attrs import field, frozen
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
@@ -156,9 +159,9 @@ class Backend(_Block):
         """
         return strings.client_endpoint(self.endpoints[protocol], reactor)
 
-    def address(self, protocol: str) -> dict[str, Any] | None:
-        """Return the IP address to dial, as keywords of `mailroute.dial.Address`; ``None`` if it is none."""
-        return strings.address(self.endpoints[protocol])
+    def literal(self, protocol: str) -> tuple[int, object] | None:
+        """Return the socket family and address for a protocol, if it takes no look-up to know them."""
+        return strings.literal(self.endpoints[protocol])
 
 
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -215,6 +218,19 @@ class UserNamesTable(_Block):
         return domain
 
 
+@frozen
+class Source:
+    """What settings were read from: with it another process makes the same ones (`mailroute.config.reread`).
+
+    ``document`` is the tree of the configuration, ``files`` holds copies of the
+    files that it names.  Its repr shows neither: both may hold secrets.
+    """
+
+    folder: Path
+    document: Mapping[str, Any] = field(repr=False)
+    files: Mapping[Path, bytes] = field(repr=False)
+
+
 class Settings(_Block):
     """The whole configuration.
 
@@ -248,6 +264,20 @@ class Settings(_Block):
 
     user_names: UserNames = UserNames()
     """How users' names are brought into one form."""
+
+    workers: Annotated[int | Literal["auto"], values.WORKERS] = 1
+    """How many processes carry the mail, or ``auto`` for one on each core that there is for mailroute;
+    1 unless given."""
+
+    source: Source | None = Field(default=None, repr=False)
+    """What workers need to make the same settings for themselves; ``None`` unless there are workers."""
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes carry the mail, here and now."""
+        if self.workers != "auto":
+            return self.workers
+        return min(len(os.sched_getaffinity(0)), values.MAX_WORKERS)
 
     def model_post_init(self, _: object, /) -> None:
         """Check that the parts go together."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date, time
+from enum import Enum
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import NoneType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -16,22 +19,25 @@ from twisted.internet.threads import deferToThreadPool
 from mailroute import dialogs, routers
 from mailroute.config import checks, endpoints, values
 from mailroute.config.errors import ConfigError, Fault, Problem, listed, shown, written
-from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, UserNamesTable
+from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, Source, UserNamesTable
 from mailroute.interfaces import IRouter
 from mailroute.names import UserNames
+from mailroute.routers import Copies
 from mailroute.toml_lines import key_lines, line_of
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Result = TypeVar("_Result")
 Labelled = tuple[str, IRouter]
 
+_KEYS = ("workers",)
 _TABLES = ("certificate", "listen", "backend", "route", "limits", "user_names")
 
 
-def load(path: Path, reactor: Any) -> Settings:
+def load(path: Path, reactor: Any, workers: int | str | None = None) -> Settings:
     """Read a configuration file.
 
     :param reactor: what will run the settings: endpoints are checked with it, tables are watched with it.
+    :param workers: instead of what the file says; see `Settings.workers`.
     :raises ConfigError: says everything that is wrong, each with its line.
     """
     try:
@@ -48,7 +54,9 @@ def load(path: Path, reactor: Any) -> Settings:
     except (RecursionError, ValueError) as error:
         # Brackets without end, numbers of thousands of digits.
         raise ConfigError([Problem(None, "", f"cannot be read as TOML: {error}")], path) from None
-    reader = _Reader(reactor, path.parent)
+    if workers is not None:
+        document["workers"] = workers
+    reader = _Reader(reactor, path.parent, Copies(keep=document.get("workers", 1) != 1))
     settings = reader.read(document)
     if settings is None:
         lines = key_lines(text)
@@ -80,7 +88,21 @@ def build(reactor: Any, *, folder: Path | str = ".", **tables: object) -> Settin
     :param folder: from where relative paths start.
     :raises ConfigError: says everything that is wrong.
     """
-    reader = _Reader(reactor, Path(folder))
+    return _built(_Reader(reactor, Path(folder), Copies(keep=tables.get("workers", 1) != 1)), tables)
+
+
+def reread(source: Source, clock: Any) -> Settings:
+    """Make the settings of a worker from what those of its parent were made from, without reading it again.
+
+    :param clock: the reactor; it may not be there yet, and is not used before something is started.
+    :raises ConfigError: says everything that is wrong.
+    """
+    # Once read, what was kept for the workers may be forgotten: this is one of them.
+    reader = _Reader(clock, source.folder, Copies(source.files), endpoints_checked=True)
+    return _built(reader, {**source.document, "workers": 1})
+
+
+def _built(reader: _Reader, tables: Mapping[str, Any]) -> Settings:
     settings = reader.read(tables)
     if settings is None:
         raise ConfigError([Problem(None, written(fault.path), fault.message) for fault in reader.faults])
@@ -100,18 +122,26 @@ def _syntax_problem(message: str, text: str) -> Problem:
 class _Reader:
     """Reads one tree; ``faults`` grows as it goes."""
 
-    def __init__(self, reactor: Any, folder: Path) -> None:
+    def __init__(
+        self, reactor: Any, folder: Path, copies: Copies, *, endpoints_checked: bool = False
+    ) -> None:
         self._reactor = reactor
+        self._endpoints_checked = endpoints_checked
         # Absolute: a daemon changes its working directory after it has read this.
         self._folder = folder.absolute()
-        self._context = {"folder": self._folder, "reactor": reactor}
+        self._copies = copies
+        checking = None if endpoints_checked else reactor
+        self._context = {"folder": self._folder, "reactor": checking, "copies": copies}
         self.faults: list[Fault] = []
 
     def read(self, document: Mapping[str, Any]) -> Settings | None:
         """Return the settings, or ``None`` if there are faults."""
         for key in document:
-            if key not in _TABLES:
-                self._fault((key,), _unknown(key, _TABLES))
+            if key not in (*_KEYS, *_TABLES):
+                self._fault((key,), _unknown(key, (*_KEYS, *_TABLES)))
+        workers = document.get("workers", 1)
+        self._try(("workers",), partial(values.workers, workers))
+        plain = {} if workers == 1 else self._plain(document, ())
         certificates = self._blocks(document, "certificate", Certificate)
         listeners = self._blocks(document, "listen", Listener)
         backends = self._backends(document, listeners.values())
@@ -121,7 +151,7 @@ class _Reader:
             UserNames() if names is None else UserNames(names.lowercase_local_part, names.default_domain)
         )
         routes = self._routes(document, user_names)
-        self._check(document, listeners, backends)
+        self._check(document, listeners, backends, workers != 1)
         if self.faults or limits is None:
             return None
         return Settings(
@@ -131,13 +161,30 @@ class _Reader:
             routes=routes,
             limits=limits,
             user_names=user_names,
+            workers=workers,
+            source=None if workers == 1 else Source(self._folder, plain, self._copies.kept()),
         )
+
+    def _plain(self, value: Any, path: tuple[str | int, ...]) -> Any:
+        """Return a copy of a tree that can be sent to another process; what cannot is a fault."""
+        if isinstance(value, Mapping):
+            return {key: self._plain(found, (*path, key)) for key, found in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._plain(found, (*path, position)) for position, found in enumerate(value)]
+        if not isinstance(value, _PLAIN):
+            message = f"{shown(value)} of this program cannot be handed to workers: let them load a plugin"
+            self._fault(path, f"{message} for it, or use workers = 1")
+        return value
 
     def _fault(self, path: tuple[str | int, ...], message: str) -> None:
         self.faults.append(Fault(path, message))
 
     def _check(
-        self, document: Mapping[str, Any], listeners: Mapping[int, Listener], backends: Mapping[str, Backend]
+        self,
+        document: Mapping[str, Any],
+        listeners: Mapping[int, Listener],
+        backends: Mapping[str, Backend],
+        shared: bool,
     ) -> None:
         """Check how the sound parts go together."""
         tables = [table for table in _table(document, "backend").values() if isinstance(table, Mapping)]
@@ -150,6 +197,7 @@ class _Reader:
                 served=frozenset(written_down | ready),
                 certified=bool(document.get("certificate")),
                 missing=tuple(key for key in ("listen", "backend", "route") if not document.get(key)),
+                shared=shared,
             )
         )
 
@@ -227,7 +275,8 @@ class _Reader:
 
     def _check_client(self, value: Any) -> None:
         values.client_endpoint(value)
-        endpoints.check_client_endpoint(value, self._reactor)
+        if not self._endpoints_checked:
+            endpoints.check_client_endpoint(value, self._reactor)
 
     # --- routes ------------------------------------------------------------------
 
@@ -238,6 +287,7 @@ class _Reader:
             normalise=user_names.normalise,
             clock=self._reactor,
             in_thread=self._in_thread,
+            copies=self._copies,
         )
         blocks = self._array(document, "route")
         found = [self._route(position, block, context) for position, block in enumerate(blocks)]
@@ -275,7 +325,13 @@ def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return table if isinstance(table, Mapping) else {}
 
 
+_PLAIN = (str, bytes, int, float, date, time, PurePath, Enum, NoneType)
+"""What a tree may hold if it is to be sent to another process; `datetime` is a `date`."""
+
+
 def _unknown(key: str, known: Iterable[str]) -> str:
+    if key in _KEYS:
+        return "must stand above the first table: write it at the top of the file"
     return f"unknown key{routers.did_you_mean(key, known)}"
 
 

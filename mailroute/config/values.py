@@ -1,8 +1,9 @@
 """How single values are read: each a validator that turns what was written into what it stands for.
 
-The validation context has two keys, both optional: ``folder``, from where
-relative paths start (else the working directory), and ``reactor``, with which
-endpoint strings are checked (else they are when they are used).
+The validation context has three keys, all optional: ``folder``, from where
+relative paths start (else the working directory), ``reactor``, with which
+endpoint strings are checked (else they are when they are used), and
+``copies``, a `mailroute.routers.Copies` of the files that are named.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, time
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
@@ -27,7 +28,7 @@ from mailroute.config.endpoints import check_server_endpoint
 from mailroute.config.errors import listed, shown
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import CONTROL
-from mailroute.routers import did_you_mean
+from mailroute.routers import Copies, did_you_mean
 
 # RFC 3501 section 9: ATOM-CHAR, and the bracket that it leaves to responses.
 _ATOM = re.compile(r"[A-Za-z0-9!#$&'+,\-./:;<=>?@^_`|~\[]+")
@@ -36,6 +37,10 @@ _OWN_CAPABILITIES = ("STARTTLS", "LOGINDISABLED", "AUTH=")
 
 def _folder(info: ValidationInfo) -> Path:
     return Path((info.context or {}).get("folder", "."))
+
+
+def _copies(info: ValidationInfo) -> Copies | None:
+    return (info.context or {}).get("copies")
 
 
 def _path(value: object, info: ValidationInfo) -> Path:
@@ -57,7 +62,7 @@ def _provided(value: object, interface: Any, otherwise: str) -> object:
 def _chain(value: object, info: ValidationInfo) -> files.Chain:
     if isinstance(value, files.Chain):
         return value
-    return files.read_chain(value if isinstance(value, bytes) else _path(value, info))
+    return files.read_chain(value if isinstance(value, bytes) else _path(value, info), _copies(info))
 
 
 def _key(value: object, info: ValidationInfo) -> files.Key:
@@ -66,6 +71,7 @@ def _key(value: object, info: ValidationInfo) -> files.Key:
     return files.read_key(
         value if isinstance(value, bytes) else _path(value, info),
         info.data.get("chain"),
+        _copies(info),
     )
 
 
@@ -73,7 +79,7 @@ def _authorities(value: object, info: ValidationInfo) -> files.Authorities | Non
     if value is None or isinstance(value, files.Authorities):
         return value
     if isinstance(value, str | Path | bool | int | float | list | dict | date | time):
-        return files.read_authorities(_path(value, info))
+        return files.read_authorities(_path(value, info), _copies(info))
     # Twisted has no public name for the interface that a trust root provides.
     return files.Authorities(None, value)
 
@@ -81,7 +87,7 @@ def _authorities(value: object, info: ValidationInfo) -> files.Authorities | Non
 def _secret(value: object, info: ValidationInfo) -> files.Secret | None:
     if value is None or isinstance(value, files.Secret):
         return value
-    return files.read_secret(_path(value, info))
+    return files.read_secret(_path(value, info), _copies(info))
 
 
 # --- listeners -------------------------------------------------------------------
@@ -156,7 +162,7 @@ def _made_checker(description: str, info: ValidationInfo) -> object:
     kind, _, argument = description.partition(":")
     if kind == "file" and argument:
         path = _folder(info) / argument
-        files.read(path)  # the checker itself would only fail once somebody logs in
+        files.read(path, _copies(info))  # the checker itself would only fail once somebody logs in
         argument = str(path)
     try:
         checker: object = findCheckerFactory(kind).generateChecker(argument)
@@ -220,6 +226,22 @@ def _router(value: object) -> object:
     return _provided(value, IRouter, "a [[route]]")
 
 
+MAX_WORKERS = 64
+"""The most worker processes: more than the cores of most machines, and each has its share of memory."""
+
+
+def workers(value: object) -> int | Literal["auto"]:
+    """Return a number of workers, or ``auto``.
+
+    :raises ValueError: it is neither, or too large.
+    """
+    if value == "auto":
+        return "auto"
+    if type(value) is int and 1 <= value <= MAX_WORKERS:
+        return value
+    raise ValueError(f'must be a number from 1 to {MAX_WORKERS}, or "auto", not {shown(value)}')
+
+
 class Read:
     """Annotates a field: the function is all there is to its validation.
 
@@ -249,5 +271,6 @@ CLIENT_ENDPOINTS = Read(_client_endpoints)
 HOST_NAME = Read(_host_name)
 MASTER_USER = Read(_master_user)
 ROUTER = Read(_router)
+WORKERS = Read(workers)
 FROZEN = AfterValidator(MappingProxyType)
 SEQUENCE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from attrs import evolve
 
 from mailroute.pipe.contract import Order
-from mailroute.pipe.hub import hub_of
 from mailroute.pipe.joint import Ended, Joint
-from mailroute.pipe.takeover import Candidate, Catcher
+from mailroute.pipe.takeover import Candidate, FromHub, FromTwisted, candidate
 from mailroute.pipe.transport_leg import TransportLeg
+from mailroute.sockets.hub import hub_of
+
+AGAIN = 0.05
+"""Seconds between two looks at a connection that has to come to rest."""
 
 
 def join(order: Order, ended: Ended) -> Joint:
@@ -17,34 +20,54 @@ def join(order: Order, ended: Ended) -> Joint:
     :param ended: is called with the result, unless the joint is cancelled.
     """
     joint = Joint(order.terms, order.clock, ended)
-    a, b = Candidate(order.a), Candidate(order.b)
-    if not (a.ready and b.ready):
-        wire(order, joint)
-    elif a.layer is None and b.layer is None:
+    a, b = candidate(order.a), candidate(order.b)
+    if a.ready and b.ready and not a.restless and not b.restless:
         take_over(order, joint, a, b)
+    elif isinstance(a, FromTwisted) and isinstance(b, FromTwisted) and not (a.ready and b.ready):
+        wire(order, joint)
     else:
-        # TLS is likely to be in the middle of something: we may have been
-        # called with the bytes that it has just decrypted, and small writes
-        # wait in Twisted's TLS for the reactor's next turn.
-        a.connection.reactor.callLater(0, settle, order, joint, a.catch(), b.catch())
+        Settling(order, joint, a, b)
     return joint
 
 
-def settle(order: Order, joint: Joint, from_a: Catcher, from_b: Catcher) -> None:
-    """Join two connections that have had a turn of the reactor to come to rest."""
-    order = evolve(
-        order, first_to_a=order.first_to_a + from_b.caught, first_to_b=order.first_to_b + from_a.caught
-    )
-    a, b = Candidate(order.a), Candidate(order.b)
-    if a.ready and b.ready:
-        take_over(order, joint, a, b)
-    else:
-        wire(order, joint)
+class Settling:
+    """Two connections that come to rest before they are joined: one turn of the reactor is enough for most.
+
+    If both are Twisted's and one does not come to rest, they are joined as
+    they are.  Where the other is a socket in the hub, which Twisted knows
+    nothing of, that one is waited for.
+    """
+
+    def __init__(self, order: Order, joint: Joint, a: Candidate, b: Candidate) -> None:
+        self._order = order
+        self._joint = joint
+        self._a, self._b = a, b
+        self._from_a, self._from_b = a.catch(), b.catch()
+        self._until = joint.now() + order.terms.linger
+        self._reactor = a.reactor
+        self._reactor.callLater(0, self._look)
+
+    def _look(self) -> None:
+        order, a, b = self._order, self._a, self._b
+        ready = a.ready and b.ready
+        mixed = isinstance(a, FromHub) or isinstance(b, FromHub)
+        if mixed and not ready and not (a.gone or b.gone) and self._joint.now() < self._until:
+            self._reactor.callLater(AGAIN, self._look)
+            return
+        order = evolve(
+            order,
+            first_to_a=order.first_to_a + self._from_b.caught,
+            first_to_b=order.first_to_b + self._from_a.caught,
+        )
+        if ready or mixed:
+            take_over(order, self._joint, a, b)
+        else:
+            wire(order, self._joint)
 
 
 def take_over(order: Order, joint: Joint, a: Candidate, b: Candidate) -> None:
     """Join two sockets in the hub."""
-    hub = hub_of(a.connection.reactor)
+    hub = hub_of(a.reactor)
     joint.begin(a.take(hub, joint), b.take(hub, joint), order.first_to_a, order.first_to_b)
 
 

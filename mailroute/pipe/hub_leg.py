@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
-import struct
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from mailroute.pipe.hub import READ, Hub
 from mailroute.pipe.kernel_pipes import KernelPipe
 from mailroute.pipe.leg import Leg, Owner
-
-WRITE = select.EPOLLOUT
-ERROR = select.EPOLLERR
-
-# Neither reading nor writing: epoll tells of errors and of a connection that
-# both sides have ended all the same, and again and again unless it is told to
-# say so once.
-NOTHING = select.EPOLLET
-
-RESET = struct.pack("ii", 1, 0)
-
-BUFFER = memoryview(bytearray(64 * 1024))
-"""Where all legs read to.  What is in it is passed on, or copied, before the next leg reads."""
+from mailroute.sockets.hub import ERROR, NOTHING, READ, RESET, WRITE, Hub
 
 
 class HubLeg(Leg):
@@ -38,7 +23,7 @@ class HubLeg(Leg):
     peer's bytes are wanted, ``finishing`` that nothing is to be sent behind the rest.
     """
 
-    __slots__ = ("events", "finishing", "hub", "pipe", "reading", "rest", "sock")
+    __slots__ = ("events", "finishing", "hub", "paused", "pipe", "reading", "rest", "sock")
 
     other: HubLeg
     give: Callable[[Any], int]
@@ -51,7 +36,15 @@ class HubLeg(Leg):
         self.rest = b""
         self.pipe: KernelPipe | None = None
         self.events = 0
-        self.reading = self.finishing = False
+        self.reading = self.finishing = self.paused = False
+
+    def inherit(self, events: int, rest: bytes) -> None:
+        """Take a socket over that is in the hub already, and what it has not taken yet."""
+        self.events = events
+        self.hub.replace(self.sock.fileno(), self)
+        if rest:
+            self.rest = rest
+            self.waiting_since = self.now()
 
     def join(self, other: Leg) -> None:
         """Take the connection over."""
@@ -59,9 +52,9 @@ class HubLeg(Leg):
         self.other = other
 
     def start(self) -> None:
-        """Begin to read."""
-        self.reading = True
-        self.watch()
+        """Begin to read, unless the first bytes are too many for the other end."""
+        if not self.paused:
+            self.resume()
 
     def watch(self) -> None:
         """Tell the hub what this leg waits for."""
@@ -104,6 +97,7 @@ class HubLeg(Leg):
 
     def pause(self) -> None:
         """Stop reading: the other end is full."""
+        self.paused = True
         self.reading = False
         self.watch()
 
@@ -124,6 +118,7 @@ class HubLeg(Leg):
             return
         if self.rest:
             self.rest += data
+            self.block(moved=False)
             return
         try:
             sent = self.give(data)

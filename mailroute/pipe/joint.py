@@ -84,7 +84,7 @@ class Joint:
         for leg in (a, b):
             if leg.gone or leg.on_its_way_out:
                 self._finish(leg, "was closed before the splice", clean=not leg.gone)
-            elif self.end is None and leg.other.waiting_since is None:
+            elif self.end is None:
                 leg.start()
         soonest = self.terms.soonest
         if soonest and self.end is None:

@@ -85,7 +85,7 @@ class Leg(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read, unless the first bytes are too many for the other end."""
 
     @abstractmethod
     def give_first(self, data: bytes) -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import socket
 
-from mailroute.pipe.hub import Hub
-from mailroute.pipe.hub_leg import BUFFER, HubLeg
+from mailroute.pipe.hub_leg import HubLeg
 from mailroute.pipe.kernel_pipes import CAPACITY, PIPES, KernelPipe
 from mailroute.pipe.leg import Owner
+from mailroute.sockets.hub import Hub
+from mailroute.sockets.openssl import ROOM, ROOM_SIZE
 
 MOVE = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
 
-FULL = len(BUFFER)
+FULL = ROOM_SIZE
 """A read of so many bytes at once is bulk."""
 
 
@@ -46,7 +47,7 @@ class SocketLeg(HubLeg):
             self._pour(other, other.pipe)  # type: ignore[arg-type]  # only such legs have pipes
             return
         try:
-            size = self.sock.recv_into(BUFFER)
+            size = self.sock.recv_into(ROOM)
         except BlockingIOError:
             return
         except OSError as error:
@@ -57,7 +58,7 @@ class SocketLeg(HubLeg):
         elif not self.mute:
             self.heard = self.now()
             self.passed += size
-            other.take(BUFFER[:size])
+            other.take(ROOM[:size])
             if size == FULL:
                 other.expect_bulk()
 
@@ -84,9 +85,9 @@ class SocketLeg(HubLeg):
 
     def last_words(self) -> bool:
         """Read once without minding errors; say whether there was anything."""
-        size = self.sock.recv_into(BUFFER)
+        size = self.sock.recv_into(ROOM)
         if size:
-            self.give_first(bytes(BUFFER[:size]))
+            self.give_first(bytes(ROOM[:size]))
         return size > 0
 
     def give_first(self, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from abc import ABC, abstractmethod
 from typing import Any
 
 from OpenSSL import SSL
@@ -15,12 +16,13 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailroute.pipe import openssl
-from mailroute.pipe.hub import AVAILABLE, Hub
 from mailroute.pipe.hub_leg import HubLeg
 from mailroute.pipe.leg import Owner
 from mailroute.pipe.socket_leg import SocketLeg
 from mailroute.pipe.tls_leg import TLSLeg
+from mailroute.sockets import openssl
+from mailroute.sockets.hub import AVAILABLE, Hub
+from mailroute.sockets.transport import HubTransport
 
 
 @implementer(IHalfCloseableProtocol)
@@ -45,14 +47,95 @@ _DEAF = Protocol()
 """The protocol of transports whose sockets were taken: it hears their end, and does nothing."""
 
 
-class Candidate:
-    """A transport as a protocol sees it, and what is below.
+_NOWHERE = socket.socket()
+_NOWHERE.close()
+"""The socket of legs that were gone before they were joined."""
 
-    ``connection`` is the Twisted transport that has the socket, or None if
-    this kind of transport cannot be taken over; ``layer`` the TLS on top of it.
+
+class Candidate(ABC):
+    """A transport whose connection may be taken over."""
+
+    @property
+    @abstractmethod
+    def reactor(self) -> Any:
+        """The reactor that it lives in."""
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether it can be taken over as it stands."""
+
+    @property
+    @abstractmethod
+    def restless(self) -> bool:
+        """Whether it is likely to be in the middle of something, and needs a turn of the reactor."""
+
+    @property
+    @abstractmethod
+    def gone(self) -> bool:
+        """Whether it is closed, or closing."""
+
+    @abstractmethod
+    def catch(self) -> Catcher:
+        """Stop reading, and have what still comes caught."""
+
+    @abstractmethod
+    def take(self, hub: Hub, owner: Owner) -> HubLeg:
+        """Take the connection over; a dead one makes a leg that is gone."""
+
+
+class FromHub(Candidate):
+    """A transport whose socket is in the hub already."""
+
+    restless = False
+
+    def __init__(self, transport: HubTransport) -> None:
+        self._transport = transport
+
+    @property
+    def reactor(self) -> Any:
+        """The hub's."""
+        return self._transport.reactor
+
+    @property
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is closed, or closing."""
+        return not self._transport.connected or self._transport.disconnecting
+
+    def catch(self) -> Catcher:
+        """Stop reading; nothing comes after that."""
+        catcher = Catcher()
+        self._transport.pauseProducing()
+        self._transport.protocol = catcher
+        return catcher
+
+    def take(self, hub: Hub, owner: Owner) -> HubLeg:
+        """Take the socket, and what has not been sent yet."""
+        transport = self._transport
+        leg: HubLeg = (
+            SocketLeg(transport.sock, hub, owner)
+            if transport.tls is None
+            else TLSLeg(transport.sock, transport.tls, transport.ssl, hub, owner)
+        )
+        if self.gone:
+            leg.gone = True
+        else:
+            transport.give_away()
+            leg.inherit(transport.events, transport.rest)
+        return leg
+
+
+class FromTwisted(Candidate):
+    """A transport of Twisted's, and what is below.
+
+    ``connection`` is the transport that has the socket, or None if this kind
+    of transport cannot be taken over; ``layer`` the TLS on top of it.
     """
-
-    __slots__ = ("connection", "layer")
 
     def __init__(self, transport: ITransport) -> None:
         top: Any = transport
@@ -65,11 +148,13 @@ class Candidate:
         self.connection: Any = top if isinstance(top, Connection) else None
 
     @property
-    def ready(self) -> bool:
-        """Whether its socket can be taken as it stands.
+    def reactor(self) -> Any:
+        """The transport's."""
+        return self.connection.reactor
 
-        A connection that has bytes left to send, or is on its way out, must be left to Twisted.
-        """
+    @property
+    def ready(self) -> bool:
+        """Whether its socket can be taken: it is not on its way out, and has nothing left to send."""
         connection, layer = self.connection, self.layer
         if (
             not AVAILABLE
@@ -89,6 +174,16 @@ class Candidate:
             and openssl.is_at_rest(layer.getHandle())
         )
 
+    @property
+    def gone(self) -> bool:
+        """Whether it is closed, or closing."""
+        return not self.connection.connected or self.connection.disconnecting
+
+    @property
+    def restless(self) -> bool:
+        """With TLS: we may be called with what it has just decrypted, and it keeps small writes back."""
+        return self.layer is not None
+
     def catch(self) -> Catcher:
         """Stop reading, and have what still comes caught."""
         catcher = Catcher()
@@ -102,6 +197,12 @@ class Candidate:
     def take(self, hub: Hub, owner: Owner) -> HubLeg:
         """Take the socket; to its transport this is as if the connection had been closed."""
         connection, layer = self.connection, self.layer
+        if not self.ready:
+            # It has not come to rest; what it has left to send goes nowhere now.
+            connection.abortConnection()
+            leg = SocketLeg(_NOWHERE, hub, owner)
+            leg.gone = True
+            return leg
         connection.unregisterProducer()
         connection.stopReading()
         connection.stopWriting()
@@ -117,7 +218,14 @@ class Candidate:
             # Otherwise it would end the stream in OpenSSL, too.
             layer._lostTLSConnection = True
         connection.connectionLost(Failure(ConnectionDone()))
-        return SocketLeg(ours, hub, owner) if tls is None else TLSLeg(ours, tls, hub, owner)
+        if tls is None:
+            return SocketLeg(ours, hub, owner)
+        return TLSLeg(ours, tls, openssl.attach(tls, ours.fileno()), hub, owner)
+
+
+def candidate(transport: ITransport) -> Candidate:
+    """Look at a transport."""
+    return FromHub(transport) if isinstance(transport, HubTransport) else FromTwisted(transport)
 
 
 def _has_bytes(transport: FileDescriptor) -> bool:

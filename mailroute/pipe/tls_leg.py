@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from typing import Any
@@ -10,22 +9,14 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.python.failure import Failure
 
-from mailroute.pipe import openssl
-from mailroute.pipe.hub import Hub
-from mailroute.pipe.hub_leg import BUFFER, HubLeg
+from mailroute.pipe.hub_leg import HubLeg
 from mailroute.pipe.leg import Owner
-
-RECORD = 16 * 1024
-"""Plaintext in one TLS record at the most (RFC 8446 section 5.1)."""
-
-FULL = len(BUFFER)
+from mailroute.sockets import openssl
+from mailroute.sockets.hub import Hub
 
 CUT_SHORT = "the TLS stream was cut short"
 
 FAILED = "TLS failed"
-
-if openssl.AVAILABLE:
-    _ROOM = openssl.from_buffer("char[]", BUFFER)
 
 
 class TLSLeg(HubLeg):
@@ -35,10 +26,10 @@ class TLSLeg(HubLeg):
 
     half_closes = False
 
-    def __init__(self, sock: socket.socket, tls: SSL.Connection, hub: Hub, owner: Owner) -> None:
+    def __init__(self, sock: socket.socket, tls: SSL.Connection, ssl: Any, hub: Hub, owner: Owner) -> None:
         super().__init__(sock, hub, owner)
         self.tls = tls
-        self.ssl = openssl.attach(tls, sock.fileno())
+        self.ssl = ssl
         self.said_goodbye = False
         if tls.get_app_data() is not None:
             # Twisted verifies a server's certificate whenever it gets one, and says here if it is not good.
@@ -50,17 +41,17 @@ class TLSLeg(HubLeg):
         """Read what there is, up to the one buffer, and pass it on."""
         if not self.reading:
             return  # another leg's event has paused this one since
-        size, result = 0, RECORD
+        size, result = 0, openssl.RECORD
         # A full record is likely to be followed by more; behind another one
         # there is nothing that epoll would not tell of.
-        while result == RECORD and size <= FULL - RECORD:
-            result = openssl.read(self.ssl, _ROOM + size, RECORD)
+        while result == openssl.RECORD and size <= openssl.ROOM_SIZE - openssl.RECORD:
+            result = openssl.read(self.ssl, openssl.ADDRESS + size, openssl.RECORD)
             size += max(result, 0)
         error = 0 if result > 0 else openssl.get_error(self.ssl, result)
         if size and not self.mute:
             self.heard = self.now()
             self.passed += size
-            self.other.take(BUFFER[:size])
+            self.other.take(openssl.ROOM[:size])
         if error and error != openssl.WANT_READ and not self.gone:
             self.end_reading(error)
 
@@ -89,9 +80,9 @@ class TLSLeg(HubLeg):
 
     def last_words(self) -> bool:
         """Read once without minding errors; say whether there was anything."""
-        size = openssl.read(self.ssl, _ROOM, RECORD)
+        size = openssl.read(self.ssl, openssl.ADDRESS, openssl.RECORD)
         if size > 0:
-            self.give_first(bytes(BUFFER[:size]))
+            self.give_first(bytes(openssl.ROOM[:size]))
         else:
             openssl.clear_errors()
         return bool(size > 0)
@@ -107,19 +98,7 @@ class TLSLeg(HubLeg):
 
         :raises OSError: the connection is broken.
         """
-        text = openssl.from_buffer(data)
-        size, sent = len(data), 0
-        while sent < size:
-            result = openssl.write(self.ssl, text + sent, size - sent)
-            if result > 0:
-                sent += result
-                continue
-            # What OpenSSL has begun to send it must be given again, from the same byte on.
-            if openssl.get_error(self.ssl, result) == openssl.WANT_WRITE:
-                break
-            openssl.clear_errors()
-            raise OSError(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.EPIPE, "")
-        return sent
+        return openssl.send(self.ssl, data)
 
     def end_writing(self) -> None:
         """Say goodbye: close_notify (RFC 8446 section 6.1)."""

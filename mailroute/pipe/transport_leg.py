@@ -160,8 +160,9 @@ class TransportLeg(Leg):
     # --- what the splice says ---
 
     def start(self) -> None:
-        """Begin to read."""
-        self.transport.resumeProducing()
+        """Begin to read, unless the first bytes are too many for the other end."""
+        if self.other.waiting_since is None:
+            self.transport.resumeProducing()
 
     give_first = dataReceived
 

@@ -8,7 +8,7 @@ from twisted.plugin import getPlugins
 
 from mailroute.interfaces import IRouteSource
 from mailroute.routers.chain import Chain
-from mailroute.routers.context import BadOption, InThread, SourceContext, did_you_mean
+from mailroute.routers.context import BadOption, Copies, InThread, SourceContext, did_you_mean
 from mailroute.routers.default import DefaultSource
 from mailroute.routers.pattern import PatternSource
 from mailroute.routers.table import TableSource
@@ -16,6 +16,7 @@ from mailroute.routers.table import TableSource
 __all__ = [
     "BadOption",
     "Chain",
+    "Copies",
     "InThread",
     "SourceContext",
     "UnknownSource",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -23,6 +23,45 @@ class InThread(Protocol):
 
     def __call__(self, function: Callable[[], _Result], /) -> Deferred[_Result]:
         """Call it; the Deferred fires in the reactor's thread with what it returned or raised."""
+
+
+class Copies:
+    """Copies of the files that a configuration names, as they were when it was read.
+
+    Another process may have to make the same of the configuration later: as
+    a user who may not read the files, or after somebody has changed them.
+
+    :param copies: the copies that the first process has kept.
+    :param keep: whether to keep a copy of what is read.
+    """
+
+    def __init__(self, copies: Mapping[Path, bytes] | None = None, *, keep: bool = False) -> None:
+        self._copies = dict(copies or {})
+        self._keep = keep
+
+    def read(self, path: Path) -> bytes:
+        """Return the copy or, if there is none, what the file holds.
+
+        :raises OSError: it cannot be read.
+        """
+        content = self._copies.get(path)
+        if content is None:
+            content = path.read_bytes()
+            self.keep(path, content)
+        return content
+
+    def of(self, path: Path) -> bytes | None:
+        """Return the copy, if there is one."""
+        return self._copies.get(path)
+
+    def keep(self, path: Path, content: bytes) -> None:
+        """Keep a copy of what a file holds, if copies are to be kept."""
+        if self._keep:
+            self._copies[path] = content
+
+    def kept(self) -> Mapping[Path, bytes]:
+        """Return all copies."""
+        return dict(self._copies)
 
 
 @frozen
@@ -43,6 +82,9 @@ class SourceContext:
 
     in_thread: InThread
     """For work that would hold up the reactor: disks, long computations."""
+
+    copies: Copies = field(factory=Copies, repr=False)
+    """For files that are read once: another process may not be able to read them itself."""
 
     def backend(self, options: Mapping[str, object], key: str = "backend") -> str:
         """Return the option that names a backend.

@@ -154,11 +154,16 @@ def read(path: Path, context: SourceContext, *, in_background: bool = False) -> 
         # All at once: the parser then never waits for the disk, and each wait for
         # it would set back the reactor's turn at the interpreter, without end.
         content = file.read()
+    context.copies.keep(path, content)
     # A new file under the old name counts as well: hence the path, not the open file.
     if look(path) != signature:
         raise Torn(f"{path} was written while it was being read")
-    lines: Iterable[bytes] = BytesIO(content.removeprefix(b"\xef\xbb\xbf"))  # some editors' UTF-8 mark
+    lines = _lines(content)
     return parse(_with_pauses(lines) if in_background else lines, context, str(path)), signature
+
+
+def _lines(content: bytes) -> Iterable[bytes]:
+    return BytesIO(content.removeprefix(b"\xef\xbb\xbf"))  # some editors' UTF-8 mark
 
 
 def _with_pauses(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -198,6 +203,13 @@ class TableRouter(Service):
             self._users, signature = read(self.path, self._context)
         except Torn:
             self._users, signature = read(self.path, self._context)
+        except (OSError, BadTable):
+            copy = self._context.copies.of(self.path)
+            if copy is None:
+                raise
+            # Somebody could read it a moment ago; `_catch_up` will tell what is wrong with it.
+            self._users = parse(_lines(copy), self._context, str(self.path))
+            return
         # A write that follows within the tick of the file system's clock cannot be
         # told from the one that was read: a file this young is read a second time.
         if time.time() - max(signature[-2:]) / 1e9 > POLL:
@@ -221,8 +233,13 @@ class TableRouter(Service):
         return f"users are looked up in {self.path}, which has {len(self)} now"
 
     def startService(self) -> None:
-        """Begin to watch the file."""
+        """Begin to watch the file.
+
+        :raises BadOption: it was read long ago in another process, and is no table any more.
+        """
         super().startService()
+        if self._context.copies.of(self.path) is not None:
+            self._catch_up()
         self._watching = Deferred.fromCoroutine(self._watch())
         self._watching.addErrback(_unless_cancelled)
 
@@ -232,6 +249,24 @@ class TableRouter(Service):
         watching, self._watching = self._watching, None
         if watching is not None:
             watching.cancel()
+
+    def _catch_up(self) -> None:
+        """Read a file that has changed since another process has read it.
+
+        The other workers may know the changes: going on with users of long
+        ago would send mail to where they no longer live.
+        """
+        found = look(self.path)
+        if found == self._seen:
+            return
+        try:
+            self._users, self._seen = read(self.path, self._context)
+        except Torn:
+            pass  # the first poll finds it changed
+        except OSError as error:
+            self._keep(f"cannot read {self.path}: {error.strerror}", found)
+        except BadTable as error:
+            raise BadOption("file", str(error)) from None
 
     async def _watch(self) -> None:
         while True:

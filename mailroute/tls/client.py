@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,6 @@ from cryptography import x509
 from OpenSSL import SSL
 from service_identity import VerificationError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
-from service_identity.hazmat import DNS_ID
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion, platformTrust
 from twisted.logger import Logger
@@ -32,10 +32,6 @@ class Unverified(SSL.Error):
 
     def __init__(self, why: str) -> None:
         super().__init__([("mailroute", "", why)])
-
-
-class ResumptionFailed(SSL.Error):
-    """A handshake that was to resume a session has failed; in full it may succeed."""
 
 
 def client_context(roots: Any = None) -> SSL.Context:
@@ -75,7 +71,7 @@ class ClientTLS:
     :param name: the host name or IP address that the certificate must carry.
     :param context: what `client_context` has made.
     :param seconds: a clock, for the age of the session.
-    :raises ValueError: (or others, of idna) no certificate could be verified for the name.
+    :raises ValueError: no certificate could be verified for the name.
     """
 
     def __init__(
@@ -87,12 +83,13 @@ class ClientTLS:
         self._server_name: bytes | None = None
         self._verify: Callable[[x509.Certificate, str], None] = verify_certificate_ip_address
         if not _is_address(name):
-            self._server_name = DNS_ID(name).hostname
+            self._server_name = _internationalised(name)
+            self._name = self._server_name.decode("ascii")
             self._verify = verify_certificate_hostname
         self._verified: x509.Certificate | None = None
         self._session: SSL.Session | None = None
         self._until = 0.0
-        self._resuming = True
+        self._not_before = -math.inf
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Make the connection object of one connection (`IOpenSSLClientConnectionCreator`)."""
@@ -129,24 +126,35 @@ class ClientTLS:
 
         With TLS 1.3 the ticket comes behind the handshake.
         """
-        if not self._resuming or self._verified is None:
+        if self._verified is None or self._seconds() < self._not_before:
             return
         left = self._verified.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
         self._session = connection.get_session()
         self._until = self._seconds() + min(SESSION_LIFETIME, left.total_seconds())
 
     def give_up_resuming(self) -> None:
-        """A handshake that was to resume a session has failed: the next ones are done in full."""
-        if self._resuming:
-            _log.warn("{name} fails at resuming TLS sessions: no more are resumed there", name=self._name)
-        self._resuming = False
+        """Do handshakes in full for `SESSION_LIFETIME`: one that was to resume a session has failed."""
+        if self._session is not None:
+            _log.warn("resuming a TLS session with {name} has failed: an hour without it", name=self._name)
         self._session = None
+        self._not_before = self._seconds() + SESSION_LIFETIME
 
 
 def remember(creator: object, transport: Any) -> None:
     """Resume the session of this transport from now on, if its maker can do that."""
     if isinstance(creator, ClientTLS):
         creator.remember(transport.getHandle())
+
+
+def resuming_failed(creator: object, transport: Any) -> bool:
+    """Tell whether a handshake that has failed was to resume a session, and in full may succeed.
+
+    From then on it is done in full.
+    """
+    if not isinstance(creator, ClientTLS) or not getattr(transport.getHandle(), "resumes", False):
+        return False
+    creator.give_up_resuming()
+    return True
 
 
 class _Connection(SSL.Connection):
@@ -158,15 +166,7 @@ class _Connection(SSL.Connection):
         self._creator: ClientTLS | None = creator
 
     def do_handshake(self) -> None:
-        try:
-            super().do_handshake()
-        except SSL.WantReadError:
-            raise
-        except SSL.Error as error:
-            if not self.resumes or self._creator is None:
-                raise
-            self._creator.give_up_resuming()
-            raise ResumptionFailed(*error.args) from error
+        super().do_handshake()
         creator, self._creator = self._creator, None
         if creator is not None:
             try:
@@ -175,6 +175,18 @@ class _Connection(SSL.Connection):
                 # Whatever anybody still wants to say here is not said.
                 self.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
                 raise
+
+
+def _internationalised(name: str) -> bytes:
+    """Return a host name as DNS and certificates have it (RFC 5891).
+
+    :raises ValueError: (in the forms of IDNAError and UnicodeError) it can be none.
+    """
+    try:
+        from idna import encode  # which Twisted prefers as well, and does not insist on
+    except ImportError:
+        return name.encode("idna")
+    return encode(name)
 
 
 def _is_address(name: str) -> bool:

@@ -120,8 +120,9 @@ class _Contexts:
     def __init__(self, pairs: Sequence[KeyPair], seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._names = _by_name(pairs)
-        first = next(iter(pairs[0].names), None)
-        self._first = (pairs[0],) if first is None else self._names[first.lower()]
+        self._first = _one_of_each_kind(
+            [pairs[0], *(pair for name in pairs[0].names for pair in self._names[name.lower()])]
+        )
         self._default = _context(self._first)
         self._renewed = seconds()
         contexts = {_identity(self._first): self._default}
@@ -171,11 +172,15 @@ def _by_name(pairs: Sequence[KeyPair]) -> Mapping[str, tuple[KeyPair, ...]]:
             bearers.setdefault(name.lower(), []).append(pair)
     found = {}
     for name, exactly in bearers.items():
-        of_kind: dict[int, KeyPair] = {}
-        for pair in (*exactly, *bearers.get(_wildcard(name), ())):
-            of_kind.setdefault(_kind(pair), pair)
-        found[name] = tuple(of_kind[kind] for kind in sorted(of_kind))
+        found[name] = _one_of_each_kind([*exactly, *bearers.get(_wildcard(name), ())])
     return found
+
+
+def _one_of_each_kind(pairs: Iterable[KeyPair]) -> tuple[KeyPair, ...]:
+    of_kind: dict[int, KeyPair] = {}
+    for pair in pairs:
+        of_kind.setdefault(_kind(pair), pair)
+    return tuple(of_kind[kind] for kind in sorted(of_kind))
 
 
 def _wildcard(name: str) -> str:

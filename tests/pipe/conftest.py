@@ -21,8 +21,9 @@ async def rig(credentials):
 
 
 @pytest.fixture(params=PIPES)
-def join(request):
+def join(request, rig):
     """The function that splices: the same call for every pipe."""
+    rig.hub = request.param == "hub"
     return PIPES[request.param]
 
 

@@ -25,6 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet import ssl as tx_ssl
 from twisted.internet.defer import Deferred
@@ -44,6 +45,8 @@ from zope.interface import implementer
 
 from mailroute.pipe import Order, SpliceTerms, splice, with_deferred
 from mailroute.pipe.choice import only_wire
+from mailroute.sockets.endpoints import HubClientEndpoint, HubServerEndpoint
+from mailroute.sockets.transport import HubTransport
 
 PATIENCE = 10.0
 """Seconds after which a test that waits has failed."""
@@ -65,8 +68,11 @@ def wiring(a, b, *, first_to_a=b"", first_to_b=b"", terms=DEFAULT_TERMS, clock=r
     return with_deferred(Order(a, b, first_to_a, first_to_b, terms, clock), only_wire)
 
 
-PIPES = {"wiring": wiring, "best": splice}
-"""Every pipe there is, under a name; each keeps all the promises.  Which one is best depends on the kinds."""
+PIPES = {"wiring": wiring, "best": splice, "hub": splice}
+"""Every pipe there is, under a name; each keeps all the promises.  Which one is best depends on the kinds.
+
+For "hub" the transports are not Twisted's: their sockets have been in the hub from the start.
+"""
 
 
 @frozen
@@ -112,6 +118,18 @@ def make_credentials(folder: Path) -> Credentials:
         authority = tx_ssl.Certificate.loadPEM(chain)
         twisted_client = tx_ssl.optionsForClientTLS("localhost", trustRoot=authority)
     return Credentials(twisted_server, twisted_client, server, client)
+
+
+class Creator:
+    """Makes TLS connections for sockets in the hub."""
+
+    def __init__(self, context: SSL.Context) -> None:
+        self.context = context
+
+    def serverConnectionForTLS(self, _transport: object) -> SSL.Connection:
+        return SSL.Connection(self.context, None)
+
+    clientConnectionForTLS = serverConnectionForTLS
 
 
 class Peer:
@@ -309,10 +327,18 @@ class Pair:
     def meter(self) -> Meter:
         """Count from now on what the process holds."""
         meter = Meter()
+        if isinstance(self.a, HubTransport):
+            meter.blind = True
+            return meter
         for name, transport in ("a", self.a), ("b", self.b):
             bottom = socket_under(transport)
             bottom.socket = CountingSocket(bottom.socket, meter, name)
         return meter
+
+
+def the_socket(transport):
+    """Return a transport's socket."""
+    return transport.sock if isinstance(transport, HubTransport) else socket_under(transport).socket
 
 
 def socket_under(transport):
@@ -346,6 +372,7 @@ class Rig:
         self.peers: list[Peer] = []
         self.transports: list[object] = []
         self.serial = 0
+        self.hub = False
 
     async def pair(self, kinds: tuple[str, str] = ("tcp", "tcp"), *, small: bool = False) -> Pair:
         """Connect both sides; ``small``: with small kernel buffers."""
@@ -355,16 +382,18 @@ class Rig:
 
     async def _accepted(self, kind: str, small: bool) -> tuple[Holder, Peer]:
         """Listen with Twisted, connect with a blocking socket."""
-        holder = Holder(kind, self.credentials.twisted_server)
+        options = self.credentials.twisted_server
+        holder = Holder(self._layer(kind), Creator(options.getContext()) if self.hub else options)
         factory = _quiet(holder)
-        if kind == "tls":
+        if kind == "tls" and not self.hub:
             factory = TLSMemoryBIOFactory(self.credentials.twisted_server, False, factory)
         if kind == "unix":
             path = self._path()
-            port = await UNIXServerEndpoint(reactor, path).listen(factory)
+            port = await self._serving(UNIXServerEndpoint(reactor, path)).listen(factory)
             address = path
         else:
-            port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+            endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+            port = await self._serving(endpoint).listen(factory)
             address = ("127.0.0.1", port.getHost().port)
         peer = deferToThread(self._connect, kind, address, small)
         await holder.ready
@@ -384,7 +413,8 @@ class Rig:
 
     async def _connected(self, kind: str, small: bool) -> tuple[Holder, Peer]:
         """Listen with a blocking socket, connect with Twisted."""
-        holder = Holder(kind, self.credentials.twisted_client)
+        options = Creator(SSL.Context(SSL.TLS_METHOD)) if self.hub else self.credentials.twisted_client
+        holder = Holder(self._layer(kind), options)
         with socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET) as listener:
             self._shrink(listener, small)
             listener.settimeout(PATIENCE)
@@ -396,7 +426,9 @@ class Rig:
                 listener.bind(("127.0.0.1", 0))
                 endpoint = TCP4ClientEndpoint(reactor, *listener.getsockname())
             listener.listen(1)
-            if kind == "tls":
+            if self.hub:
+                endpoint = HubClientEndpoint(reactor, listener.family, listener.getsockname())
+            elif kind == "tls":
                 endpoint = wrapClientTLS(self.credentials.twisted_client, endpoint)
             peer = deferToThread(self._accept, kind, listener)
             await endpoint.connect(_quiet(holder))
@@ -410,8 +442,15 @@ class Rig:
             sock = self.credentials.server.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False)
         return Peer(sock)
 
+    def _layer(self, kind: str) -> str:
+        """In the hub, TLS from the first byte is started by the protocol."""
+        return "starttls" if self.hub and kind == "tls" else kind
+
+    def _serving(self, endpoint):
+        return HubServerEndpoint(reactor, endpoint) if self.hub else endpoint
+
     def _keep(self, holder: Holder, peer: Peer, small: bool) -> tuple[Holder, Peer]:
-        self._shrink(socket_under(holder.transport).socket, small)
+        self._shrink(the_socket(holder.transport), small)
         self.transports.append(holder.transport)
         self.peers.append(peer)
         return holder, peer

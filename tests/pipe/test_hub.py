@@ -16,9 +16,10 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from mailroute.pipe import HELD_AT_MOST, End, SpliceTerms, hub, kernel_pipes, socket_leg, splice
-from mailroute.pipe.hub import Hub
+from mailroute.pipe import HELD_AT_MOST, End, SpliceTerms, kernel_pipes, socket_leg, splice
 from mailroute.pipe.kernel_pipes import CAPACITY, KernelPipe, KernelPipes
+from mailroute.sockets import hub
+from mailroute.sockets.hub import Hub
 
 PLAIN = [("tcp", "tcp"), ("unix", "unix")]
 MEGABYTE = 1_000_000

@@ -171,19 +171,20 @@ steps = st.lists(
 
 # Kinds and pipes are drawn: pytest-twisted cannot run a test with both parameters and examples.
 @given(
-    join=st.sampled_from(list(PIPES.values())),
+    pipe=st.sampled_from(list(PIPES)),
     kinds=st.sampled_from(KINDS),
     steps=steps,
     first=st.binary(max_size=40),
 )
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest_twisted.ensureDeferred
-async def test_any_conversation(credentials, join, kinds, steps, first):
+async def test_any_conversation(credentials, pipe, kinds, steps, first):
     """Whatever is sent in whatever pieces, and read or left lying, arrives byte for byte."""
     rig = Rig(credentials)
+    rig.hub = pipe == "hub"
     try:
         pair = await rig.pair(kinds, small=True)
-        result = join(pair.a, pair.b, first_to_a=first)
+        result = PIPES[pipe](pair.a, pair.b, first_to_a=first)
         assert await deferToThread(pair.client.receive, len(first)) == first
         await deferToThread(converse, pair.client, pair.server, steps)
         rig.close_peers()

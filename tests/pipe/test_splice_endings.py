@@ -71,10 +71,12 @@ class PausedOnce:
     resumeProducing = stopProducing
 
 
+@pytest.mark.parametrize("pipe", ["wiring", "best"])  # sockets in the hub have no producers
 @pytest.mark.parametrize("kinds", PLAIN, ids="-".join)
 @pytest_twisted.ensureDeferred
-async def test_half_close_after_another_producer(rig, join, kinds):
+async def test_half_close_after_another_producer(rig, pipe, kinds):
     """A half-close is passed on though the transport believes that it has a producer paused."""
+    join = PIPES[pipe]
     pair = await rig.pair(kinds)
     producer = PausedOnce()
     pair.b.registerProducer(producer, True)
@@ -210,6 +212,7 @@ async def test_reset_of_the_end_that_is_full(rig, join, kinds):
 @pytest_twisted.ensureDeferred
 async def test_broken_end_has_little_patience(rig, pipe, kinds, clock):
     """Once one end is broken, a peer that does not read is cut off in seconds."""
+    rig.hub = pipe == "hub"
     pair = await rig.pair(kinds, small=True)
     result = PIPES[pipe](pair.a, pair.b, clock=clock, terms=SpliceTerms(linger=30, broken_linger=2, grace=40))
     await deferToThread(pair.client.fill)

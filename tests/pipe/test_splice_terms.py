@@ -16,8 +16,8 @@ from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from mailroute.pipe import End, SpliceResult, SpliceTerms
-from mailroute.pipe.hub import Hub
 from mailroute.pipe.kernel_pipes import KernelPipes
+from mailroute.sockets.hub import Hub
 
 
 async def echo(pair, text: bytes = b"x") -> None:

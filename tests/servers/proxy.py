@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -18,6 +19,9 @@ import mailroute
 from servers.accounts import ALICE, BOB, SPARE
 from servers.processes import Log, ServerProcess, accepts, free_port, wait_until
 
+# The soft limit first: it may not be above the hard one.
+_LIMITED = 'ulimit -S -n {}; ulimit -H -n {}; exec "$@"'
+
 
 class DoesNotStart(AssertionError):
     """It ended instead of listening."""
@@ -28,8 +32,10 @@ class Mailroute:
 
     ``listen`` has the ``[[listen]]`` blocks by the names that the test gives
     them, less protocol and endpoint: each gets a free port, which ``ports``
-    then tells.  ``config`` is the rest of the configuration, as its file would
-    be read, and ``files`` are what to put beside that file.
+    then tells, unless the test gives it an endpoint.  ``config`` is the rest of
+    the configuration, as its file would be read, and ``files`` are what to put
+    beside that file.  ``open_files`` are the soft and the hard limit of
+    descriptors that it starts with.
     """
 
     def __init__(
@@ -37,12 +43,14 @@ class Mailroute:
         listen: Mapping[str, Mapping[str, object]],
         config: Mapping[str, object],
         files: Mapping[str, str] | None = None,
+        open_files: tuple[int, int] | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mailroute-"))
         self.log = Log(self.folder / "log")
         self.ports: dict[str, int] = {}
         self._listen = listen
         self._config = config
+        self._limited = [] if open_files is None else ["sh", "-c", _LIMITED.format(*open_files), "sh"]
         self._process: ServerProcess | None = None
         for name, text in (files or {}).items():
             (self.folder / name).write_text(text)
@@ -73,9 +81,10 @@ class Mailroute:
         raise DoesNotStart(self.log.text())
 
     def _write_configuration(self) -> None:
-        self.ports = {name: free_port() for name in self._listen}
+        self.ports = {name: free_port() for name, keys in self._listen.items() if "endpoint" not in keys}
+        endpoints = {name: f"tcp:{port}:interface=127.0.0.1" for name, port in self.ports.items()}
         blocks = [
-            {"protocol": "imap", "endpoint": f"tcp:{self.ports[name]}:interface=127.0.0.1"} | dict(keys)
+            {"protocol": "imap", "endpoint": endpoints.get(name)} | dict(keys)
             for name, keys in self._listen.items()
         ]
         (self.folder / "mailroute.toml").write_text(toml({**self._config, "listen": blocks}))
@@ -87,7 +96,7 @@ class Mailroute:
         path = [] if home == sysconfig.get_path("purelib") else [home]
         path += filter(None, [os.environ.get("PYTHONPATH")])
         return ServerProcess(
-            [*twistd, "mailroute", "--config", "mailroute.toml"],
+            [*self._limited, *twistd, "mailroute", "--config", "mailroute.toml"],
             self.log.path,
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"},
@@ -132,6 +141,17 @@ class Mailroute:
     def idle(self) -> bool:
         """Tell whether its listeners are the only sockets it has."""
         return self.sockets() == len(self.ports)
+
+    def cpu(self) -> float:
+        """Return how many seconds of the processor it has taken."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def open_files(self) -> tuple[int, int]:
+        """Return its soft and hard limit of descriptors."""
+        limits = Path(f"/proc/{self._process.pid}/limits").read_text()
+        soft, hard = re.search(r"^Max open files\s+(\d+)\s+(\d+)", limits, re.MULTILINE).groups()
+        return int(soft), int(hard)
 
     def memory(self) -> int:
         """Return how many bytes of memory are resident."""

@@ -11,16 +11,21 @@ from collections.abc import Iterator
 
 import pytest
 import pytest_twisted
-from live import Talk, let_in, live
+from live import Backends, Talk, let_in, live
 from OpenSSL import SSL
 from servers.certificates import Authority, Certificate
 from twisted.internet import reactor
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.defer import CancelledError
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
+from mailroute.backend import Backend as MailBackend
+from mailroute.backend import Dial
 from mailroute.config.files import read_authorities
-from mailroute.events import Route
+from mailroute.dialogs.imap import IMAP
+from mailroute.events import Credentials, Route
+from mailroute.testing import CLIENT
 from mailroute.tls import ClientTLS, client_context
 from mailroute.tls.client import SESSION_LIFETIME, remember
 
@@ -256,9 +261,12 @@ class CannotResume:
 
 
 @VERSIONS
+@pytest.mark.parametrize("says", ["an alert", "nothing"])
 @pytest_twisted.ensureDeferred
-async def test_a_backend_that_fails_at_resuming(authority: Authority, version: ssl.TLSVersion) -> None:
-    """The user whose login meets it gets in by another connection, and it is not tried again."""
+async def test_a_backend_that_fails_at_resuming(
+    authority: Authority, version: ssl.TLSVersion, says: str
+) -> None:
+    """The user whose login meets it gets in by another connection, and for an hour it is not tried again."""
     servers = CannotResume(authority.issue("localhost"))
     wanted = {ssl.TLSVersion.TLSv1_2: SSL.TLS1_2_VERSION, ssl.TLSVersion.TLSv1_3: SSL.TLS1_3_VERSION}
     servers.context.set_max_proto_version(wanted[version])
@@ -269,6 +277,10 @@ async def test_a_backend_that_fails_at_resuming(authority: Authority, version: s
             client.say(b"a LOGIN bob secret\r\n")
             while len(house.east.talks) < connections:
                 talk = await house.east.next()
+                if says == "nothing" and len(house.east.talks) == 2:
+                    await talk.wait_for(lambda talk=talk: bool(talk.heard))
+                    talk.transport.loseConnection()
+                    continue
                 talk.transport.startTLS(servers)
                 await talk.wait_for(lambda talk=talk: talk.secure or talk.reason is not None)
             await let_in(talk)
@@ -276,3 +288,62 @@ async def test_a_backend_that_fails_at_resuming(authority: Authority, version: s
             talk.transport.loseConnection()
             await client.end()
         assert len(house.east.talks) == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_backend_that_is_silent_when_it_should_resume(authority: Authority) -> None:
+    """The login fails when its time is over, and the next one is done without."""
+    servers = CannotResume(authority.issue("localhost"))
+    block = {"security": "tls", "verify": "localhost", "ca": str(authority.file)}
+    async with live(BOB, backend=block, limits={"backend_timeout": 0.3}) as house:
+        for answer in (b"a OK", b"a NO [UNAVAILABLE]", b"a OK"):
+            client = await house.greeted()
+            client.say(b"a LOGIN bob secret\r\n")
+            talk = await house.east.next()
+            if b"OK" in answer:
+                await talk.starttls(servers)
+                await let_in(talk)
+            await client.until(answer)
+            client.transport.loseConnection()
+            await client.end()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_in_the_handshake_proves_nothing(authority: Authority) -> None:
+    """A login that its user breaks off is no reason not to resume sessions for an hour."""
+    backend = Backend(authority.issue("localhost"))
+    slow = Backends()
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(slow)
+    visitor = Visitor(ClientTLS("localhost", client_context(read_authorities(authority.file))), backend.port)
+    try:
+        await visitor.visit()
+        address = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+        east = MailBackend("east", {"imap": Dial(address, visitor.maker)}, reactor, tls_first=True)
+        opening = east.open(IMAP, Credentials("PLAIN", b"bob", b"secret"), "bob", CLIENT, None)
+        talk = await slow.next()
+        await talk.wait_for(lambda: bool(talk.heard))
+        opening.addErrback(lambda failure: failure.trap(CancelledError))
+        opening.cancel()
+        await talk.end()
+        # OpenSSL takes this session for spoilt, so the next one may be another.
+        await visitor.visit()
+        await visitor.visit()
+    finally:
+        backend.close()
+        await port.stopListening()
+    assert backend.reused[-1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_resuming_is_tried_again_in_an_hour(backend: Backend, context: SSL.Context) -> None:
+    """A backend that has failed at resuming once may do better after an hour."""
+    now = [0.0]
+    visitor = Visitor(ClientTLS("localhost", context, seconds=lambda: now[0]), backend.port)
+    await visitor.visit()
+    visitor.maker.give_up_resuming()
+    await visitor.visit()
+    await visitor.visit()
+    now[0] = SESSION_LIFETIME
+    await visitor.visit()
+    await visitor.visit()
+    assert backend.reused == [False, False, False, False, True]

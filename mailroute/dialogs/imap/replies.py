@@ -19,6 +19,7 @@ REPLIES = {
 
 FAREWELLS = {
     Farewell.TOO_MANY: b"[UNAVAILABLE] Too many connections. Try again later.",
+    Farewell.NO_DESCRIPTORS: b"[UNAVAILABLE] Too many connections. Try again later.",
     Farewell.TOO_MANY_FROM_ADDRESS: b"[LIMIT] Too many connections from your address.",
     Farewell.TOO_MANY_COMMANDS: b"Too many commands before login.",
     Farewell.TOO_MANY_BAD_COMMANDS: b"Too many bad commands.",

@@ -8,7 +8,8 @@ cost the reactor nothing, and a burst of them costs it one turn.
 from __future__ import annotations
 
 import select
-from typing import Protocol
+import struct
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
@@ -20,6 +21,15 @@ AVAILABLE = hasattr(select, "epoll")
 """Whether this platform has what a hub needs."""
 
 READ = getattr(select, "EPOLLIN", 1)
+WRITE = getattr(select, "EPOLLOUT", 4)
+ERROR = getattr(select, "EPOLLERR", 8)
+
+NOTHING = getattr(select, "EPOLLET", 1 << 31)
+"""Neither reading nor writing: epoll tells of errors and of a connection that both sides have ended
+all the same, and again and again unless it is told to say so once."""
+
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER's value for closing with a reset."""
 
 EVENTS_AT_ONCE = 256
 """Ready sockets that are asked for in one go."""
@@ -48,6 +58,7 @@ class Hub:
     """The epoll of one reactor."""
 
     def __init__(self, reactor: IReactorFDSet) -> None:
+        self.reactor: Any = reactor
         self._epoll = select.epoll()
         self._members: dict[int, Member] = {}
         self.modify = self._epoll.modify
@@ -57,6 +68,10 @@ class Hub:
         """Tell a member from now on what happens to its socket."""
         self._members[descriptor] = member
         self._epoll.register(descriptor, events)
+
+    def replace(self, descriptor: int, member: Member) -> None:
+        """Tell another member what happens to this socket."""
+        self._members[descriptor] = member
 
     def remove(self, descriptor: int) -> None:
         """Forget a socket, which its member then closes."""
@@ -69,11 +84,11 @@ class Hub:
         """Return the descriptor of the epoll."""
         return self._epoll.fileno()
 
-    def logPrefix(self) -> str:  # noqa: N802 (Twisted's name)
+    def logPrefix(self) -> str:
         """Return the name for the reactor's own log messages."""
         return "mailroute.pipe"
 
-    def doRead(self) -> None:  # noqa: N802 (Twisted's name)
+    def doRead(self) -> None:
         """Serve every socket that is ready, and those that become so meanwhile, up to a bound."""
         find, poll = self._members.get, self._epoll.poll
         for _ in range(ROUNDS):

@@ -8,6 +8,7 @@ day, TLS connections stay with Twisted (`AVAILABLE`).
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from OpenSSL import SSL
@@ -33,13 +34,22 @@ AVAILABLE = (
 )
 """Whether this pyOpenSSL has what is needed."""
 
+ROOM_SIZE = 64 * 1024
+"""What is read at once, at the most."""
+
 if AVAILABLE:
+    ADDRESS = _ffi.new("char[]", ROOM_SIZE)
+    ROOM = memoryview(_ffi.buffer(ADDRESS))
+    """Where everybody reads to.  What is in it is passed on, or copied, before the next one reads."""
+
     read, write, shutdown = _lib.SSL_read, _lib.SSL_write, _lib.SSL_shutdown
     get_error, clear_errors = _lib.SSL_get_error, _lib.ERR_clear_error
     from_buffer = _ffi.from_buffer
 
     WANT_READ, WANT_WRITE = _lib.SSL_ERROR_WANT_READ, _lib.SSL_ERROR_WANT_WRITE
     ZERO_RETURN = _lib.SSL_ERROR_ZERO_RETURN
+else:
+    ROOM = memoryview(bytearray(ROOM_SIZE))
 
 
 def is_at_rest(connection: SSL.Connection) -> bool:
@@ -62,3 +72,28 @@ def attach(connection: SSL.Connection, descriptor: int) -> Any:
     if _lib.SSL_set_fd(inner._ssl, descriptor) != 1:
         raise SSL.Error
     return inner._ssl
+
+
+RECORD = 16 * 1024
+"""Plaintext in one TLS record at the most (RFC 8446 section 5.1)."""
+
+
+def send(ssl: Any, data: Any) -> int:
+    """Encrypt and send; return how many bytes of it have gone.
+
+    What OpenSSL has begun to send must be given to it again, from the same byte on.
+
+    :raises OSError: the connection is broken.
+    """
+    text = from_buffer(data)
+    size, sent = len(data), 0
+    while sent < size:
+        result = write(ssl, text + sent, size - sent)
+        if result > 0:
+            sent += result
+            continue
+        if get_error(ssl, result) == WANT_WRITE:
+            break
+        clear_errors()
+        raise OSError(errno.EPIPE, "the TLS connection is broken")
+    return sent
