@@ -44,33 +44,37 @@ class ImapReader:
         literal, as clients do; servers send theirs at once.
     """
 
-    __slots__ = ("_buffer", "_parts", "_scanned", "_size", "_synchronising", "_wanted")
+    __slots__ = ("_at", "_buffer", "_parts", "_scanned", "_size", "_synchronising", "_wanted")
 
     def __init__(self, *, synchronising: bool) -> None:
         self._synchronising = synchronising
-        self._buffer = bytearray()
-        self._parts: list[bytes] = []
+        self._buffer = b""
+        self._at = 0  # where in it the bytes begin that are in no unit yet
         self._scanned = 0  # so that a line that comes byte by byte is not searched again and again
+        self._parts: list[bytes] = []
         self._size = 0
         self._wanted: int | None = None
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the peer."""
-        self._buffer += data
+        self._buffer = self._buffer[self._at :] + data
+        self._scanned -= self._at
+        self._at = 0
 
     def __len__(self) -> int:
         """Bytes received that no unit given out contains yet."""
-        return len(self._buffer)
+        return len(self._buffer) - self._at
 
     def rest(self) -> bytes:
         """Return, and forget, the bytes behind the last unit given out."""
-        rest = bytes(self._buffer)
+        rest = self._buffer[self._at :]
         self.forget()
         return rest
 
     def forget(self) -> None:
         """Drop everything received and not yet given out."""
-        self._buffer.clear()
+        self._buffer = b""
+        self._at = 0
         self._start_over()
 
     def line(self, limit: int) -> bytes | Stop:
@@ -78,17 +82,15 @@ class ImapReader:
 
         :param limit: bytes that it may have.
         """
-        buffer = self._buffer
+        buffer, at = self._buffer, self._at
         end = buffer.find(b"\n", self._scanned)
         if end < 0:
             self._scanned = len(buffer)
-            return Stop.TOO_LONG if len(buffer) > limit else Stop.MORE
-        if end > limit:
+            return Stop.TOO_LONG if len(buffer) - at > limit else Stop.MORE
+        if end - at > limit:
             return Stop.TOO_LONG
-        line = bytes(buffer[:end])
-        del buffer[: end + 1]
-        self._scanned = 0
-        return line.removesuffix(b"\r")
+        self._at = self._scanned = end + 1
+        return buffer[at:end].removesuffix(b"\r")
 
     def unit(self) -> Parts | Stop:
         """Return the next whole command or response as its parts, or why there is none.
@@ -98,7 +100,7 @@ class ImapReader:
         """
         while True:
             if self._wanted is not None:
-                if len(self._buffer) < self._wanted:
+                if len(self) < self._wanted:
                     return Stop.MORE
                 self._take_literal(self._wanted)
             line = self.line(MAX_LINE)
@@ -124,12 +126,14 @@ class ImapReader:
 
     def _start_over(self) -> None:
         self._parts = []
-        self._scanned = self._size = 0
+        self._scanned = self._at
+        self._size = 0
         self._wanted = None
 
     def _take_literal(self, size: int) -> None:
-        self._parts.append(bytes(self._buffer[:size]))
-        del self._buffer[:size]
+        self._parts.append(self._buffer[self._at : self._at + size])
+        self._at += size
+        self._scanned = self._at
         self._wanted = None
 
     def _add_line(self, line: bytes) -> Stop | None:

@@ -21,10 +21,11 @@ MAX_ID_VALUE = 1024
 
 # tag: any ASTRING-CHAR except "+".
 _TAG = re.compile(rb"[!#$&',\-./0-9:;<=>?@A-Z\[\]^_`a-z|}~]{1,%d}(?= |\Z)" % MAX_TAG)
-_ATOM = re.compile(rb"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]+")
+_ATOM_ARGUMENT = re.compile(rb" +([!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]+)")
 # More than the grammar's ASTRING-CHAR: clients send names such as DOMAIN\bob and
 # passwords with "%", "*", "]" or 8-bit bytes bare, and servers take them.
 _LOOSE_ATOM = re.compile(rb'[^\x00-\x20\x7f"(){]+')
+_BARE_ARGUMENT = re.compile(rb' +([^\x00-\x20\x7f"(){]+)(?=[ )]|\Z)')
 _SPACE = re.compile(rb" +")
 _WORD = re.compile(rb"[^ ]+")
 _NIL = re.compile(rb"NIL(?=[ )]|\Z)", re.IGNORECASE)
@@ -32,6 +33,7 @@ _QUOTED = re.compile(rb'"((?:[^"\\\x00\r\n]|\\["\\])*)"')
 _ESCAPE = re.compile(rb'\\(["\\])')
 _QUOTABLE = re.compile(rb"[\x20-\x7e]*\Z")
 _CODE = re.compile(rb"\[([A-Za-z0-9\-]+)(?: ([^\]]*))?\] ?")
+_HTTP = re.compile(rb"[A-Za-z]+ [^ ]+ HTTP/[0-9.]+\s*\Z", re.IGNORECASE)
 _CONDITIONS = frozenset({b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH"})
 
 
@@ -61,14 +63,19 @@ class Arguments:
 
     def word(self) -> bytes:
         """Read a space and an atom, and return the atom in upper case."""
-        self._space()
-        found = self._match(_ATOM)
+        found = self._match(_ATOM_ARGUMENT)
         if found is None:
+            self._space()
             raise Malformed("Missing or invalid argument")
-        return found[0].upper()
+        return found[1].upper()
 
     def astring(self) -> bytes:
         """Read a space and an atom, quoted string or literal."""
+        if not self._more:
+            # What nearly all names and passwords are.
+            found = self._match(_BARE_ARGUMENT)
+            if found is not None:
+                return found[1]
         self._space()
         return self._astring()
 
@@ -170,6 +177,11 @@ class Arguments:
         elif self._text[self._at] in b" )":
             return
         raise Malformed("Missing space behind an argument")
+
+
+def is_http(line: bytes) -> bool:
+    """Whether a line is a request of HTTP's: a browser was made to post a form here, and must get no echo."""
+    return _HTTP.match(line) is not None
 
 
 def quote(value: bytes) -> bytes | None:

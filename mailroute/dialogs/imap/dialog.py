@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import enum
-import re
 
 from zope.interface import implementer
 
 from mailroute.dialogs.imap.bounds import MAX_AHEAD, MAX_BAD_WITHOUT_BOUND, MAX_COMMANDS
-from mailroute.dialogs.imap.replies import FAREWELLS, REPLIES
+from mailroute.dialogs.imap.replies import FAREWELLS, REPLIES, capabilities
 from mailroute.dialogs.imap.seam import OUR_ID, Hello, Welcome
 from mailroute.events import (
     Attempt,
@@ -27,11 +27,8 @@ from mailroute.events import (
 )
 from mailroute.interfaces import IDialog
 from mailroute.wire.imap_reader import ImapReader, Parts, Stop
-from mailroute.wire.imap_syntax import Arguments, Malformed
-from mailroute.wire.sasl import MAX_RESPONSE, Answer, Exchange, SaslError
-
-# A browser made to post a form here: nothing of it may be echoed.
-_HTTP = re.compile(rb"[A-Za-z]+ [^ ]+ HTTP/[0-9.]+\s*\Z", re.IGNORECASE)
+from mailroute.wire.imap_syntax import Arguments, Malformed, is_http
+from mailroute.wire.sasl import MAX_RESPONSE, Exchange, SaslError
 
 
 class _State(enum.Enum):
@@ -43,6 +40,11 @@ class _State(enum.Enum):
     BUSY = "whatever it pipelines behind a login that is under way"
     HANDSHAKE = "TLS; nothing in the clear"
     OVER = "of no interest"
+
+
+# By these names because Python 3.11 is slow to find a member in its class.
+_COMMAND = _State.COMMAND
+_BUSY = _State.BUSY
 
 
 @implementer(IDialog)
@@ -58,6 +60,7 @@ class ImapDialog:
         "_out",
         "_reader",
         "_refusal",
+        "_said",
         "_state",
         "_tag",
         "_terms",
@@ -75,13 +78,14 @@ class ImapDialog:
         self._id_pairs: tuple[tuple[bytes, bytes], ...] = ()
         self._exchange: Exchange | None = None
         self._refusal: Refusal | None = None
-        self._out: list[DialogEvent] = []
+        self._said = b""
+        self._out: list[DialogEvent] = []  # what happens before that
 
     # --- IDialog ---
 
     def greet(self) -> list[DialogEvent]:
         """Greet with the capabilities (RFC 9051 section 7.1)."""
-        return [Send(b"* OK [CAPABILITY %s] mailroute ready.\r\n" % self._capabilities())]
+        return [Send(b"* OK [CAPABILITY %s] mailroute ready.\r\n" % capabilities(self._terms, self._tls))]
 
     def receive(self, data: bytes) -> list[DialogEvent]:
         """Take bytes from the client."""
@@ -137,44 +141,44 @@ class ImapDialog:
     # --- running ---
 
     def _go_on(self) -> list[DialogEvent]:
-        while True:
-            match self._state:
-                case _State.COMMAND:
-                    going = self._next_command()
-                case _State.SASL | _State.CHALLENGED:
-                    going = self._next_line()
-                case _State.BUSY:
-                    going = False
-                    if len(self._reader) > MAX_AHEAD:
-                        self._hang_up(Farewell.TOO_LONG)
-                case _State.HANDSHAKE:
-                    # Nobody should hand us these: the transport's bytes are TLS by now.
-                    going = False
-                    if len(self._reader):
-                        self._hang_up(Farewell.INJECTION)
-                case _State.OVER:
-                    going = False
-                    self._reader.forget()
-            if not going:
-                events, self._out = self._out, []
-                return events
+        going = True
+        while going:
+            state = self._state
+            if state is _COMMAND:
+                going = self._next_command()
+            elif state is _BUSY:
+                going = False
+                if len(self._reader) > MAX_AHEAD:
+                    self._hang_up(Farewell.TOO_LONG)
+            elif state is _State.SASL or state is _State.CHALLENGED:
+                going = self._next_line()
+            elif state is _State.HANDSHAKE:
+                # Nobody should hand us these: the transport's bytes are TLS by now.
+                going = False
+                if len(self._reader):
+                    self._hang_up(Farewell.INJECTION)
+            else:
+                going = False
+                self._reader.forget()
+        self._speak()
+        events, self._out = self._out, []
+        return events
 
     def _next_command(self) -> bool:
         unit = self._reader.unit()
-        match unit:
-            case Stop.MORE:
-                return False
-            case Stop.TOO_LONG:
-                self._hang_up(Farewell.TOO_LONG)
-            case Stop.LITERAL:
-                if self._want_literal(self._reader.peek()):
-                    self._send(b"+ OK")
-            case Stop.TOO_LONG_LITERAL:
-                self._tag = self._tag_of(self._reader.peek())
-                self._reader.abandon()
-                self._bad_command(b"[TOOBIG] Literal too long.")
-            case _:
-                self._command(unit)
+        if isinstance(unit, tuple):
+            self._command(unit)
+        elif unit is Stop.MORE:
+            return False
+        elif unit is Stop.TOO_LONG:
+            self._hang_up(Farewell.TOO_LONG)
+        elif unit is Stop.LITERAL:
+            if self._want_literal(self._reader.peek()):
+                self._send(b"+ OK")
+        else:
+            self._tag = self._tag_of(self._reader.peek())
+            self._reader.abandon()
+            self._bad_command(b"[TOOBIG] Literal too long.")
         return True
 
     def _next_line(self) -> bool:
@@ -202,18 +206,14 @@ class ImapDialog:
         return True
 
     def _tag_of(self, parts: Parts) -> bytes:
-        try:
+        with contextlib.suppress(Malformed):
             return Arguments(parts).tag()
-        except Malformed:
-            return b"*"
+        return b"*"
 
     # --- commands ---
 
     def _command(self, parts: Parts) -> None:
         self._tag = b"*"
-        if len(parts) == 1 and _HTTP.match(parts[0]):
-            self._hang_up(Farewell.NOT_THIS_PROTOCOL)
-            return
         self._commands += 1
         if self._commands > MAX_COMMANDS:
             self._hang_up(Farewell.TOO_MANY_COMMANDS)
@@ -227,12 +227,15 @@ class ImapDialog:
                 raise Malformed("Unknown command, or not before login")
             command(self, arguments)
         except Malformed as error:
-            self._bad_command(str(error).encode("ascii") + b".")
+            if len(parts) == 1 and is_http(parts[0]):
+                self._hang_up(Farewell.NOT_THIS_PROTOCOL)
+            else:
+                self._bad_command(str(error).encode("ascii") + b".")
 
     def _do_capability(self, arguments: Arguments) -> None:
         arguments.end()
         self._asked_capabilities = True
-        self._send(b"* CAPABILITY " + self._capabilities())
+        self._send(b"* CAPABILITY " + capabilities(self._terms, self._tls))
         self._answer(b"OK Done.")
 
     def _do_noop(self, arguments: Arguments) -> None:
@@ -244,7 +247,7 @@ class ImapDialog:
         self._send(b"* BYE " + FAREWELLS[Farewell.LOGGED_OUT])
         self._answer(b"OK Done.")
         self._state = _State.OVER
-        self._out.append(HangUp(Farewell.LOGGED_OUT))
+        self._then(HangUp(Farewell.LOGGED_OUT))
 
     def _do_id(self, arguments: Arguments) -> None:
         pairs = arguments.id_pairs()
@@ -266,7 +269,7 @@ class ImapDialog:
             return
         self._answer(b"OK Begin TLS now.")
         self._state = _State.HANDSHAKE
-        self._out.append(StartTLS())
+        self._then(StartTLS())
 
     def _do_login(self, arguments: Arguments) -> None:
         if not self._login_allowed():
@@ -317,16 +320,28 @@ class ImapDialog:
             self._state = _State.SASL
             self._prompt()
         else:
-            self._attempt(_credentials(exchange, answer))
+            proof = Proof.TOKEN if exchange.is_token else Proof.PASSWORD
+            self._attempt(Credentials(exchange.name, answer.user, answer.secret, answer.authorize_as, proof))
 
     def _attempt(self, credentials: Credentials) -> None:
         self._state = _State.BUSY
-        self._out.append(Attempt(credentials, Hello(self._id_pairs)))
+        self._then(Attempt(credentials, Hello(self._id_pairs)))
 
     # --- answers ---
 
     def _send(self, line: bytes) -> None:
-        self._out.append(Send(line + b"\r\n"))
+        self._said += line + b"\r\n"
+
+    def _speak(self) -> None:
+        """Send what has been said, as one segment if it is about several commands."""
+        if self._said:
+            self._out.append(Send(self._said))
+            self._said = b""
+
+    def _then(self, event: DialogEvent) -> None:
+        """Have something happen behind what has been said."""
+        self._speak()
+        self._out.append(event)
 
     def _answer(self, text: bytes) -> None:
         self._send(self._tag + b" " + text)
@@ -344,20 +359,11 @@ class ImapDialog:
             self._hang_up(Farewell.TOO_MANY_BAD_COMMANDS)
 
     def _hang_up(self, why: Farewell) -> None:
-        self._out += (Send(self.farewell(why)), HangUp(why))
+        self._said += self.farewell(why)
+        self._then(HangUp(why))
 
     def _login_allowed(self) -> bool:
         return self._tls or self._terms.login_allowed
-
-    def _capabilities(self) -> bytes:
-        words = ["IMAP4rev1", "LITERAL+", "SASL-IR", "ID", *self._terms.capabilities]
-        if self._terms.tls_offered and not self._tls:
-            words.append("STARTTLS")
-        if self._login_allowed():
-            words += (f"AUTH={name}" for name in self._terms.mechanisms)
-        else:
-            words.append("LOGINDISABLED")
-        return " ".join(words).encode("ascii")
 
 
 _COMMANDS = {
@@ -369,8 +375,3 @@ _COMMANDS = {
     b"LOGIN": ImapDialog._do_login,
     b"AUTHENTICATE": ImapDialog._do_authenticate,
 }
-
-
-def _credentials(exchange: Exchange, answer: Answer) -> Credentials:
-    proof = Proof.TOKEN if exchange.is_token else Proof.PASSWORD
-    return Credentials(exchange.name, answer.user, answer.secret, answer.authorize_as, proof)

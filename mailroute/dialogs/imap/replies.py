@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mailroute.events import Farewell, Reason
+from functools import lru_cache
+
+from mailroute.events import DialogTerms, Farewell, Reason
 
 REPLIES = {
     Reason.AUTHENTICATION_FAILED: b"[AUTHENTICATIONFAILED] Authentication failed.",
@@ -30,3 +32,19 @@ FAREWELLS = {
     Farewell.LOGGED_OUT: b"Logging out.",
     Farewell.FAULT: b"[SERVERBUG] Internal error.",
 }
+
+
+@lru_cache
+def capabilities(terms: DialogTerms, tls: bool) -> bytes:
+    """Return what a client is told that it may use before it has logged in.
+
+    :param tls: TLS that it has asked for is on.
+    """
+    words = ["IMAP4rev1", "LITERAL+", "SASL-IR", "ID", *terms.capabilities]
+    if terms.tls_offered and not tls:
+        words.append("STARTTLS")
+    if tls or terms.login_allowed:
+        words += (f"AUTH={name}" for name in terms.mechanisms)
+    else:
+        words.append("LOGINDISABLED")
+    return " ".join(words).encode("ascii")
