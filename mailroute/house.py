@@ -17,8 +17,12 @@ from mailroute.interfaces import IBackend, IMailProtocol, IRouter
 Check = Callable[[str, bytes], Deferred[str]]
 """Takes a normalised user name and a password; the Deferred gives the name to route."""
 
-Ended = Callable[[Any], None]
-"""Is called with a `mailroute.SpliceResult` once both connections are closed."""
+
+class Parting(Protocol):
+    """Whoever is told how it ends."""
+
+    def parted(self, result: Any) -> None:
+        """Both connections are closed; the result is a `mailroute.SpliceResult`."""
 
 
 class Joined(Protocol):
@@ -36,7 +40,7 @@ class Joined(Protocol):
         """Close both, in good order and soon; nobody is told a result."""
 
 
-Join = Callable[[ITransport, ITransport, bytes, bytes, Ended], Joined]
+Join = Callable[[ITransport, ITransport, bytes, bytes, Parting], Joined]
 """Takes the client's and the backend's transport, the first bytes for each, and whom to tell the result."""
 
 

@@ -33,7 +33,7 @@ from mailroute.events import DialogTerms, Farewell
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
-from mailroute.house import Door, Ended, House, Join
+from mailroute.house import Door, House, Join, Parting
 from mailroute.interfaces import IBackend
 from mailroute.pipe import Joint, Order, SpliceTerms, join
 from mailroute.routers import Chain
@@ -265,8 +265,8 @@ def _join(settings: Settings, clock: IReactorTime) -> Join:
         names=("the client", "the backend"),
     )
 
-    def joined(client: Any, backend: Any, to_client: bytes, to_backend: bytes, ended: Ended) -> Joint:
-        return join(Order(client, backend, to_client, to_backend, terms, clock), ended)
+    def joined(client: Any, backend: Any, to_client: bytes, to_backend: bytes, session: Parting) -> Joint:
+        return join(Order(client, backend, to_client, to_backend, terms, clock), session)
 
     return joined
 

@@ -296,7 +296,7 @@ class Session:
         self.record.settle()
         self._user = ""
         client, self._leg = self._leg.hand_over()
-        joined = self._house.join(client, opened.transport, answer + opened.outcome.rest, rest, self._parted)
+        joined = self._house.join(client, opened.transport, answer + opened.outcome.rest, rest, self)
         if self.state is State.JOINED:  # else it has ended already
             self._joined = joined
 
@@ -331,7 +331,8 @@ class Session:
             self._deadline.discard(self)
             self._deadline = None
 
-    def _parted(self, result: Any) -> None:
+    def parted(self, result: Any) -> None:
+        """The splice has ended."""
         self._joined = None
         self._count(result)
         self._end(result.reason)

@@ -125,7 +125,7 @@ def test_a_login_from_end_to_end(events):
         b"a OK [CAPABILITY IMAP4rev1] Hi\r\n* 1 EXISTS\r\n",
         b"b NOOP\r\nlate\r\n",
     )
-    joined[4](Result(10, 20, "the client closed"))
+    joined[4].parted(Result(10, 20, "the client closed"))
     assert setting.session.state is State.OVER
     (event,) = ended(events)
     assert event["user"] == "bob"
@@ -460,7 +460,7 @@ def test_no_event_holds_a_secret(events):
     setting.clock.advance(0)
     setting.hears(b"c LOGIN bob s3cret\r\n")
     setting.opens()
-    setting.joined[0][4](Result(1, 2, "done"))
+    setting.joined[0][4].parted(Result(1, 2, "done"))
     assert len(events) == 3
     assert "s3cret" not in repr(events)
     assert "s3cret" not in repr(setting.east.calls)
