@@ -341,6 +341,13 @@ def the_socket(transport):
     return transport.sock if isinstance(transport, HubTransport) else socket_under(transport).socket
 
 
+def is_open(transport) -> bool:
+    """Whether a transport's connection is still there, whoever has it by now."""
+    if isinstance(transport, HubTransport):
+        return transport.sock.fileno() != -1
+    return bool(transport.connected)
+
+
 def socket_under(transport):
     """Return the transport with the socket."""
     while not hasattr(transport, "socket") or "socket" not in vars(transport):
