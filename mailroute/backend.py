@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import field, frozen
@@ -43,6 +43,8 @@ from mailroute.events import (
     Send,
 )
 from mailroute.interfaces import IBackend, ILogin, IMailProtocol
+from mailroute.sockets.endpoints import HubClientEndpoint
+from mailroute.sockets.transport import HubTransport
 from mailroute.tls import explain, remember, resuming_failed
 from mailroute.wire.proxy_header import version_1, version_2
 
@@ -68,7 +70,7 @@ class ProxyClient(Protocol):
         self._order = order
         self._now = backend.clock.seconds
         self._linger: IDelayedCall | None = None
-        self._connecting: Deferred[Any] | None = None
+        self._stop_connecting: Callable[[], object] | None = None
         self._deadline = backend.deadlines.after(backend.timeout, self) if backend.timeout else None
         self._connect()
 
@@ -77,9 +79,9 @@ class ProxyClient(Protocol):
         self._tls_first = self._backend.tls_first
         self._phase = "connecting"
         self._started = self._connected_at = self._now()
-        connecting = self._dial.connect(self)
+        stop_connecting = self._dial.connect(self)
         if self.transport is None:
-            self._connecting = connecting
+            self._stop_connecting = stop_connecting
 
     def doing(self) -> str:
         """Say what it is doing, for the log."""
@@ -93,16 +95,16 @@ class ProxyClient(Protocol):
 
     def connectionMade(self) -> None:
         """Announce the client if need be, then begin."""
-        assert self.transport is not None  # noqa: S101 (Twisted's promise)
-        self._connecting = None
+        transport: Any = self.transport
+        self._stop_connecting = None
         self._connected_at = self._now()
         self._phase = ""
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
+        if not isinstance(transport, HubTransport) and ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
         header = self._backend.header(self._order.client)
         if header:
             # Before TLS: whoever reads the header has no TLS yet.
-            self.transport.write(header)
+            transport.write(header)
         if self._tls_first:
             self._start_tls()
         elif self._login is not None:
@@ -142,7 +144,7 @@ class ProxyClient(Protocol):
 
     def not_connected(self, error: BaseException | None) -> None:
         """The backend could not be reached."""
-        self._connecting = None
+        self._stop_connecting = None
         detail = f"cannot connect to backend {self._backend.name}: {safe_str(error)}{remedy(error)}"
         self._refuse(Refusal(Reason.UNAVAILABLE, detail))
 
@@ -181,10 +183,16 @@ class ProxyClient(Protocol):
             return
         self._end()
         transport: Any = self.transport
-        transport.pauseProducing()
+        # What the hub serves can wait: until we return it reads nothing, and whoever
+        # takes it now would only have to have the reading begun again.
+        in_hub = isinstance(transport, HubTransport)
+        if not in_hub:
+            transport.pauseProducing()
         remember(self._dial.tls, transport)
         connected = self._connected_at
         self.done.callback(Opened(transport, outcome, connected - self._started, self._now() - connected))
+        if in_hub and transport.protocol is self:
+            transport.pauseProducing()
 
     def _hang_up(self, refusal: Refusal) -> None:
         """Close; a backend that does not play its part in that is cut off."""
@@ -213,11 +221,11 @@ class ProxyClient(Protocol):
     def _give_up(self) -> None:
         """Close at once."""
         transport: Any = self.transport
-        connecting, self._connecting = self._connecting, None
+        stop_connecting, self._stop_connecting = self._stop_connecting, None
         if transport is not None:
             transport.abortConnection()
-        elif connecting is not None:
-            connecting.cancel()
+        elif stop_connecting is not None:
+            stop_connecting()
 
 
 class _Once(Factory[ProxyClient]):
@@ -241,12 +249,17 @@ class Dial:
     endpoint: IStreamClientEndpoint
     tls: IOpenSSLClientConnectionCreator | None = None
 
-    def connect(self, proxy: ProxyClient) -> Deferred[Any]:
-        """Get the proxy its connection; it may have it, or the reason why not, before this returns."""
+    def connect(self, proxy: ProxyClient) -> Callable[[], object]:
+        """Get the proxy its connection; it may have it, or the reason why not, before this returns.
+
+        :return: gives it up.
+        """
+        if isinstance(self.endpoint, HubClientEndpoint):
+            return self.endpoint.dial(proxy).cut
         connecting = self.endpoint.connect(_Once(proxy))
         # A failure that comes from cancelling it finds nobody waiting for it.
         connecting.addErrback(lambda failure: proxy.not_connected(failure.value))
-        return connecting
+        return connecting.cancel
 
 
 @implementer(IBackend)

@@ -32,6 +32,7 @@ from mailroute.gate import Gate
 from mailroute.house import Door, House
 from mailroute.interfaces import IClientLeg, IDeparture
 from mailroute.session import Session
+from mailroute.sockets.transport import HubTransport
 from mailroute.tls import explain
 
 LINGER = 5.0
@@ -41,12 +42,22 @@ MAX_TURNED_AWAY = 100
 """Connections over the limits that may be open at once for the sake of a polite answer."""
 
 
-def _address(of: Any) -> Address | None:
-    if isinstance(of, IPv4Address):
-        return Address(of.host, of.port)
-    if isinstance(of, IPv6Address):
-        return Address(_as_it_is(of.host), of.port)
-    return None
+def _ends(transport: Any) -> tuple[Address | None, Address | None]:
+    """Return the client's address, and the one that it has connected to."""
+    if isinstance(transport, HubTransport):
+        theirs, ours = transport.sockaddrs()
+        # The address of a UNIX socket is a path.
+        return (_address(*theirs), _address(*ours)) if isinstance(ours, tuple) else (None, None)
+    if ITCPTransport.providedBy(transport):
+        transport.setTcpNoDelay(True)
+    peer, host = transport.getPeer(), transport.getHost()
+    if not isinstance(host, IPv4Address | IPv6Address):
+        return None, None
+    return _address(peer.host, peer.port), _address(host.host, host.port)
+
+
+def _address(host: str, port: int, *_: int) -> Address:
+    return Address(_as_it_is(host) if ":" in host else host, port)
 
 
 @lru_cache(4096)
@@ -74,9 +85,8 @@ _session_ids = _make_session_ids()
 class ProxyServer(Protocol):
     """A client's connection: its bytes go to the session, the session's words to it."""
 
-    def __init__(self, factory: ProxyServerFactory, source: Address | None) -> None:
+    def __init__(self, factory: ProxyServerFactory) -> None:
         self.factory: ProxyServerFactory = factory
-        self._source = source
         self._client: Client | None = None
         self._session: Session | None = None
         self._linger: IDelayedCall | None = None
@@ -90,9 +100,8 @@ class ProxyServer(Protocol):
     def connectionMade(self) -> None:
         """Count the client in, and begin."""
         transport = self._transport()
-        if ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
-        self._client = Client(next(_session_ids), self._source, _address(transport.getHost()))
+        source, destination = _ends(transport)
+        self._client = Client(next(_session_ids), source, destination)
         self.factory.made += 1
         self._turned_away = self._admit(transport)
         if self._turned_away is not None:
@@ -315,7 +324,8 @@ class ProxyServerFactory(Factory[ProxyServer]):
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyServer:
         """Make the protocol of a client's connection."""
-        return ProxyServer(self, _address(addr))
+        del addr  # the transport knows both
+        return ProxyServer(self)
 
     def leave(self, why: Farewell) -> None:
         """End all sessions."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import typing
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectError, getConnectError
+from twisted.internet.defer import Deferred
+from twisted.internet.error import getConnectError
 from twisted.internet.interfaces import (
     IListeningPort,
     IProtocol,
@@ -30,6 +33,8 @@ _log = Logger(namespace="mailroute.sockets")
 
 AT_ONCE = 64
 """Connections to accept before those that are open have their turn."""
+
+_UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
 
 _KIND = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
 
@@ -78,6 +83,9 @@ class HubPort:
         self._hub = hub
         self._accepting = False
         self.numberAccepts = AT_ONCE
+        with contextlib.suppress(OSError):  # a UNIX socket knows no such thing
+            # Linux hands it on to the connections.
+            self._port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port.stopReading()
         self.startReading()
 
@@ -153,7 +161,7 @@ class HubPort:
 
     def _begin_session(self, sock: socket.socket, peer: Any) -> None:
         try:
-            protocol = self._factory.buildProtocol(address_of(sock.family, peer))
+            protocol = self._factory.buildProtocol(address_of(peer))
             if protocol is None:
                 sock.close()
             else:
@@ -166,54 +174,70 @@ class HubPort:
 # --- client -----------------------------------------------------------------
 
 
+class Caller(typing.Protocol):
+    """Who wants a connection, and hears of one of these once."""
+
+    def makeConnection(self, transport: Any) -> None:  # noqa: N802 (Twisted's name)
+        """Take the connection."""
+
+    def not_connected(self, error: BaseException | None) -> None:
+        """Hear why there is none."""
+
+
 @implementer(IStreamClientEndpoint)
 class HubClientEndpoint:
     """Connects to one address that needs no look-up: a TCP address in numbers, or a path."""
 
     def __init__(self, reactor: Any, family: Family, sockaddr: Any) -> None:
-        self._reactor = reactor
+        self._hub = hub_of(reactor)
         self._family = family
         self._sockaddr = sockaddr
 
+    def dial(self, caller: Caller) -> Dialling:
+        """Connect; the caller may hear what comes of it before this returns."""
+        dialling = Dialling(self._hub, caller, self._sockaddr)
+        dialling.begin(self._family)
+        return dialling
+
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect, as any endpoint; the Deferred fails with a `ConnectError`."""
-        try:
-            sock = socket.socket(self._family, _KIND)
-        except OSError as error:
-            return _failed(error.errno or 0)
-        error_number = sock.connect_ex(self._sockaddr)
-        dialling = Dialling(sock, hub_of(self._reactor), factory, self._sockaddr)
-        if error_number == 0:
-            return succeed(dialling.connected())
-        if error_number != errno.EINPROGRESS:
-            sock.close()
-            return _failed(error_number)
-        return dialling.wait()
+        waiting = _Waiting(factory, address_of(self._sockaddr))
+        dialling = self.dial(waiting)
+        waiting.cancel = dialling.cut
+        return waiting.done
 
 
 class Dialling:
-    """A connection that is being made."""
+    """A connection that is being made: a member of the hub until it is."""
 
-    __slots__ = ("done", "factory", "hub", "sock", "sockaddr")
+    __slots__ = ("_caller", "_hub", "_sock", "_sockaddr")
 
-    def __init__(self, sock: socket.socket, hub: Hub, factory: Any, sockaddr: Any) -> None:
-        self.sock = sock
-        self.hub = hub
-        self.factory = factory
-        self.sockaddr = sockaddr
-        self.done: Deferred[IProtocol] | None = None
+    def __init__(self, hub: Hub, caller: Caller, sockaddr: Any) -> None:
+        self._hub = hub
+        self._caller: Caller | None = caller
+        self._sockaddr = sockaddr
+        self._sock: socket.socket
 
-    def wait(self) -> Deferred[IProtocol]:
-        """Have the hub say when it is made; cancelling the Deferred gives it up."""
-        self.hub.add(self.sock.fileno(), self, WRITE)
-        self.done = Deferred(lambda _: self.cut())
-        return self.done
-
-    def connected(self) -> IProtocol:
-        """Begin: the connection is made."""
-        protocol: IProtocol = self.factory.buildProtocol(address_of(self.sock.family, self.sockaddr))
-        HubTransport(self.sock, self.hub, self.sockaddr, client=True).start(protocol)
-        return protocol
+    def begin(self, family: Family) -> None:
+        """Connect."""
+        try:
+            self._sock = sock = socket.socket(family, _KIND)
+        except OSError as error:
+            self._fail(error.errno or 0)
+            return
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        result = sock.connect_ex(self._sockaddr)
+        if result == errno.EINPROGRESS:
+            # Asked again at once: a server on this machine has answered by now.
+            result = sock.connect_ex(self._sockaddr)
+        if result in _UNDER_WAY:
+            self._hub.add(sock.fileno(), self, WRITE)
+        elif result and result != errno.EISCONN:
+            sock.close()
+            self._fail(result)
+        else:
+            self._succeed(in_hub=False)
 
     def receive(self) -> None:
         """Nothing: epoll says no such thing of a connection that is being made."""
@@ -221,31 +245,55 @@ class Dialling:
     def ready(self, events: int) -> None:
         """See what has become of it."""
         del events
-        self.hub.remove(self.sock.fileno())
-        done, self.done = self.done, None
-        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
-            self.sock.close()
-        if done is not None:
-            if error:
-                done.errback(Failure(_error(error)))
-            else:
-                done.callback(self.connected())
+            self._close()
+            self._fail(error)
+        else:
+            self._succeed(in_hub=True)
 
     def cut(self) -> None:
-        """Give it up."""
-        if self.done is not None:
-            self.done = None
-            self.hub.remove(self.sock.fileno())
-            self.sock.close()
+        """Give it up; the caller hears nothing more."""
+        if self._caller is not None:
+            self._caller = None
+            self._close()
+
+    def _close(self) -> None:
+        self._hub.remove(self._sock.fileno())
+        self._sock.close()
+
+    def _succeed(self, *, in_hub: bool) -> None:
+        protocol: Any = self._caller
+        self._caller = None
+        transport = HubTransport(self._sock, self._hub, self._sockaddr, client=True)
+        try:
+            transport.start(protocol, in_hub=in_hub)
+        except Exception:
+            transport.cut()
+            raise
+
+    def _fail(self, number: int) -> None:
+        caller, self._caller = self._caller, None
+        if caller is not None:
+            caller.not_connected(getConnectError((number, os.strerror(number))))
 
 
-def _error(number: int) -> ConnectError:
-    error: ConnectError = getConnectError((number, os.strerror(number)))
-    return error
+class _Waiting:
+    """A caller with a factory and a Deferred, as Twisted's endpoints have them."""
 
+    def __init__(self, factory: IProtocolFactory, address: Any) -> None:
+        self.done: Deferred[IProtocol] = Deferred(lambda _: self.cancel())
+        self.cancel: Callable[[], None] = lambda: None
+        self._factory = factory
+        self._address = address
 
-def _failed(number: int) -> Deferred[IProtocol]:
-    failed: Deferred[IProtocol] = Deferred()
-    failed.errback(Failure(_error(number)))
-    return failed
+    def makeConnection(self, transport: HubTransport) -> None:  # noqa: N802 (Twisted's name)
+        """Have the factory make the protocol."""
+        protocol: Any = self._factory.buildProtocol(self._address)
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        self.done.callback(protocol)
+
+    def not_connected(self, error: Any) -> None:
+        """Tell why not."""
+        self.done.errback(Failure(error))

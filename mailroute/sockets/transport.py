@@ -34,18 +34,16 @@ from mailroute.sockets.with_tls import WithTLS
 Family = socket.AddressFamily | int
 
 
-def address_of(family: Family, sockaddr: Any) -> IPv4Address | IPv6Address | UNIXAddress:
+def address_of(sockaddr: Any) -> IPv4Address | IPv6Address | UNIXAddress:
     """Return a socket's address as Twisted has it."""
-    if family == socket.AF_INET:
-        return IPv4Address("TCP", *sockaddr)
-    if family == socket.AF_INET6:
-        return IPv6Address("TCP", *sockaddr)
-    return UNIXAddress(sockaddr or None)
+    if not isinstance(sockaddr, tuple):
+        return UNIXAddress(sockaddr or None)
+    return IPv4Address("TCP", *sockaddr) if len(sockaddr) == 2 else IPv6Address("TCP", *sockaddr)
 
 
 @implementer(ITCPTransport, ITLSTransport, IPushProducer)
 class HubTransport(WithTLS):
-    """One connected socket, its protocol, and TLS if there is any.
+    """One connected socket, its protocol, and TLS if there is any; small writes go out at once.
 
     ``rest`` is what the socket has not taken yet.  Nothing that a protocol
     calls here calls it back before it has returned.  ``said_goodbye`` is whether
@@ -59,7 +57,7 @@ class HubTransport(WithTLS):
         "hub",
     )
 
-    def __init__(self, sock: socket.socket, hub: Hub, peer: Any = None, *, client: bool = False) -> None:
+    def __init__(self, sock: socket.socket, hub: Hub, peer: Any, *, client: bool = False) -> None:
         self.sock = sock
         self.hub = hub
         self._peer = peer
@@ -74,10 +72,18 @@ class HubTransport(WithTLS):
         self.ssl: Any = None
         self.events = READ
 
-    def start(self, protocol: IProtocol) -> None:
-        """Begin: the protocol is told that it is connected, and then what comes."""
+    def start(self, protocol: IProtocol, *, in_hub: bool = False) -> None:
+        """Begin: the protocol is told that it is connected, and then what comes.
+
+        :param in_hub: its socket is in the hub already, on behalf of another member.
+        """
         self.protocol = protocol
-        self.hub.add(self.sock.fileno(), self, READ)
+        descriptor = self.sock.fileno()
+        if in_hub:
+            self.hub.replace(descriptor, self)
+            self.hub.modify(descriptor, READ)
+        else:
+            self.hub.add(descriptor, self, READ)
         protocol.makeConnection(self)
 
     @property
@@ -201,13 +207,15 @@ class HubTransport(WithTLS):
 
     def getPeer(self) -> Any:
         """Return the other end's address."""
-        if self._peer is None:
-            self._peer = self.sock.getpeername()
-        return address_of(self.sock.family, self._peer)
+        return address_of(self._peer)
 
     def getHost(self) -> Any:
         """Return this end's address."""
-        return address_of(self.sock.family, self.sock.getsockname())
+        return address_of(self.sock.getsockname())
+
+    def sockaddrs(self) -> tuple[Any, Any]:
+        """Return the other end's address and this end's as sockets have them: tuples, or paths."""
+        return self._peer, self.sock.getsockname()
 
     def getTcpNoDelay(self) -> bool:  # noqa: N802 (Twisted's name)
         """Whether small writes go out at once."""
