@@ -52,7 +52,7 @@ class SessionRecord:
     def settle(self) -> None:
         """Forget what no line tells, before the session is held for long."""
         client = self.client
-        self.client = Client(client.session_id, client.source, None, client.tls)
+        self.client = Client(client.session_id, client.source, None, client.tls, client.server_name)
 
     def ended(self, reason: str, now: float) -> None:
         """Log the session's end."""
