@@ -160,15 +160,16 @@ class HubPort:
             self._hub.remove(self._port.fileno())
 
     def _begin_session(self, sock: socket.socket, peer: Any) -> None:
+        transport = HubTransport(sock, self._hub, peer)
         try:
             protocol = self._factory.buildProtocol(address_of(peer))
             if protocol is None:
                 sock.close()
             else:
-                HubTransport(sock, self._hub, peer).start(protocol)
+                transport.start(protocol)
         except Exception:
             _log.failure("a connection could not be begun")
-            sock.close()
+            transport.give_up()
 
 
 # --- client -----------------------------------------------------------------

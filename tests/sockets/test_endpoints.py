@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from types import SimpleNamespace
 
 import pytest
 import pytest_twisted
@@ -14,11 +15,12 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXServerEndpoint
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, ITCPTransport, ITLSTransport
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from mailroute.sockets import endpoints
+from mailroute.sockets import endpoints, hub
 from mailroute.sockets.endpoints import HubClientEndpoint, HubPort, HubServerEndpoint
 from mailroute.sockets.transport import HubTransport
 
@@ -256,3 +258,53 @@ async def test_a_listener_that_stops_and_begins(listening):
         server = await here.came
     await server.lost
     assert server.heard == b"x"
+
+
+class Broken(Recorder):
+    """Fails as soon as it is connected."""
+
+    def connectionMade(self) -> None:
+        raise ZeroDivisionError
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_protocol_that_fails_at_once(listening, monkeypatch):
+    """A connection whose protocol cannot be begun is closed, and the next one is served."""
+    logged = []
+    monkeypatch.setattr(endpoints, "_log", SimpleNamespace(failure=logged.append))
+    here = await listening(Broken)
+    with here.connect() as sock:
+        assert await deferToThread(sock.recv, 1) == b""
+    assert logged == ["a connection could not be begun"]
+    with here.connect() as sock:
+        assert await deferToThread(sock.recv, 1) == b""
+
+
+class Failing:
+    """A member of the hub that fails, and fails at its end as well."""
+
+    def receive(self) -> None:
+        raise ZeroDivisionError
+
+    ready = receive
+    cut = receive
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_hub_survives_its_members(monkeypatch):
+    """A member that fails twice takes nobody with it."""
+    logged: list[str] = []
+    monkeypatch.setattr(hub, "_log", SimpleNamespace(failure=logged.append))
+    here, there = socket.socketpair()
+    the_hub = hub.hub_of(reactor)
+    the_hub.add(here.fileno(), Failing(), hub.READ)
+    there.send(b"x")
+    for _ in range(100):
+        if len(logged) > 1:
+            break
+        await deferLater(reactor, 0)
+    the_hub.remove(here.fileno())
+    assert set(logged) == {"a session has failed", "a session that has failed could not be ended"}
+    assert the_hub in reactor.getReaders()
+    here.close()
+    there.close()
