@@ -27,13 +27,17 @@ from mailroute.sockets.transport import HubTransport
 PATIENCE = 10.0
 
 
+def within(expected: Deferred) -> Deferred:
+    """Wait for it, and not for ever."""
+    return expected.addTimeout(PATIENCE, reactor)
+
+
 class Recorder(Protocol):
     """Writes down what it is told."""
 
     def __init__(self) -> None:
         self.heard = b""
         self.lost: Deferred = Deferred()
-        self.lost.addTimeout(PATIENCE, reactor)
 
     def dataReceived(self, data: bytes) -> None:
         self.heard += data
@@ -59,7 +63,6 @@ class Listening:
 
     def __init__(self, made=Recorder) -> None:
         self.came: Deferred = Deferred()
-        self.came.addTimeout(PATIENCE, reactor)
         self.made = made
         self.factory = Factory.forProtocol(self._make)
         self.factory.noisy = False
@@ -108,7 +111,7 @@ async def test_both_ends_have_transports_with_twisteds_interfaces(listening):
     address = here.port.getHost()
     client, dialling = dial((address.host, address.port))
     assert await dialling is client
-    server = await here.came
+    server = await within(here.came)
     for protocol in (client, server):
         assert isinstance(protocol.transport, HubTransport)
         assert verifyObject(ITCPTransport, protocol.transport)
@@ -118,8 +121,8 @@ async def test_both_ends_have_transports_with_twisteds_interfaces(listening):
     client.transport.write(b"hello")
     client.transport.loseConnection()
     client.transport.write(b"too late")
-    assert isinstance(await server.lost, ConnectionDone)
-    assert isinstance(await client.lost, ConnectionDone)
+    assert isinstance(await within(server.lost), ConnectionDone)
+    assert isinstance(await within(client.lost), ConnectionDone)
     assert server.heard == b"hello"
 
 
@@ -131,10 +134,10 @@ async def test_unix(tmp_path):
     await here.on(UNIXServerEndpoint(reactor, path))
     client, dialling = dial(path, socket.AF_UNIX)
     await dialling
-    server = await here.came
+    server = await within(here.came)
     server.transport.write(b"hello")
     server.transport.loseConnection()
-    await client.lost
+    await within(client.lost)
     assert client.heard == b"hello"
     await here.port.stopListening()
 
@@ -144,7 +147,7 @@ async def test_bytes_that_the_socket_does_not_take_wait(listening):
     """What is written goes out whole and in order, however slowly it is read, and before the end."""
     here = await listening()
     sock = here.connect()
-    server = await here.came
+    server = await within(here.came)
     message = bytes(range(256)) * 20_000
     server.transport.write(message)
     server.transport.writeSequence([b"and", b" more"])
@@ -158,7 +161,7 @@ async def test_bytes_that_the_socket_does_not_take_wait(listening):
         return b"".join(parts)
 
     assert await deferToThread(read) == message + b"and more"
-    assert isinstance(await server.lost, ConnectionDone)
+    assert isinstance(await within(server.lost), ConnectionDone)
 
 
 @pytest_twisted.ensureDeferred
@@ -168,9 +171,9 @@ async def test_half_close(listening):
     with here.connect() as sock:
         sock.sendall(b"question")
         sock.shutdown(socket.SHUT_WR)
-        server = await here.came
+        server = await within(here.came)
         assert await deferToThread(sock.recv, 100) == b"after the end"
-        await server.lost
+        await within(server.lost)
     assert server.heard == b"question"
 
 
@@ -179,10 +182,10 @@ async def test_abort_is_not_heard_before_the_caller_has_returned(listening):
     """A protocol that aborts is told of the end afterwards, and the peer is reset."""
     here = await listening()
     with here.connect() as sock:
-        server = await here.came
+        server = await within(here.came)
         server.transport.abortConnection()
         assert not server.lost.called
-        assert isinstance(await server.lost, ConnectionAborted)
+        assert isinstance(await within(server.lost), ConnectionAborted)
         with pytest.raises(ConnectionResetError):
             await deferToThread(sock.recv, 1)
 
@@ -192,11 +195,11 @@ async def test_a_reset_is_noticed_while_paused(listening):
     """A peer that vanishes is missed though nothing is read."""
     here = await listening()
     sock = here.connect()
-    server = await here.came
+    server = await within(here.came)
     server.transport.pauseProducing()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
-    assert type(await server.lost).__name__ == "ConnectionLost"
+    assert type(await within(server.lost)).__name__ == "ConnectionLost"
 
 
 @pytest_twisted.ensureDeferred
@@ -243,7 +246,7 @@ async def test_a_dial_given_up():
             await other
             if client.transport is not None:
                 client.transport.abortConnection()
-                await client.lost
+                await within(client.lost)
 
 
 @pytest_twisted.ensureDeferred
@@ -255,8 +258,8 @@ async def test_a_listener_that_stops_and_begins(listening):
         sock.sendall(b"x")
         assert not here.came.called
         here.port.startReading()
-        server = await here.came
-    await server.lost
+        server = await within(here.came)
+    await within(server.lost)
     assert server.heard == b"x"
 
 
