@@ -48,12 +48,15 @@ class Chain:
                 raise
             except Exception:
                 raise self._broken(label, Failure()) from None
-            if isinstance(answer, Coroutine):
-                answer = Deferred.fromCoroutine(answer)
-            if isinstance(answer, Deferred):
-                return self._later(answer, index, lookup)
-            if answer is not None:
-                return self._checked(label, answer)
+            if answer is None:
+                continue
+            # Nearly all are routes, and to see whether something is a coroutine takes long.
+            if not isinstance(answer, Route):
+                if isinstance(answer, Coroutine):
+                    answer = Deferred.fromCoroutine(answer)
+                if isinstance(answer, Deferred):
+                    return self._later(answer, index, lookup)
+            return self._checked(label, answer)
         return None
 
     def _later(self, answer: Deferred[object], index: int, lookup: Lookup) -> Deferred[Route | None]:

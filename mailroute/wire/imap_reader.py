@@ -37,6 +37,9 @@ class Stop(enum.Enum):
     TOO_LONG_LITERAL = "a synchronising literal over the bound; it has not been sent yet"
 
 
+_MORE = Stop.MORE  # Python 3.11 is slow to find a member in its class
+
+
 class ImapReader:
     """Cuts a byte stream into commands or responses, whatever its segments.
 
@@ -98,6 +101,20 @@ class ImapReader:
         After `Stop.LITERAL` and `Stop.TOO_LONG_LITERAL`, `peek` shows what has
         come; call `unit` again to read the literal, or `abandon` to refuse it.
         """
+        buffer, at = self._buffer, self._at
+        if not self._parts:
+            # Nearly all units are one line, and behind them there is nothing.
+            if at == len(buffer):
+                return _MORE
+            end = buffer.find(b"\n", self._scanned)
+            if at <= end <= at + MAX_LINE:
+                line = buffer[at:end].removesuffix(b"\r")
+                if not line.endswith(b"}"):
+                    self._at = self._scanned = end + 1
+                    return (line,)
+        return self._unit_with_literals()
+
+    def _unit_with_literals(self) -> Parts | Stop:
         while True:
             if self._wanted is not None:
                 if len(self) < self._wanted:
@@ -106,8 +123,6 @@ class ImapReader:
             line = self.line(MAX_LINE)
             if isinstance(line, Stop):
                 return line
-            if not self._parts and not line.endswith(b"}"):
-                return (line,)  # what nearly all units are
             stop = self._add_line(line)
             if stop is not None:
                 return stop

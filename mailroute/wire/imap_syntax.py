@@ -32,7 +32,6 @@ _NIL = re.compile(rb"NIL(?=[ )]|\Z)", re.IGNORECASE)
 _QUOTED = re.compile(rb'"((?:[^"\\\x00\r\n]|\\["\\])*)"')
 _ESCAPE = re.compile(rb'\\(["\\])')
 _QUOTABLE = re.compile(rb"[\x20-\x7e]*\Z")
-_CODE = re.compile(rb"\[([A-Za-z0-9\-]+)(?: ([^\]]*))?\] ?")
 _HTTP = re.compile(rb"[A-Za-z]+ [^ ]+ HTTP/[0-9.]+\s*\Z", re.IGNORECASE)
 _CONDITIONS = frozenset({b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH"})
 
@@ -201,16 +200,16 @@ class Status(NamedTuple):
     plain: bytes
 
 
-def read_response(parts: Parts) -> tuple[bytes, bytes] | None:
+def read_response(parts: Parts) -> tuple[bytes, bytes]:
     """Read a response without literals: its tag (``*`` and ``+`` too), and what follows it.
 
-    None for anything else.
+    The tag of anything else is empty.
     """
     line = parts[0]
     if len(parts) != 1 or b"\0" in line or b"\r" in line:
-        return None
+        return b"", b""
     tag, _, text = line.partition(b" ")
-    return (tag, text) if tag else None
+    return tag, text
 
 
 def read_status(text: bytes) -> Status | None:
@@ -219,7 +218,9 @@ def read_status(text: bytes) -> Status | None:
     condition = condition.upper()
     if condition not in _CONDITIONS:
         return None
-    code = _CODE.match(text) if text.startswith(b"[") else None
-    if code is None:
-        return Status(condition, b"", b"", text, text)
-    return Status(condition, code[1].upper(), code[2] or b"", text, text[code.end() :])
+    end = text.find(b"]") if text.startswith(b"[") else -1
+    if end > 0:
+        code, _, argument = text[1:end].partition(b" ")
+        if code.replace(b"-", b"").isalnum():
+            return Status(condition, code.upper(), argument, text, text[end + 1 :].removeprefix(b" "))
+    return Status(condition, b"", b"", text, text)

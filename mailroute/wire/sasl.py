@@ -45,7 +45,7 @@ class Mechanism(NamedTuple):
 
 def encode(message: bytes) -> bytes:
     """Return the message in base64, an empty one as ``=`` (RFC 4959 section 3)."""
-    return base64.b64encode(message) or b"="
+    return binascii.b2a_base64(message, newline=False) or b"="
 
 
 def decode(line: bytes) -> bytes:

@@ -54,7 +54,13 @@ class _State(enum.Enum):
     __hash__ = object.__hash__
 
 
-_OVER = _State.OVER  # asked for with every response, and Python 3.11 is slow to find a member
+# What every login meets; by these names because Python 3.11 is slow to find a member in its class.
+_OVER = _State.OVER
+_GREETING = _State.GREETING
+_LOGIN = _State.LOGIN
+_MORE = Stop.MORE
+
+_NO_RESPONSE = (b"", b"")
 
 
 @implementer(ILogin)
@@ -84,7 +90,7 @@ class ImapLogin:
     def __init__(self, order: LoginOrder) -> None:
         self._order = order
         self._reader = ImapReader(synchronising=False)
-        self._state = _State.GREETING
+        self._state = _GREETING
         self._secure = not order.starttls
         self._preauth = False
         self._bye = ""
@@ -114,11 +120,13 @@ class ImapLogin:
         self._reader.feed(data)
         while self._state is not _OVER:
             unit = next_unit()
-            response = read_response(unit) if isinstance(unit, tuple) else None
-            if response is not None:
-                self._response(*response)
-            elif unit is Stop.MORE:
+            if unit is _MORE:
                 break
+            tag, text = read_response(unit) if isinstance(unit, tuple) else _NO_RESPONSE
+            if tag == b"*":
+                self._untagged_response(text)
+            elif tag:
+                self._response(tag, text)
             else:
                 self._protocol_error("a response that is too long or malformed")
         return self._flush()
@@ -159,19 +167,17 @@ class ImapLogin:
         self._state = state
 
     def _response(self, tag: bytes, text: bytes) -> None:
-        if tag == b"*":
-            self._untagged_response(text)
-        elif tag == b"+":
+        if tag == b"+":
             self._continuation(text)
         elif self._id_tag:
             self._id_answered(tag, text)
-        elif tag == self._tag and self._state is not _State.GREETING:
+        elif tag == self._tag and self._state is not _GREETING:
             self._tagged(text)
         else:
             self._protocol_error("a response with a strange tag")
 
     def _untagged_response(self, text: bytes) -> None:
-        if self._state is _State.GREETING:
+        if self._state is _GREETING:
             self._greeting(text)
             return
         name, _, rest = text.partition(b" ")
@@ -285,7 +291,8 @@ class ImapLogin:
             return
         self._capabilities = b""  # what it lists before the login does not hold after it
         first, *self._pending = self._plan.chunks
-        self._ask(_State.LOGIN, first)
+        self._tag = self._command(first)
+        self._state = _LOGIN
 
     def _continuation(self, text: bytes) -> None:
         if self._state is not _State.LOGIN or self._plan is None or self._id_tag:
@@ -306,6 +313,7 @@ class ImapLogin:
 
     def _login_answered(self, text: bytes, status: Status) -> None:
         if status.condition != b"OK":
+            self._reader.forget()
             self._end(Refused(read_refusal(text, self._order.method, self._secrets(), self._challenge)))
         elif self._pending or self._challenge is not None:
             self._protocol_error("an OK before it had the credentials")
@@ -339,13 +347,13 @@ class ImapLogin:
         self._refuse(Reason.UNAVAILABLE, f"the backend broke the protocol {self.doing()}: {what}")
 
     def _refuse(self, reason: Reason, detail: str) -> None:
+        self._reader.forget()
         self._end(Refused(Refusal(reason, detail)))
 
     def _end(self, event: LoggedIn | Refused) -> None:
-        self._state = _State.OVER
+        self._state = _OVER
         self._pending.clear()
         self._plan = None
-        self._reader.forget()
         self._out.append(event)
 
     def _secrets(self) -> tuple[bytes, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from attrs import field, frozen
+from attrs import define, field
 
 from mailroute.events import Credentials, LoginOrder, Method, Proof
 from mailroute.wire import sasl
@@ -23,7 +23,7 @@ class NoWay(Exception):
     """The backend offers nothing that this login can use; the text is for the log."""
 
 
-@frozen
+@define
 class Plan:
     """What to send: the first chunk at once, each other when the backend says ``+``.
 
