@@ -16,7 +16,8 @@ from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from mailroute.pipe import End, SpliceResult, SpliceTerms
-from mailroute.pipe.kernel_pipes import KernelPipes
+from mailroute.pipe.kernel_pipes import PIPES as KERNEL_PIPES
+from mailroute.pipe.kernel_pipes import KernelPipe, KernelPipes
 from mailroute.sockets.hub import Hub
 
 
@@ -168,10 +169,13 @@ async def come_and_go(rig, join, kinds) -> None:
 def pieces() -> list[object]:
     """Return the objects of ours that a splice is made of, as far as they still exist.
 
-    The hub and the pipes of the kernel are the reactor's and the process's.
+    The hub and the pipes of the kernel are the reactor's and the process's, if they are not in use.
     """
+    assert KERNEL_PIPES.lent == 0
     ours = [one for one in gc.get_objects() if str(type(one).__module__).startswith("mailroute.pipe")]
-    return [one for one in ours if not isinstance(one, type | SpliceTerms | Enum | Hub | KernelPipes)]
+    return [
+        one for one in ours if not isinstance(one, type | SpliceTerms | Enum | Hub | KernelPipes | KernelPipe)
+    ]
 
 
 def connections() -> int:

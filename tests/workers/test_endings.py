@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import twistd
 from servers.processes import accepts
-from workers.rig import Files, Running, alive, children, strays, until
+from workers.rig import Files, Running, alive, children, descriptors, strays, until
 
 
 @pytest.fixture
@@ -342,8 +342,7 @@ def test_what_systemd_opens_does_not_leak(files: Files) -> None:
         with files.run(pass_fds=[writing]) as running:
             name = f"pipe:[{os.fstat(writing).st_ino}]"
             for pid in (running.nursery(), *running.workers().values()):
-                found = [entry.readlink() for entry in Path(f"/proc/{pid}/fd").iterdir()]
-                assert name not in map(str, found)
+                assert name not in descriptors(pid)
             assert children(running.pid)
             running.stop()
     finally:
