@@ -55,7 +55,7 @@ def decode(line: bytes) -> bytes:
     """
     if line == b"=":
         return b""
-    if _BASE64.match(line) is None:
+    if len(line) % 4 or _BASE64.match(line) is None:  # Python takes more padding than there may be
         raise SaslError("Invalid base64")
     try:
         return base64.b64decode(line, validate=True)
