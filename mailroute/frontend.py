@@ -30,7 +30,7 @@ from mailroute.descriptors import NOTHING, Descriptors
 from mailroute.events import Address, Client, Farewell
 from mailroute.gate import Gate
 from mailroute.house import Door, House
-from mailroute.interfaces import IClientLeg
+from mailroute.interfaces import IClientLeg, IDeparture
 from mailroute.session import Session
 from mailroute.sockets.transport import HubTransport
 from mailroute.tls import explain
@@ -93,7 +93,6 @@ class ProxyServer(Protocol):
         self._turned_away: Farewell | None = None
         self._tls_first = False
         self._shaking_hands = False
-        self._handed_over = False
         self._kept = NOTHING
 
     # --- what the transport tells it ---
@@ -183,9 +182,6 @@ class ProxyServer(Protocol):
     def close(self) -> None:
         """Close once everything is written, or after `LINGER` seconds."""
         self._forget_session()
-        if self._handed_over:
-            self._leave()
-            return
         if not self.connected:
             return
         transport = self._transport()
@@ -209,11 +205,12 @@ class ProxyServer(Protocol):
         assert self._client is not None  # noqa: S101 (connectionMade sets it)
         return self._client
 
-    def hand_over(self) -> ITransport:
-        """Return the transport for the splice."""
-        self._handed_over = True
-        transport: ITransport = self._transport()
-        return transport
+    def hand_over(self) -> tuple[ITransport, IDeparture]:
+        """Return the transport for the splice, and who counts the client out."""
+        transport = self._transport()
+        departure = _Departure(self.factory, self._host(), self._session)
+        self.transport = self._session = self._client = None
+        return transport, departure
 
     # --- its parts ---
 
@@ -263,6 +260,27 @@ class ProxyServer(Protocol):
         else:
             self.factory.turned_away -= 1
         self._client = None
+
+
+@implementer(IDeparture)
+class _Departure:
+    """What is left of a `ProxyServer` once its transport is spliced: thousands of these may be held."""
+
+    __slots__ = ("_factory", "_host", "_session")
+
+    def __init__(self, factory: ProxyServerFactory, host: str | None, session: Session | None) -> None:
+        self._factory = factory
+        self._host = host
+        self._session = session
+
+    def close(self) -> None:
+        """Count the client out."""
+        factory, session = self._factory, self._session
+        if session is not None:
+            self._session = None
+            factory.sessions.discard(session)
+            factory.gate.leave(self._host)
+            factory.descriptors.left()
 
 
 def _explain(reason: Failure) -> str:

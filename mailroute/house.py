@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
@@ -17,8 +17,31 @@ from mailroute.interfaces import IBackend, IMailProtocol, IRouter
 Check = Callable[[str, bytes], Deferred[str]]
 """Takes a normalised user name and a password; the Deferred gives the name to route."""
 
-Join = Callable[[ITransport, ITransport, bytes, bytes], Deferred[Any]]
-"""Takes both transports and the first bytes for each; the Deferred gives a `mailroute.SpliceResult`."""
+
+class Parting(Protocol):
+    """Whoever is told how it ends."""
+
+    def parted(self, result: Any) -> None:
+        """Both connections are closed; the result is a `mailroute.SpliceResult`."""
+
+
+class Joined(Protocol):
+    """Two connections that are joined: how much has passed so far, and the way to end them."""
+
+    @property
+    def bytes_a_to_b(self) -> int:
+        """Bytes from the client."""
+
+    @property
+    def bytes_b_to_a(self) -> int:
+        """Bytes to the client."""
+
+    def cancel(self) -> None:
+        """Close both, in good order and soon; nobody is told a result."""
+
+
+Join = Callable[[ITransport, ITransport, bytes, bytes, Parting], Joined]
+"""Takes the client's and the backend's transport, the first bytes for each, and whom to tell the result."""
 
 
 @frozen

@@ -182,5 +182,12 @@ class IClientLeg(Interface):
     def client() -> Client:
         """Return what is known of the client now."""
 
-    def hand_over() -> ITransport:
-        """Return the transport for the splice; the leg does not touch it again."""
+    def hand_over() -> tuple[ITransport, IDeparture]:
+        """Return the transport for the splice, and what takes the leg's place; the leg is not used again."""
+
+
+class IDeparture(Interface):
+    """What is left of a client's connection that has been spliced."""
+
+    def close() -> None:
+        """Count the client out: the splice has ended."""

@@ -49,6 +49,11 @@ class SessionRecord:
     bytes_in: int = 0
     bytes_out: int = 0
 
+    def settle(self) -> None:
+        """Forget what no line tells, before the session is held for long."""
+        client = self.client
+        self.client = Client(client.session_id, client.source, None, client.tls, client.server_name)
+
     def ended(self, reason: str, now: float) -> None:
         """Log the session's end."""
         duration = now - self.started

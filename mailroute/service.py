@@ -33,9 +33,9 @@ from mailroute.events import DialogTerms, Farewell
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
-from mailroute.house import Door, House
+from mailroute.house import Door, House, Join, Parting
 from mailroute.interfaces import IBackend
-from mailroute.pipe import SpliceTerms, splice
+from mailroute.pipe import Joint, Order, SpliceTerms, join
 from mailroute.routers import Chain
 from mailroute.sockets.endpoints import HubClientEndpoint, HubServerEndpoint, suits
 from mailroute.tls import ClientTLS, KeyPair, ServerTLS, client_context
@@ -256,7 +256,7 @@ def _in_thread(reactor: Any, function: Callable[[], Any]) -> Deferred[Any]:
     return deferToThreadPool(reactor, reactor.getThreadPool(), function)
 
 
-def _join(settings: Settings, clock: IReactorTime) -> Callable[..., Deferred[Any]]:
+def _join(settings: Settings, clock: IReactorTime) -> Join:
     limits = settings.limits
     terms = SpliceTerms(
         idle_timeout=limits.idle_timeout,
@@ -265,10 +265,10 @@ def _join(settings: Settings, clock: IReactorTime) -> Callable[..., Deferred[Any
         names=("the client", "the backend"),
     )
 
-    def join(client: Any, backend: Any, to_client: bytes, to_backend: bytes) -> Deferred[Any]:
-        return splice(client, backend, first_to_a=to_client, first_to_b=to_backend, terms=terms, clock=clock)
+    def joined(client: Any, backend: Any, to_client: bytes, to_backend: bytes, session: Parting) -> Joint:
+        return join(Order(client, backend, to_client, to_backend, terms, clock), session)
 
-    return join
+    return joined
 
 
 def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any) -> IBackend:

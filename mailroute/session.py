@@ -32,7 +32,7 @@ from mailroute.events import (
     Route,
     Send,
 )
-from mailroute.house import Door, House
+from mailroute.house import Door, House, Joined
 from mailroute.interfaces import IBackend, IClientLeg
 from mailroute.record import SessionRecord
 from mailroute.states import NEXT, Happening, State
@@ -63,9 +63,9 @@ class Session:
         "_door",
         "_failed",
         "_house",
+        "_joined",
         "_leg",
         "_since",
-        "_splice",
         "_user",
         "_waiting",
         "record",
@@ -75,14 +75,14 @@ class Session:
     def __init__(self, house: House, door: Door, leg: IClientLeg) -> None:
         self._house = house
         self._door = door
-        self._leg = leg
+        self._leg: Any = leg
         self._dialog = door.protocol.dialog(door.terms)
         self._attempt: Attempt | None = None
         self._backend: IBackend | None = None
         self._user = ""
         self._failed = 0
         self._waiting: Deferred[Any] | None = None
-        self._splice: Deferred[Any] | None = None
+        self._joined: Joined | None = None
         self._since = house.clock.seconds()
         self._deadline: Deadline | None = None
         if house.login_timeout:
@@ -291,17 +291,24 @@ class Session:
         self._forget_attempt()
         answer = self._dialog.accept(opened.outcome)
         rest = self._dialog.rest()
-        client = self._leg.hand_over()
-        self._splice = self._house.join(client, opened.transport, answer + opened.outcome.rest, rest)
-        self._splice.addBoth(self._parted)
+        # Of all this nothing is needed any more, and a session may be held for days.
+        del self._dialog
+        self.record.settle()
+        self._user = ""
+        client, self._leg = self._leg.hand_over()
+        joined = self._house.join(client, opened.transport, answer + opened.outcome.rest, rest, self)
+        if self.state is State.JOINED:  # else it has ended already
+            self._joined = joined
 
     def _enter_over(self, reason: str) -> None:
         self._stop_timer()
         self._forget_attempt()
         if self._waiting is not None:
             self._waiting.cancel()
-        if self._splice is not None:
-            self._splice.cancel()
+        if self._joined is not None:
+            self._count(self._joined)
+            self._joined.cancel()
+            self._joined = None
         self._leg.close()
         self.record.ended(reason, self._house.clock.seconds())
 
@@ -324,19 +331,15 @@ class Session:
             self._deadline.discard(self)
             self._deadline = None
 
-    def _parted(self, result: Any) -> None:
-        self._splice = None
-        reason = Farewell.FAULT.value
-        if not isinstance(result, Failure):
-            reason = result.reason
-        elif result.check(CancelledError):
-            # Whoever cancels it, ends the session and knows why; it tells the bytes all the same.
-            result = result.value
-        else:
-            _log.failure("the splice failed", failure=result)
-        self.record.bytes_in = getattr(result, "bytes_a_to_b", 0)
-        self.record.bytes_out = getattr(result, "bytes_b_to_a", 0)
-        self._end(reason)
+    def parted(self, result: Any) -> None:
+        """The splice has ended."""
+        self._joined = None
+        self._count(result)
+        self._end(result.reason)
+
+    def _count(self, passed: Any) -> None:
+        self.record.bytes_in = passed.bytes_a_to_b
+        self.record.bytes_out = passed.bytes_b_to_a
 
     def _end(self, reason: str) -> None:
         self._move(_ENDED, reason)

@@ -155,9 +155,9 @@ class FakeLeg:
         return self._client
 
     def hand_over(self) -> Any:
-        """Return the transport."""
+        """Return the transport, and itself for the rest."""
         self.handed_over = True
-        return self._transport
+        return self._transport, self
 
 
 def opened(transport: Any, welcome: object = None, rest: bytes = b"") -> Opened:

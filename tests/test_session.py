@@ -31,6 +31,15 @@ class Result:
     reason: str
 
 
+class FakeSplice:
+    bytes_a_to_b = 30
+    bytes_b_to_a = 40
+    cancelled = False
+
+    def cancel(self):
+        self.cancelled = True
+
+
 class Setting:
     """A session with everything around it faked."""
 
@@ -54,10 +63,10 @@ class Setting:
         self.session.begin()
         self.leg.written()
 
-    def join(self, client, backend, to_client, to_backend):
-        done = Deferred()
-        self.joined.append((client, backend, to_client, to_backend, done))
-        return done
+    def join(self, client, backend, to_client, to_backend, ended):
+        splice = FakeSplice()
+        self.joined.append((client, backend, to_client, to_backend, ended, splice))
+        return splice
 
     def hears(self, data):
         self.session.received(data)
@@ -116,7 +125,7 @@ def test_a_login_from_end_to_end(events):
         b"a OK [CAPABILITY IMAP4rev1] Hi\r\n* 1 EXISTS\r\n",
         b"b NOOP\r\nlate\r\n",
     )
-    joined[4].callback(Result(10, 20, "the client closed"))
+    joined[4].parted(Result(10, 20, "the client closed"))
     assert setting.session.state is State.OVER
     (event,) = ended(events)
     assert event["user"] == "bob"
@@ -326,7 +335,7 @@ def test_leaving_a_joined_session_ends_the_splice():
     setting.hears(b"a LOGIN bob secret\r\n")
     setting.opens()
     setting.session.leave(Farewell.SHUTDOWN)
-    assert setting.joined[0][4].called
+    assert setting.joined[0][5].cancelled
     assert setting.leg.written() == b""
     assert setting.session.state is State.OVER
 
@@ -451,7 +460,7 @@ def test_no_event_holds_a_secret(events):
     setting.clock.advance(0)
     setting.hears(b"c LOGIN bob s3cret\r\n")
     setting.opens()
-    setting.joined[0][4].callback(Result(1, 2, "done"))
+    setting.joined[0][4].parted(Result(1, 2, "done"))
     assert len(events) == 3
     assert "s3cret" not in repr(events)
     assert "s3cret" not in repr(setting.east.calls)

@@ -3,8 +3,9 @@
 from mailroute.config.describe import describe
 from mailroute.config.errors import ConfigError, Problem
 from mailroute.config.files import Authorities, Chain, Key, Secret
-from mailroute.config.models import Backend, Certificate, Limits, Listener, Security, Settings, Source
+from mailroute.config.models import Backend, Certificate, Limits, Listener, Security, Settings
 from mailroute.config.reading import build, load, reread
+from mailroute.config.source import Source
 from mailroute.events import Identity
 
 __all__ = [

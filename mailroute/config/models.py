@@ -10,10 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from enum import Enum
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from attrs import field, frozen
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
@@ -21,6 +19,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndp
 from mailroute.config import endpoints as strings
 from mailroute.config import values
 from mailroute.config.files import Authorities, Chain, Key, Secret
+from mailroute.config.source import Source
 from mailroute.events import Credentials, Identity, Method
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import UserNames
@@ -216,19 +215,6 @@ class UserNamesTable(_Block):
     def _domain(cls, domain: str) -> str:
         UserNames(default_domain=domain)  # raises
         return domain
-
-
-@frozen
-class Source:
-    """What settings were read from: with it another process makes the same ones (`mailroute.config.reread`).
-
-    ``document`` is the tree of the configuration, ``files`` holds copies of the
-    files that it names.  Its repr shows neither: both may hold secrets.
-    """
-
-    folder: Path
-    document: Mapping[str, Any] = field(repr=False)
-    files: Mapping[Path, bytes] = field(repr=False)
 
 
 class Settings(_Block):

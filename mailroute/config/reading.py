@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, time
-from enum import Enum
 from functools import partial
-from pathlib import Path, PurePath
-from types import NoneType
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,7 +16,8 @@ from twisted.internet.threads import deferToThreadPool
 from mailroute import dialogs, routers
 from mailroute.config import checks, endpoints, values
 from mailroute.config.errors import ConfigError, Fault, Problem, listed, shown, written
-from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, Source, UserNamesTable
+from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, UserNamesTable
+from mailroute.config.source import Source, plain
 from mailroute.interfaces import IRouter
 from mailroute.names import UserNames
 from mailroute.routers import Copies
@@ -141,7 +139,7 @@ class _Reader:
                 self._fault((key,), _unknown(key, (*_KEYS, *_TABLES)))
         workers = document.get("workers", 1)
         self._try(("workers",), partial(values.workers, workers))
-        plain = {} if workers == 1 else self._plain(document, ())
+        tree = {} if workers == 1 else plain(document, self._fault)
         certificates = self._blocks(document, "certificate", Certificate)
         listeners = self._blocks(document, "listen", Listener)
         backends = self._backends(document, listeners.values())
@@ -162,19 +160,8 @@ class _Reader:
             limits=limits,
             user_names=user_names,
             workers=workers,
-            source=None if workers == 1 else Source(self._folder, plain, self._copies.kept()),
+            source=None if workers == 1 else Source(self._folder, tree, self._copies.kept()),
         )
-
-    def _plain(self, value: Any, path: tuple[str | int, ...]) -> Any:
-        """Return a copy of a tree that can be sent to another process; what cannot is a fault."""
-        if isinstance(value, Mapping):
-            return {key: self._plain(found, (*path, key)) for key, found in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._plain(found, (*path, position)) for position, found in enumerate(value)]
-        if not isinstance(value, _PLAIN):
-            message = f"{shown(value)} of this program cannot be handed to workers: let them load a plugin"
-            self._fault(path, f"{message} for it, or use workers = 1")
-        return value
 
     def _fault(self, path: tuple[str | int, ...], message: str) -> None:
         self.faults.append(Fault(path, message))
@@ -323,10 +310,6 @@ class _Reader:
 def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     table = document.get(key, {})
     return table if isinstance(table, Mapping) else {}
-
-
-_PLAIN = (str, bytes, int, float, date, time, PurePath, Enum, NoneType)
-"""What a tree may hold if it is to be sent to another process; `datetime` is a `date`."""
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:

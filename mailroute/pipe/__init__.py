@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime, ITransport
 
 from mailroute.pipe.choice import join
 from mailroute.pipe.contract import HELD_AT_MOST, End, Order, SpliceCancelled, SpliceResult, SpliceTerms
-from mailroute.pipe.joint import Ended, Joint
+from mailroute.pipe.joint import Joint, Listener
 
 __all__ = [
     "HELD_AT_MOST",
@@ -66,7 +66,7 @@ def splice(
     return with_deferred(Order(a, b, first_to_a, first_to_b, terms, clock or _reactor_of(a)), join)
 
 
-def with_deferred(order: Order, how: Callable[[Order, Ended], Joint]) -> Deferred[SpliceResult]:
+def with_deferred(order: Order, how: Callable[[Order, Listener], Joint]) -> Deferred[SpliceResult]:
     """Join, and return a Deferred for the result; cancelling it cancels the joint."""
 
     def cancel(spliced: Deferred[SpliceResult]) -> None:
@@ -75,8 +75,19 @@ def with_deferred(order: Order, how: Callable[[Order, Ended], Joint]) -> Deferre
         spliced.errback(SpliceCancelled(*passed))
 
     spliced: Deferred[SpliceResult] = Deferred(cancel)
-    joint = how(order, spliced.callback)
+    joint = how(order, _Waiting(spliced))
     return spliced
+
+
+class _Waiting:
+    """Has a Deferred fire with the result."""
+
+    def __init__(self, spliced: Deferred[SpliceResult]) -> None:
+        self._spliced = spliced
+
+    def parted(self, result: SpliceResult) -> None:
+        """Both connections are closed."""
+        self._spliced.callback(result)
 
 
 def _reactor_of(transport: ITransport) -> IReactorTime:

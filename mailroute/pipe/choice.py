@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 
 from mailroute.pipe.contract import Order
-from mailroute.pipe.joint import Ended, Joint
+from mailroute.pipe.joint import Joint, Listener
 from mailroute.pipe.takeover import Candidate, FromHub, FromTwisted, candidate
 from mailroute.pipe.transport_leg import TransportLeg
 from mailroute.sockets.hub import hub_of
@@ -14,12 +14,12 @@ AGAIN = 0.05
 """Seconds between two looks at a connection that has to come to rest."""
 
 
-def join(order: Order, ended: Ended) -> Joint:
+def join(order: Order, listener: Listener) -> Joint:
     """Join two connections until both are closed, as `mailroute.splice` does.
 
-    :param ended: is called with the result, unless the joint is cancelled.
+    :param listener: is told the result, unless the joint is cancelled.
     """
-    joint = Joint(order.terms, order.clock, ended)
+    joint = Joint(order.terms, order.clock, listener)
     a, b = candidate(order.a), candidate(order.b)
     if a.ready and b.ready and not a.restless and not b.restless:
         take_over(order, joint, a, b)
@@ -78,8 +78,8 @@ def wire(order: Order, joint: Joint) -> None:
     )
 
 
-def only_wire(order: Order, ended: Ended) -> Joint:
+def only_wire(order: Order, listener: Listener) -> Joint:
     """Join as on platforms that have nothing better."""
-    joint = Joint(order.terms, order.clock, ended)
+    joint = Joint(order.terms, order.clock, listener)
     wire(order, joint)
     return joint

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 from mailroute.pipe.kernel_pipes import KernelPipe
@@ -26,8 +25,6 @@ class HubLeg(Leg):
     __slots__ = ("events", "finishing", "hub", "paused", "pipe", "reading", "rest", "sock")
 
     other: HubLeg
-    give: Callable[[Any], int]
-    """Sends bytes and returns how many of them have gone; raises `OSError` if none can."""
 
     def __init__(self, sock: socket.socket, hub: Hub, owner: Owner) -> None:
         super().__init__(owner)
@@ -131,6 +128,13 @@ class HubLeg(Leg):
         if sent < len(data):
             self.rest = bytes(data[sent:])
             self.block(moved=sent > 0)
+
+    @abstractmethod
+    def give(self, data: Any) -> int:
+        """Send; return how many bytes of it have gone.
+
+        :raises OSError: the connection is broken, or takes nothing now (`BlockingIOError`).
+        """
 
     def block(self, *, moved: bool) -> None:
         """Have the other end wait until the rest is gone; ``moved``: some of it just went."""

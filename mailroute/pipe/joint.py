@@ -6,8 +6,9 @@ each of them ends, closes the other, and keeps the limits of the terms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from operator import itemgetter
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -18,8 +19,12 @@ from mailroute.pipe.leg import Leg
 EARLY = 0.001
 """Seconds by which a timer may ring before its moment: a rounding error."""
 
-Ended = Callable[[SpliceResult], None]
-"""Is told the result of a splice, once both connections are closed."""
+
+class Listener(Protocol):
+    """Whoever wants to know how a splice ends."""
+
+    def parted(self, result: SpliceResult) -> None:
+        """Both connections are closed."""
 
 
 class Joint:
@@ -27,7 +32,7 @@ class Joint:
 
     ``started`` is a time of the clock that its terms are measured by.
 
-    :param ended: is called with the result, unless `cancel` comes first.
+    :param listener: is told the result, unless `cancel` comes first.
     """
 
     __slots__ = (
@@ -38,7 +43,7 @@ class Joint:
         "deadline",
         "deadlines",
         "end",
-        "ended",
+        "listener",
         "now",
         "reason",
         "started",
@@ -46,13 +51,13 @@ class Joint:
         "told",
     )
 
-    def __init__(self, terms: SpliceTerms, clock: IReactorTime, ended: Ended) -> None:
+    def __init__(self, terms: SpliceTerms, clock: IReactorTime, listener: Listener) -> None:
         self.terms = terms
         self.now = clock.seconds
         self.deadlines = deadlines_of(clock)
         self.deadline: Deadline | None = None
         self.started = self.now()
-        self.ended: Ended | None = ended
+        self.listener: Listener | None = listener
         self.end: End | None = None
         self.reason = ""
         self.clean = True
@@ -89,12 +94,12 @@ class Joint:
         soonest = self.terms.soonest
         if soonest and self.end is None:
             self._sleep(self.started + soonest)
-        if self.ended is None:
+        if self.listener is None:
             self.cancel()
 
     def cancel(self) -> None:
         """Close both connections in good order and soon; nobody is told a result."""
-        self.ended = None
+        self.listener = None
         if not self.begun:
             return
         # Nobody will hear how it ended, so any end will do.
@@ -180,10 +185,10 @@ class Joint:
         self._sleep(None)
         a.part()
         b.part()
-        ended, self.ended = self.ended, None
-        if ended is not None and self.end is not None:
+        listener, self.listener = self.listener, None
+        if listener is not None and self.end is not None:
             lasted = self.now() - self.started
-            ended(SpliceResult(a.passed, b.passed, lasted, self.end, self.reason, self.clean))
+            listener.parted(SpliceResult(a.passed, b.passed, lasted, self.end, self.reason, self.clean))
 
     # --- the timer ---
 

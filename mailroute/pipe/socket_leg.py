@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Any
 
 from mailroute.pipe.hub_leg import HubLeg
 from mailroute.pipe.kernel_pipes import CAPACITY, PIPES, KernelPipe
-from mailroute.pipe.leg import Owner
-from mailroute.sockets.hub import Hub
 from mailroute.sockets.openssl import ROOM, ROOM_SIZE
 
 MOVE = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
@@ -25,13 +24,9 @@ FULL = ROOM_SIZE
 class SocketLeg(HubLeg):
     """One end in the clear."""
 
-    __slots__ = ("give",)
+    __slots__ = ()
 
     half_closes = True
-
-    def __init__(self, sock: socket.socket, hub: Hub, owner: Owner) -> None:
-        super().__init__(sock, hub, owner)
-        self.give = sock.send
 
     # --- reading ---
 
@@ -96,6 +91,10 @@ class SocketLeg(HubLeg):
         self.other.take(data)
 
     # --- writing ---
+
+    def give(self, data: Any) -> int:
+        """Send; return how many bytes of it have gone."""
+        return self.sock.send(data)
 
     def expect_bulk(self) -> None:
         """Get a pipe, if there is one, for more than one can read at once comes from the other end."""

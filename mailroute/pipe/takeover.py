@@ -177,7 +177,9 @@ class FromTwisted(Candidate):
     @property
     def gone(self) -> bool:
         """Whether it is closed, or closing."""
-        return not self.connection.connected or self.connection.disconnecting
+        return any(
+            not one.connected or one.disconnecting for one in (self.connection, self.layer) if one is not None
+        )
 
     @property
     def restless(self) -> bool:
@@ -198,8 +200,9 @@ class FromTwisted(Candidate):
         """Take the socket; to its transport this is as if the connection had been closed."""
         connection, layer = self.connection, self.layer
         if not self.ready:
-            # It has not come to rest; what it has left to send goes nowhere now.
-            connection.abortConnection()
+            if not self.gone:
+                # It has not come to rest; what it has left to send goes nowhere now.
+                connection.abortConnection()
             leg = SocketLeg(_NOWHERE, hub, owner)
             leg.gone = True
             return leg

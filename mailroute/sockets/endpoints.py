@@ -160,16 +160,17 @@ class HubPort:
             self._hub.remove(self._port.fileno())
 
     def _begin_session(self, sock: socket.socket, peer: Any) -> None:
+        transport = HubTransport(sock, self._hub, peer)
         try:
             # Without the address, which is dear to make and which the transport has.
             protocol = self._factory.buildProtocol(None)
             if protocol is None:
                 sock.close()
             else:
-                HubTransport(sock, self._hub, peer).start(protocol)
+                transport.start(protocol)
         except Exception:
             _log.failure("a connection could not be begun")
-            sock.close()
+            transport.give_up()
 
 
 # --- client -----------------------------------------------------------------

@@ -105,9 +105,15 @@ class Hub:
                     else:
                         member.ready(event)
                 except Exception:
-                    # A defect of ours costs one session, and not all of them.
-                    _log.failure("a splice has failed")
-                    member.cut()
+                    self._end(member)
+
+    def _end(self, member: Member) -> None:
+        """Give one up: a defect of ours costs one session, and not all of them."""
+        _log.failure("a session has failed")
+        try:
+            member.cut()
+        except Exception:
+            _log.failure("a session that has failed could not be ended")
 
     def connectionLost(self, reason: Failure) -> None:
         """Close the epoll: the reactor has stopped and lets go of its readers."""

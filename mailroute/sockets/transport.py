@@ -317,10 +317,17 @@ class HubTransport(WithTLS):
             self.tls.set_app_data(None)
         self.sock.close()
         protocol, self.protocol = self.protocol, None
+        if protocol is None:
+            return
         if soon:
             self.hub.reactor.callLater(0, protocol.connectionLost, reason)
         else:
             protocol.connectionLost(reason)
+
+    def give_up(self) -> None:
+        """Close at once: its protocol could not be begun, and is not told."""
+        self.protocol = None
+        self.cut()
 
     def give_away(self) -> socket.socket:
         """Return the socket, which stays in the hub, with ``events``; this transport is at its end."""

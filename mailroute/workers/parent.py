@@ -51,7 +51,7 @@ class WorkersService(MultiService):
         self._folders: list[int] = []
         try:
             self._memory = post(letter), share(plan)
-            self._counts = Counts(self._memory[1], plan)
+            self._counts: Counts | None = Counts(self._memory[1], plan)
             self._nursery = Nursery(*self._memory)
         except OSError as error:
             raise StartError(_cannot_run(error)) from None
@@ -142,12 +142,13 @@ class WorkersService(MultiService):
     # --- the rest ---
 
     def _forget(self, place: int) -> int:
-        return self._counts.forget(place)
+        return 0 if self._counts is None else self._counts.forget(place)
 
     def _clean_up(self, result: Any) -> Any:
         self._nursery.close()
         for descriptor in (*self._memory, *self._folders):
             os.close(descriptor)
+        self._counts = None  # which is memory, too
         return result
 
 

@@ -173,7 +173,7 @@ class Supervisor(Service):
             return
         delay = self._next_delay(place)
         _log.error(
-            "worker {worker}{process} {how}{before}: {lost} connections are lost; it is started again {when}",
+            "worker {worker}{process} {how}{before}; connections lost: {lost}; it is started again {when}",
             worker=place.number + 1,
             process=process,
             how=how,

@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from mailroute import config
 from mailroute.config import Backend, ConfigError, Listener, Settings, build, describe, reread
+from mailroute.config.source import plain
 from mailroute.config.values import MAX_WORKERS
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter
@@ -227,8 +228,7 @@ def test_finished_parts_cannot() -> None:
 
 def test_a_date_can_be_sent() -> None:
     """TOML knows dates; a plugin's source may want one."""
-    reader = config.reading._Reader(None, Path(), config.reading.Copies())
-    assert reader._plain({"a": [date(2026, 11, 21), Path("x"), None, b"x"]}, ()) == {
-        "a": [date(2026, 11, 21), Path("x"), None, b"x"]
-    }
-    assert not reader.faults
+    faults: list[Any] = []
+    tree = {"a": [date(2026, 11, 21), Path("x"), None, b"x"], "b": (1, True)}
+    assert plain(tree, lambda *fault: faults.append(fault)) == {**tree, "b": [1, True]}
+    assert not faults

@@ -341,6 +341,13 @@ def the_socket(transport):
     return transport.sock if isinstance(transport, HubTransport) else socket_under(transport).socket
 
 
+def is_open(transport) -> bool:
+    """Whether a transport's connection is still there, whoever has it by now."""
+    if isinstance(transport, HubTransport):
+        return transport.sock.fileno() != -1
+    return bool(transport.connected)
+
+
 def socket_under(transport):
     """Return the transport with the socket."""
     while not hasattr(transport, "socket") or "socket" not in vars(transport):
@@ -372,12 +379,17 @@ class Rig:
         self.peers: list[Peer] = []
         self.transports: list[object] = []
         self.serial = 0
-        self.hub = False
+        self.hub: bool | str = False
+        """Whether sockets are in the hub from the start: both ends', or that of "a" or "b" alone."""
 
     async def pair(self, kinds: tuple[str, str] = ("tcp", "tcp"), *, small: bool = False) -> Pair:
         """Connect both sides; ``small``: with small kernel buffers."""
+        wanted = self.hub
+        self.hub = wanted in (True, "a")
         holder_a, client = await self._accepted(kinds[0], small)
+        self.hub = wanted in (True, "b")
         holder_b, server = await self._connected(kinds[1], small)
+        self.hub = wanted
         return Pair(holder_a.transport, holder_b.transport, client, server, holder_a, holder_b)
 
     async def _accepted(self, kind: str, small: bool) -> tuple[Holder, Peer]:

@@ -250,3 +250,53 @@ async def test_a_peer_that_takes_little_by_little_is_not_stalled(rig):
     assert left > 40_000
     rig.close_peers()
     await result
+
+
+@pytest.mark.parametrize("end", ["a", "b"])
+@pytest_twisted.ensureDeferred
+async def test_one_end_of_twisteds(rig, kinds, end):
+    """A socket in the hub and a transport of Twisted's are joined like any two."""
+    rig.hub = end
+    pair = await rig.pair(kinds)
+    terms = SpliceTerms(grace=0.1)
+    result = splice(pair.a, pair.b, first_to_a=b"to the client", first_to_b=b"to the server", terms=terms)
+    assert await deferToThread(pair.client.receive, 13) == b"to the client"
+    assert await deferToThread(pair.server.receive, 13) == b"to the server"
+    digests = await gatherResults(
+        [deferToThread(peer.exchange, 2 * MEGABYTE, 2 * MEGABYTE) for peer in (pair.client, pair.server)]
+    )
+    assert digests[0] == digests[1][::-1]
+    leaving = deferToThread(pair.client.goodbye)
+    assert await deferToThread(pair.server.drain) == b""
+    await deferToThread(pair.server.goodbye)
+    await leaving
+    assert (await result).ended_by is End.A
+
+
+@pytest.mark.parametrize("how", ["loseConnection", "abortConnection"])
+@pytest_twisted.ensureDeferred
+async def test_twisteds_end_is_on_its_way_out(rig, kinds, how):
+    """If Twisted's end is closing when it is joined, the one in the hub gets its bytes and an end."""
+    rig.hub = "a"
+    pair = await rig.pair(kinds)
+    getattr(pair.b, how)()
+    if how == "abortConnection":
+        await until(lambda: not pair.b.connected, "it is dead")
+    result = splice(pair.a, pair.b, first_to_a=b"bye")
+    assert await deferToThread(pair.client.drain) == b"bye"
+    rig.close_peers()
+    assert (await result).ended_by is End.B
+
+
+@pytest_twisted.ensureDeferred
+async def test_twisteds_end_comes_to_rest(rig):
+    """If Twisted's end still has bytes to send, they go out before those of the splice."""
+    rig.hub = "a"
+    pair = await rig.pair()
+    before = bytes(range(256)) * 40_000
+    pair.b.write(before)
+    result = splice(pair.a, pair.b, first_to_b=b"behind")
+    assert await deferToThread(pair.server.receive, len(before) + 6) == before + b"behind"
+    await echo(pair)
+    rig.close_peers()
+    await result

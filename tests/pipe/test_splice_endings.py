@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 import pytest_twisted
-from pipe.splice_rig import KINDS, PIPES, until, wiring
+from pipe.splice_rig import KINDS, PIPES, is_open, until, wiring
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.threads import deferToThread
@@ -236,7 +236,7 @@ async def test_linger(rig, join, kinds, clock):
     pair.b.write(bytes(20_000_000))
     result = join(pair.a, pair.b, clock=clock, terms=SpliceTerms(linger=30))
     await deferToThread(pair.client.goodbye)
-    await until(lambda: not pair.a.connected, "a is gone")
+    await until(lambda: not is_open(pair.a), "a is gone")
     clock.advance(29)
     assert not result.called
     clock.advance(2)
@@ -331,13 +331,13 @@ async def test_cancel_while_it_lingers(rig, join, clock):
     pair.b.write(bytes(20_000_000))
     result = join(pair.a, pair.b, clock=clock)
     await deferToThread(pair.client.goodbye)
-    await until(lambda: not pair.a.connected, "a is gone")
+    await until(lambda: not is_open(pair.a), "a is gone")
     result.cancel()
     with pytest.raises(CancelledError):
         await result
     clock.advance(1)
-    assert pair.b.connected
+    assert is_open(pair.b)
     clock.advance(2)
-    await until(lambda: not pair.b.connected, "b is cut off")
+    await until(lambda: not is_open(pair.b), "b is cut off")
     clock.advance(1)
     assert clock.getDelayedCalls() == []

@@ -40,7 +40,7 @@ def test_one_that_is_killed_is_replaced_and_the_others_sessions_live_on(
             assert client.socket.recv(1) == b""
     lost = [client for client in clients if served[client] == victim]
     running.log.wait_for(
-        rf"worker [12] \(process {victim}\) was killed by SIGKILL: {len(lost)} connections are lost; "
+        rf"worker [12] \(process {victim}\) was killed by SIGKILL; connections lost: {len(lost)}; "
         "it is started again at once"
     )
     fresh = [stack.enter_context(running.greeted()) for _ in range(30)]
@@ -90,7 +90,7 @@ def test_one_that_cannot_run_is_tried_ever_later_and_nobody_waits_for_it(
     os.kill(running.workers()[1], signal.SIGKILL)
     running.log.wait_for(r"worker 1 says: file: .*users\.txt:1: there is no \[backend\.nowhere\]")
     running.log.wait_for(
-        r"worker 1 \(process \d+\) ended with status 1 before it was ready: 0 connections are lost; "
+        r"worker 1 \(process \d+\) ended with status 1 before it was ready; connections lost: 0; "
         r"it is started again in 1 s"
     )
     clients = [stack.enter_context(running.greeted()) for _ in range(30)]
@@ -136,7 +136,7 @@ def test_without_the_nursery_workers_go_on(running: Running, stack: ExitStack) -
         running.greeted().socket.close()
     assert all(map(alive, before.values()))
     os.kill(before[1], signal.SIGKILL)
-    running.log.wait_for(rf"worker 1 \(process {before[1]}\) is gone: \d+ connections are lost")
+    running.log.wait_for(rf"worker 1 \(process {before[1]}\) is gone; connections lost: \d+")
     until("another one", lambda: running.workers()[1] != before[1])
     clients = [stack.enter_context(running.greeted()) for _ in range(30)]
     assert set(running.serving(*clients)) == set(running.workers().values())

@@ -204,7 +204,7 @@ def test_limits_hold_for_all_workers_together(files: Files, stack: ExitStack, li
     victim = max(clients, key=lambda pid: len(clients[pid]))
     lost = clients.pop(victim)
     running.kill(victim)
-    running.log.wait_for(rf"{len(lost) + elsewhere.count(victim)} connections are lost")
+    running.log.wait_for(rf"connections lost: {len(lost) + elsewhere.count(victim)};")
     assert all(client.socket.recv(1) == b"" for client in lost)
     fill(running, stack, len(lost))
     running.refused()

@@ -127,7 +127,7 @@ def test_a_worker_that_has_ended_is_started_again_at_once(said: list[str]) -> No
     stage.now(1).end("was killed by SIGKILL")
     assert stage.forgotten == [1]
     assert said[-1] == (
-        "worker 2 (process 1000) was killed by SIGKILL: 7 connections are lost; it is started again at once"
+        "worker 2 (process 1000) was killed by SIGKILL; connections lost: 7; it is started again at once"
     )
     assert not stage.supervisor.ready()
     stage.clock.advance(0)
@@ -154,7 +154,7 @@ def test_one_that_ends_again_and_again_is_started_ever_later(said: list[str]) ->
         before_it = "" if len(delays) == 1 else " before it was ready"
         when = f"in {waited:g} s" if waited else "at once"
         assert said[-1].endswith(
-            f"ended with status 1{before_it}: 7 connections are lost; it is started again {when}"
+            f"ended with status 1{before_it}; connections lost: 7; it is started again {when}"
         )
     assert delays == [0, FIRST_DELAY, 2, 4, 8, 16, LONGEST_DELAY, LONGEST_DELAY, LONGEST_DELAY]
 

@@ -55,9 +55,7 @@ class _State(enum.Enum):
 
 
 # What every login meets; by these names because Python 3.11 is slow to find a member in its class.
-_OVER = _State.OVER
-_GREETING = _State.GREETING
-_LOGIN = _State.LOGIN
+_OVER, _GREETING, _LOGIN = _State.OVER, _State.GREETING, _State.LOGIN
 _MORE = Stop.MORE
 
 _NO_RESPONSE = (b"", b"")
