@@ -79,7 +79,7 @@ class HubPort:
 
     def __init__(self, port: tcp.Port, factory: IProtocolFactory, hub: Hub) -> None:
         self._port: Any = port
-        self._factory = factory
+        self._factory: Any = factory
         self._hub = hub
         self._accepting = False
         self.numberAccepts = AT_ONCE
@@ -162,7 +162,8 @@ class HubPort:
     def _begin_session(self, sock: socket.socket, peer: Any) -> None:
         transport = HubTransport(sock, self._hub, peer)
         try:
-            protocol = self._factory.buildProtocol(address_of(peer))
+            # Without the address, which is dear to make and which the transport has.
+            protocol = self._factory.buildProtocol(None)
             if protocol is None:
                 sock.close()
             else:

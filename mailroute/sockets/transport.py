@@ -33,6 +33,9 @@ from mailroute.sockets.with_tls import WithTLS
 
 Family = socket.AddressFamily | int
 
+AT_ONCE = 8 * 1024
+"""Bytes that are read at once: before the login there are few, and what follows it is the splice's."""
+
 
 def address_of(sockaddr: Any) -> IPv4Address | IPv6Address | UNIXAddress:
     """Return a socket's address as Twisted has it."""
@@ -102,15 +105,15 @@ class HubTransport(WithTLS):
                 self._receive_tls()
             return
         try:
-            size = self.sock.recv_into(openssl.ROOM)
+            data = self.sock.recv(AT_ONCE)
         except BlockingIOError:
             return
         except OSError as error:
             self._lose(Failure(ConnectionLost(str(error))))
             return
-        if size:
+        if data:
             if not self.disconnecting:
-                self.protocol.dataReceived(bytes(openssl.ROOM[:size]))
+                self.protocol.dataReceived(data)
         else:
             self._end_of_stream()
 

@@ -109,13 +109,12 @@ class ImapDialog:
         welcome = outcome.welcome
         if not isinstance(welcome, Welcome):
             return b"%s OK Logged in.\r\n" % self._tag
-        told = b"CAPABILITY " + welcome.capabilities
+        before = b"".join([line + b"\r\n" for line in welcome.untagged]) if welcome.untagged else b""
         if self._asked_capabilities:
             # A client that has asked may not look for a code: it is told untagged, as Dovecot does.
-            lines = (b"* " + told, *welcome.untagged, b"%s OK %s" % (self._tag, welcome.text))
-        else:
-            lines = (*welcome.untagged, b"%s OK [%s] %s" % (self._tag, told, welcome.text))
-        return b"".join(line + b"\r\n" for line in lines)
+            before = b"* CAPABILITY %s\r\n%s" % (welcome.capabilities, before)
+            return b"%s%s OK %s\r\n" % (before, self._tag, welcome.text)
+        return b"%s%s OK [CAPABILITY %s] %s\r\n" % (before, self._tag, welcome.capabilities, welcome.text)
 
     def reject(self, refusal: Refusal) -> list[DialogEvent]:
         """Answer the login command, and go on with what the client sent behind it."""
