@@ -220,7 +220,12 @@ class HubLeg(Leg):
             if self.events:
                 self.hub.remove(self.sock.fileno())
             self.sock.close()
-            self.owner.lost(self, error)
+            # All is given back before anybody hears of it.
+            self.owner.lost(self, error, spilt=self.let_go())
+
+    def let_go(self) -> bool:
+        """Give back what was borrowed; return whether bytes are left that the socket has not taken."""
+        return bool(self.rest)
 
     def cut(self) -> None:
         """Close at once, whatever is left."""
@@ -238,8 +243,3 @@ class HubLeg(Leg):
     def on_its_way_out(self) -> bool:
         """Never: such transports are not taken over."""
         return False
-
-    @property
-    def holds_bytes(self) -> bool:
-        """Whether bytes are left that the socket has not taken."""
-        return bool(self.rest)

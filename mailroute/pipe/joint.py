@@ -139,12 +139,12 @@ class Joint:
         """End the splice because a peer has closed in good order."""
         self._finish(leg, "closed the connection", clean=True)
 
-    def lost(self, leg: Leg, error: str) -> None:
+    def lost(self, leg: Leg, error: str, *, spilt: bool) -> None:
         """End the splice with the first leg to go, and tell the result with the second."""
         if self.end is None:
             how = f"broke off ({error})" if error else "closed the connection"
             self._finish(leg, how, clean=not error)
-        elif leg.aborted or (leg.holds_bytes and error):
+        elif leg.aborted or (spilt and error):
             self.clean = False
         self._tell()
 

@@ -24,16 +24,21 @@ IN_STOCK = 4
 
 
 class KernelPipe:
-    """A pipe, and how many bytes are in it."""
+    """A pipe, who lends it, and how many bytes are in it."""
 
-    __slots__ = ("held", "sink", "source")
+    __slots__ = ("held", "lender", "sink", "source")
 
-    def __init__(self) -> None:
+    def __init__(self, lender: KernelPipes) -> None:
+        self.lender = lender
         self.source, self.sink = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.held = 0
         # A user who has many pipes may not get a large one; a small one only means more turns.
         with contextlib.suppress(OSError):
             fcntl.fcntl(self.sink, fcntl.F_SETPIPE_SZ, CAPACITY)
+
+    def give_back(self) -> None:
+        """Return it to whoever has lent it; what is left in it is thrown away."""
+        self.lender.take_back(self)
 
     def close(self) -> None:
         """Throw it away, with what is in it."""
@@ -57,13 +62,13 @@ class KernelPipes:
             pipe = self._stock.pop()
         else:
             try:
-                pipe = KernelPipe()
+                pipe = KernelPipe(self)
             except OSError:  # no descriptors are left: sessions need them more
                 return None
         self.lent += 1
         return pipe
 
-    def give_back(self, pipe: KernelPipe) -> None:
+    def take_back(self, pipe: KernelPipe) -> None:
         """Take a pipe back; one with something in it is thrown away."""
         self.lent -= 1
         if pipe.held or len(self._stock) >= IN_STOCK:

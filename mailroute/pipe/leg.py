@@ -21,8 +21,11 @@ class Owner(Protocol):
     def left(self, leg: Leg) -> None:
         """The peer has closed in good order; the leg is still there to be closed."""
 
-    def lost(self, leg: Leg, error: str) -> None:
-        """The connection is closed, the leg is ``gone``; the error is empty for an end in good order."""
+    def lost(self, leg: Leg, error: str, *, spilt: bool) -> None:
+        """The connection is closed, the leg is ``gone``; the error is empty for an end in good order.
+
+        ``spilt``: bytes were left that the connection has not taken.
+        """
 
 
 class Leg(ABC):
@@ -73,11 +76,6 @@ class Leg(ABC):
     @abstractmethod
     def on_its_way_out(self) -> bool:
         """Whether somebody has begun to close the connection before the splice."""
-
-    @property
-    @abstractmethod
-    def holds_bytes(self) -> bool:
-        """Whether bytes are left that the peer's connection has not taken."""
 
     @abstractmethod
     def join(self, other: Leg) -> None:

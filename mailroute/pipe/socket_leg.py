@@ -131,7 +131,7 @@ class SocketLeg(HubLeg):
         """The direction to here is not busy any more."""
         pipe, self.pipe = self.pipe, None
         if pipe is not None:
-            PIPES.give_back(pipe)
+            pipe.give_back()
 
     def end_writing(self) -> None:
         """Tell the peer that nothing more will come."""
@@ -148,12 +148,8 @@ class SocketLeg(HubLeg):
 
     # --- ends ---
 
-    def lose(self, error: str) -> None:
-        """Close the socket, and tell the owner."""
-        super().lose(error)
+    def let_go(self) -> bool:
+        """Give the pipe back; return whether bytes are left that the socket has not taken."""
+        spilt = super().let_go() or (self.pipe is not None and self.pipe.held > 0)
         self.give_back_pipe()
-
-    @property
-    def holds_bytes(self) -> bool:
-        """Whether bytes are left that the socket has not taken."""
-        return bool(self.rest) or (self.pipe is not None and self.pipe.held > 0)
+        return spilt

@@ -125,7 +125,8 @@ class TransportLeg(Leg):
             # A TLS layer that has died would keep hold of its producer.
             self.transport.unregisterProducer()
             closed = reason.check(ConnectionDone) is not None
-            self.owner.lost(self, "" if closed else type(reason.value).__name__)
+            error = "" if closed else type(reason.value).__name__
+            self.owner.lost(self, error, spilt=self.holds_bytes)
 
     # --- what the other transport says ---
 

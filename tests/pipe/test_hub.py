@@ -99,7 +99,7 @@ async def test_pipes_are_bounded(rig, kinds, pipes):
     digests = await exchange(pair, 20 * MEGABYTE)
     assert digests[0][0] == digests[1][1]
     assert lent.lent == 1
-    lent.give_back(pipe)
+    pipe.give_back()
     rig.close_peers()
     await result
 
@@ -128,14 +128,28 @@ def test_a_pipe_with_something_in_it_is_not_lent_again():
     first = pipes.borrow()
     os.write(first.sink, b"secret")
     first.held = 6
-    pipes.give_back(first)
+    first.give_back()
     second = pipes.borrow()
     assert second is not first
     with pytest.raises(BlockingIOError):
         os.read(second.source, 10)
-    pipes.give_back(second)
+    second.give_back()
     assert pipes.borrow() is second
     second.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pipe_goes_back_to_its_lender(rig, pipes):
+    """A pipe that is out counts with whoever has lent it, whoever lends them by then."""
+    lent = pipes(2)
+    pair = await rig.pair()
+    result = splice(pair.a, pair.b)
+    await gatherResults([deferToThread(pair.client.fill), deferToThread(pair.server.fill)])
+    assert lent.lent == 2
+    later = pipes(2)
+    rig.close_peers()
+    await result
+    assert (lent.lent, later.lent) == (0, 0)
 
 
 def test_a_small_pipe_is_good_enough(monkeypatch):
@@ -145,7 +159,7 @@ def test_a_small_pipe_is_good_enough(monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(kernel_pipes.fcntl, "fcntl", refused)
-    pipe = KernelPipe()
+    pipe = KernelPipe(KernelPipes())
     os.write(pipe.sink, b"x")
     assert os.read(pipe.source, 10) == b"x"
     pipe.close()
