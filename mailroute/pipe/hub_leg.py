@@ -16,10 +16,10 @@ from mailroute.sockets.hub import ERROR, NOTHING, READ, RESET, WRITE, Hub
 class HubLeg(Leg):
     """One end: its socket, of which the hub says when it is ready.
 
-    ``rest`` is what the socket has not taken yet; ``pipe`` is where the other
-    end's bytes wait for this one, while they come in bulk and in the clear.
-    ``reading`` is whether the
-    peer's bytes are wanted, ``finishing`` that nothing is to be sent behind the rest.
+    ``rest`` is what has not gone yet, because the socket would not take it or the hub's batch is not over.
+    ``pipe`` is where the other end's bytes wait for this one, while they come in bulk and in the clear.
+    ``reading`` is whether the peer's bytes are wanted, ``finishing`` that nothing is to
+    be sent behind the rest.
     """
 
     __slots__ = ("events", "finishing", "hub", "paused", "pipe", "reading", "rest", "sock")
@@ -35,13 +35,15 @@ class HubLeg(Leg):
         self.events = 0
         self.reading = self.finishing = self.paused = False
 
-    def inherit(self, events: int, rest: bytes) -> None:
-        """Take a socket over that is in the hub already, and what it has not taken yet."""
+    def inherit(self, events: int, rest: bytes, *, blocked: bool) -> None:
+        """Take a socket over that is in the hub already, and what has not gone yet."""
         self.events = events
         self.hub.replace(self.sock.fileno(), self)
-        if rest:
+        if blocked:
             self.rest = rest
             self.waiting_since = self.now()
+        elif rest:
+            self.take_later(rest)
 
     def join(self, other: Leg) -> None:
         """Take the connection over."""
@@ -104,6 +106,11 @@ class HubLeg(Leg):
             self.reading = True
             self.watch()
 
+    def give_first(self, data: bytes) -> None:
+        """Pass these bytes on as if they had been read here."""
+        self.passed += len(data)
+        self.other.take_later(data)
+
     # --- writing ---
 
     def expect_bulk(self) -> None:
@@ -115,7 +122,8 @@ class HubLeg(Leg):
             return
         if self.rest:
             self.rest += data
-            self.block(moved=False)
+            if self.waiting_since is not None:
+                self.block(moved=False)
             return
         try:
             sent = self.give(data)
@@ -128,6 +136,21 @@ class HubLeg(Leg):
         if sent < len(data):
             self.rest = bytes(data[sent:])
             self.block(moved=sent > 0)
+
+    def take_later(self, data: bytes) -> None:
+        """Send bytes at the end of the hub's batch, or at once where there is none.
+
+        For a login's last ones only: to keep those of every read would cost more than it saves.
+        """
+        if self.rest or self.finished_writing or not self.hub.at_end(self):
+            self.take(data)
+        else:
+            self.rest = data
+
+    def flush(self) -> None:
+        """Send what has waited for the end of the batch."""
+        if self.rest and self.waiting_since is None and not self.gone:
+            self.send_rest()
 
     @abstractmethod
     def give(self, data: Any) -> int:
@@ -164,7 +187,7 @@ class HubLeg(Leg):
     def finish_writing(self) -> None:
         """Send what is left, then tell the peer that nothing more will come."""
         self.finishing = True
-        if self.waiting_since is None:
+        if self.waiting_since is None and not self.rest:
             self.end_writing()
 
     @abstractmethod

@@ -82,13 +82,9 @@ class SocketLeg(HubLeg):
         """Read once without minding errors; say whether there was anything."""
         size = self.sock.recv_into(ROOM)
         if size:
-            self.give_first(bytes(ROOM[:size]))
+            self.passed += size
+            self.other.take(ROOM[:size])
         return size > 0
-
-    def give_first(self, data: bytes) -> None:
-        """Pass these bytes on as if they had been read here."""
-        self.passed += len(data)
-        self.other.take(data)
 
     # --- writing ---
 
@@ -98,7 +94,7 @@ class SocketLeg(HubLeg):
 
     def expect_bulk(self) -> None:
         """Get a pipe, if there is one, for more than one can read at once comes from the other end."""
-        if self.waiting_since is None and not self.gone and type(self.other) is SocketLeg:
+        if self.waiting_since is None and not self.rest and not self.gone and type(self.other) is SocketLeg:
             self.pipe = PIPES.borrow()
 
     def drain(self) -> None:

@@ -126,7 +126,7 @@ class FromHub(Candidate):
             leg.gone = True
         else:
             transport.give_away()
-            leg.inherit(transport.events, transport.rest)
+            leg.inherit(transport.events, transport.rest, blocked=transport.blocked)
         return leg
 
 

@@ -212,16 +212,17 @@ class HubClientEndpoint:
 class Dialling:
     """A connection that is being made: a member of the hub until it is."""
 
-    __slots__ = ("_caller", "_hub", "_sock", "_sockaddr")
+    __slots__ = ("_caller", "_hub", "_sock", "_sockaddr", "_under_way")
 
     def __init__(self, hub: Hub, caller: Caller, sockaddr: Any) -> None:
         self._hub = hub
         self._caller: Caller | None = caller
         self._sockaddr = sockaddr
         self._sock: socket.socket
+        self._under_way = False
 
     def begin(self, family: Family) -> None:
-        """Connect."""
+        """Connect, at the end of the hub's batch."""
         try:
             self._sock = sock = socket.socket(family, _KIND)
         except OSError as error:
@@ -229,14 +230,23 @@ class Dialling:
             return
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._hub.at_end(self):
+            self.flush()
+
+    def flush(self) -> None:
+        """Connect, unless it has been given up."""
+        if self._caller is None:
+            return
+        sock = self._sock
         result = sock.connect_ex(self._sockaddr)
         if result == errno.EINPROGRESS:
             # Asked again at once: a server on this machine has answered by now.
             result = sock.connect_ex(self._sockaddr)
         if result in _UNDER_WAY:
+            self._under_way = True
             self._hub.add(sock.fileno(), self, WRITE)
         elif result and result != errno.EISCONN:
-            sock.close()
+            self._close()
             self._fail(result)
         else:
             self._succeed(in_hub=False)
@@ -261,7 +271,8 @@ class Dialling:
             self._close()
 
     def _close(self) -> None:
-        self._hub.remove(self._sock.fileno())
+        if self._under_way:
+            self._hub.remove(self._sock.fileno())
         self._sock.close()
 
     def _succeed(self, *, in_hub: bool) -> None:

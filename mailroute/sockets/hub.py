@@ -31,8 +31,8 @@ all the same, and again and again unless it is told to say so once."""
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER's value for closing with a reset."""
 
-EVENTS_AT_ONCE = 256
-"""Ready sockets that are asked for in one go."""
+EVENTS_AT_ONCE = 64
+"""Ready sockets that are asked for in one go: a batch, at whose end goes out what it has to say."""
 
 _log = Logger(namespace="mailroute.pipe")
 
@@ -53,6 +53,13 @@ class Member(Protocol):
         """Close at once: what `ready` does has failed."""
 
 
+class Sender(Member, Protocol):
+    """A member that may have something to send at the end of a batch."""
+
+    def flush(self) -> None:
+        """Send it, unless it has gone or has become pointless meanwhile."""
+
+
 @implementer(IReadDescriptor)
 class Hub:
     """The epoll of one reactor."""
@@ -61,6 +68,7 @@ class Hub:
         self.reactor: Any = reactor
         self._epoll = select.epoll()
         self._members: dict[int, Member] = {}
+        self._batch: list[Sender] | None = None
         self.modify = self._epoll.modify
         reactor.addReader(self)
 
@@ -77,6 +85,17 @@ class Hub:
         """Forget a socket, which its member then closes."""
         del self._members[descriptor]
         self._epoll.unregister(descriptor)
+
+    def at_end(self, sender: Sender) -> bool:
+        """Have a sender flushed at the end of the batch that is served now; False: there is none.
+
+        To wake a peer that sleeps on this machine costs more than the sending does.  One that is
+        sent several things back to back, by whomever, is woken once.
+        """
+        if self._batch is None:
+            return False
+        self._batch.append(sender)
+        return True
 
     # --- what the reactor wants ---
 
@@ -95,6 +114,8 @@ class Hub:
             events = poll(0, EVENTS_AT_ONCE)
             if not events:
                 return
+            batch: list[Sender] = []
+            self._batch = batch
             for descriptor, event in events:
                 member = find(descriptor)
                 if member is None:
@@ -106,6 +127,12 @@ class Hub:
                         member.ready(event)
                 except Exception:
                     self._end(member)
+            self._batch = None
+            for sender in batch:
+                try:
+                    sender.flush()
+                except Exception:
+                    self._end(sender)
 
     def _end(self, member: Member) -> None:
         """Give one up: a defect of ours costs one session, and not all of them."""

@@ -46,15 +46,17 @@ def address_of(sockaddr: Any) -> IPv4Address | IPv6Address | UNIXAddress:
 
 @implementer(ITCPTransport, ITLSTransport, IPushProducer)
 class HubTransport(WithTLS):
-    """One connected socket, its protocol, and TLS if there is any; small writes go out at once.
+    """One connected socket, its protocol, and TLS if there is any.
 
-    ``rest`` is what the socket has not taken yet.  Nothing that a protocol
-    calls here calls it back before it has returned.  ``said_goodbye`` is whether
-    our side has ended, ``heard_all`` whether the peer's has, in the clear.
+    What a protocol writes goes out at the end of the hub's batch, or at once where there is none.
+    ``rest`` is what has not gone yet, ``blocked`` whether the socket would not take it.
+    Nothing that a protocol calls here calls it back before it has returned.
+    ``said_goodbye`` is whether our side has ended, ``heard_all`` whether the peer's has, in the clear.
     """
 
     __slots__ = (
         "_peer",
+        "blocked",
         "events",
         "heard_all",
         "hub",
@@ -68,6 +70,7 @@ class HubTransport(WithTLS):
         self.protocol: Any = None
         self.connected = 1
         self.disconnecting = self.handshaking = self.said_goodbye = self.heard_all = False
+        self.blocked = False
         self.reading = True
         self.rest = b""
         self.reason: Failure | None = None
@@ -137,7 +140,7 @@ class HubTransport(WithTLS):
     # --- ITCPTransport and IPushProducer ---
 
     def write(self, data: bytes) -> None:
-        """Send these bytes; what the socket does not take now waits.
+        """Send these bytes, at the end of the hub's batch; what the socket does not take then waits.
 
         Nothing can be said while hands are shaken: that is dropped.
         """
@@ -145,8 +148,15 @@ class HubTransport(WithTLS):
             return
         if self.rest:
             self.rest += data
+        elif self.hub.at_end(self):
+            self.rest = data
         else:
             self._send(data)
+
+    def flush(self) -> None:
+        """Send what has waited for the end of the batch."""
+        if self.rest and not self.blocked and self.connected:
+            self._send_rest()
 
     def writeSequence(self, data: Any) -> None:
         """Send these bytes."""
@@ -256,10 +266,12 @@ class HubTransport(WithTLS):
             sent = len(data)
         if sent < len(data):
             self.rest = bytes(data[sent:])
+            self.blocked = True
             self._watch()
 
     def _send_rest(self) -> None:
         rest, self.rest = self.rest, b""
+        self.blocked = False
         self._send(memoryview(rest))
         if self.rest:
             return
@@ -270,7 +282,7 @@ class HubTransport(WithTLS):
             self._say_goodbye()
 
     def _watch(self) -> None:
-        events = (READ if self.reading or self.handshaking else 0) | (WRITE if self.rest else 0) or NOTHING
+        events = (READ if self.reading or self.handshaking else 0) | (WRITE if self.blocked else 0) or NOTHING
         if self.connected and events != self.events:
             self.events = events
             self.hub.modify(self.sock.fileno(), events)
@@ -278,6 +290,7 @@ class HubTransport(WithTLS):
     # --- ends ---
 
     def _end_of_stream(self) -> None:
+        self.flush()
         protocol = self.protocol
         if self.disconnecting or not IHalfCloseableProtocol.providedBy(protocol):
             self._lose(Failure(ConnectionDone()))
@@ -330,7 +343,7 @@ class HubTransport(WithTLS):
         self.cut()
 
     def give_away(self) -> socket.socket:
-        """Return the socket, which stays in the hub, with ``events``; this transport is at its end."""
+        """Return the socket, which stays in the hub; with ``events`` and ``rest``, that is all there is."""
         self.connected = 0
         self.protocol = None
         return self.sock

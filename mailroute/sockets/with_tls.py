@@ -140,6 +140,7 @@ class WithTLS:
         if self.reason is not None:
             self._lose(self.reason)
         elif error == openssl.ZERO_RETURN:
+            self.flush()
             self._say_goodbye()
             self._lose(Failure(ConnectionDone()))
         elif error not in (openssl.WANT_READ, openssl.WANT_WRITE):
@@ -148,6 +149,10 @@ class WithTLS:
             self._lose(Failure(end))
 
     # --- what the other half does ---
+
+    def flush(self) -> None:
+        """Send what has waited for the end of the batch."""
+        raise NotImplementedError
 
     def _send(self, data: Any) -> None:
         raise NotImplementedError
