@@ -35,12 +35,14 @@ from mailroute.events import (
     LoginEvent,
     LoginOrder,
     LoginRefused,
+    LoginTerms,
     Method,
     Opened,
     Reason,
     Refusal,
     Refused,
     Send,
+    StartTLS,
 )
 from mailroute.interfaces import IBackend, ILogin, IMailProtocol
 from mailroute.sockets.endpoints import HubClientEndpoint
@@ -56,26 +58,28 @@ _NEGOTIATING = "negotiating TLS"
 
 @implementer(IHandshakeListener)
 class ProxyClient(Protocol):
-    """Opens one account: dials the backend and speaks a login's half of a protocol.
+    """A connection to a backend until it is logged in: dials, and speaks a login's half of a protocol.
 
-    ``done`` fires with the connection once it is logged in; cancelling it
-    closes the connection.
+    It tells its ``attempt`` once how it ends, and knows nothing of how long that may take.
     """
 
-    def __init__(self, backend: Backend, dial: Dial, protocol: IMailProtocol, order: LoginOrder) -> None:
-        self.done: Deferred[Opened] = Deferred(self._cancelled)
+    def __init__(self, backend: Backend, dial: Dial, protocol: IMailProtocol) -> None:
         self._backend = backend
         self._dial = dial
         self._protocol = protocol
-        self._order = order
         self._now = backend.clock.seconds
         self._linger: IDelayedCall | None = None
         self._stop_connecting: Callable[[], object] | None = None
-        self._deadline = backend.deadlines.after(backend.timeout, self) if backend.timeout else None
+
+    def open(self, order: LoginOrder, attempt: Attempt) -> None:
+        """Dial, and log in at this account."""
+        self._order = order
+        self._attempt = attempt
         self._connect()
 
     def _connect(self) -> None:
-        self._login: ILogin | None = self._protocol.login(self._order)
+        self._login: ILogin | None = self._protocol.login(self._backend.terms[self._protocol.name])
+        self._login.open(self._order)
         self._tls_first = self._backend.tls_first
         self._phase = "connecting"
         self._started = self._connected_at = self._now()
@@ -148,13 +152,20 @@ class ProxyClient(Protocol):
         detail = f"cannot connect to backend {self._backend.name}: {safe_str(error)}{remedy(error)}"
         self._refuse(Refusal(Reason.UNAVAILABLE, detail))
 
-    def time_is_up(self) -> None:
-        """It has taken too long."""
+    def too_slow(self) -> str:
+        """Say what it is doing, for the log, as the reason to give it up."""
         self._resuming_failed()
-        backend = self._backend
-        detail = f"backend {backend.name} took over {backend.timeout:g} s, at last {self.doing()}"
-        self._refuse(Refusal(Reason.UNAVAILABLE, detail))
-        self._give_up()
+        return self.doing()
+
+    def give_up(self) -> None:
+        """Close at once, and say no more."""
+        self._login = None
+        transport: Any = self.transport
+        stop_connecting, self._stop_connecting = self._stop_connecting, None
+        if transport is not None:
+            transport.abortConnection()
+        elif stop_connecting is not None:
+            stop_connecting()
 
     # --- running ---
 
@@ -167,7 +178,7 @@ class ProxyClient(Protocol):
                 self._opened(event)
             elif isinstance(event, Refused):
                 self._hang_up(event.refusal)
-            else:
+            elif isinstance(event, StartTLS):
                 self._start_tls()
 
     def _start_tls(self) -> None:
@@ -181,7 +192,7 @@ class ProxyClient(Protocol):
     def _opened(self, outcome: LoggedIn) -> None:
         if self._login is None:
             return
-        self._end()
+        self._login = None
         transport: Any = self.transport
         # What the hub serves can wait: until we return it reads nothing, and whoever
         # takes it now would only have to have the reading begun again.
@@ -190,7 +201,7 @@ class ProxyClient(Protocol):
             transport.pauseProducing()
         remember(self._dial.tls, transport)
         connected = self._connected_at
-        self.done.callback(Opened(transport, outcome, connected - self._started, self._now() - connected))
+        self._attempt.opened(Opened(transport, outcome, connected - self._started, self._now() - connected))
         if in_hub and transport.protocol is self:
             transport.pauseProducing()
 
@@ -204,28 +215,48 @@ class ProxyClient(Protocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         if self._login is not None:
-            self._end()
-            self.done.errback(LoginRefused(refusal))
+            self._login = None
+            self._attempt.refused(refusal)
+
+
+class Attempt:
+    """An attempt to open one account within a backend's time, over one connection.
+
+    ``done`` fires with the connection once it is logged in; cancelling it
+    closes the connection.
+    """
+
+    def __init__(self, backend: Backend, connection: ProxyClient) -> None:
+        self.done: Deferred[Opened] = Deferred(self._cancelled)
+        self._backend = backend
+        self._connection = connection
+        self._deadline = backend.deadlines.after(backend.timeout, self) if backend.timeout else None
+
+    def opened(self, opened: Opened) -> None:
+        """The connection is logged in."""
+        self._end()
+        self.done.callback(opened)
+
+    def refused(self, refusal: Refusal) -> None:
+        """The connection has come to nothing."""
+        self._end()
+        self.done.errback(LoginRefused(refusal))
+
+    def time_is_up(self) -> None:
+        """It has taken too long."""
+        backend, connection = self._backend, self._connection
+        detail = f"backend {backend.name} took over {backend.timeout:g} s, at last {connection.too_slow()}"
+        connection.give_up()
+        self.refused(Refusal(Reason.UNAVAILABLE, detail))
 
     def _cancelled(self, done: Deferred[Opened]) -> None:
         del done  # it fails with CancelledError by itself
         self._end()
-        self._give_up()
+        self._connection.give_up()
 
     def _end(self) -> None:
-        """The attempt is over: nothing of it may ring or speak any more."""
-        self._login = None
         if self._deadline is not None:
             self._deadline.discard(self)
-
-    def _give_up(self) -> None:
-        """Close at once."""
-        transport: Any = self.transport
-        stop_connecting, self._stop_connecting = self._stop_connecting, None
-        if transport is not None:
-            transport.abortConnection()
-        elif stop_connecting is not None:
-            stop_connecting()
 
 
 class _Once(Factory[ProxyClient]):
@@ -280,10 +311,24 @@ class Backend:
     identity: Identity = Identity.NATIVE
     timeout: float = 30
     deadlines: Deadlines = field(init=False)
+    terms: Mapping[str, LoginTerms] = field(init=False, repr=False)
+    """What a login there needs to know, by the protocols' names."""
 
     @deadlines.default
     def _deadlines(self) -> Deadlines:
         return deadlines_of(self.clock)
+
+    @terms.default
+    def _terms(self) -> Mapping[str, LoginTerms]:
+        return {
+            name: LoginTerms(
+                self.method,
+                self.master,
+                starttls=dial.tls is not None and not self.tls_first,
+                tell_client=self.identity is Identity.NATIVE,
+            )
+            for name, dial in self.dials.items()
+        }
 
     def open(
         self, protocol: IMailProtocol, credentials: Credentials, user: str, client: Client, seam: object
@@ -293,17 +338,10 @@ class Backend:
         if dial is None:
             detail = f"backend {self.name} does not serve {protocol.name}"
             return fail(LoginRefused(Refusal(Reason.MISCONFIGURED, detail)))
-        order = LoginOrder(
-            credentials,
-            user,
-            client,
-            method=self.method,
-            master=self.master,
-            starttls=dial.tls is not None and not self.tls_first,
-            tell_client=self.identity is Identity.NATIVE,
-            seam=seam,
-        )
-        return ProxyClient(self, dial, protocol, order).done
+        connection = ProxyClient(self, dial, protocol)
+        attempt = Attempt(self, connection)
+        connection.open(LoginOrder(credentials, user, client, seam), attempt)
+        return attempt.done
 
     def header(self, client: Client) -> bytes:
         """Return what goes before anything else: the PROXY header, if the backend wants one."""

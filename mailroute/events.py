@@ -213,6 +213,11 @@ class Refused:
     refusal: Refusal
 
 
+@frozen
+class Ready:
+    """The login has got as far as it can for nobody in particular: it waits for its order."""
+
+
 @passing
 class Opened:
     """A backend's connection, logged in: its transport, paused, and how long it took (seconds)."""
@@ -224,7 +229,7 @@ class Opened:
 
 
 DialogEvent = Send | StartTLS | Attempt | HangUp
-LoginEvent = Send | StartTLS | LoggedIn | Refused
+LoginEvent = Send | StartTLS | Ready | LoggedIn | Refused
 
 
 # --- what a dialog or a login is made from -----------------------------------
@@ -266,19 +271,29 @@ class Identity(enum.Enum):
 
 
 @passing
-class LoginOrder:
-    """What a login needs to know to open one account at one backend.
+class LoginTerms:
+    """What a login needs to know of its backend, whoever it will be for.
 
-    ``user`` is the name to use at the backend.  ``starttls``: insist on TLS
-    before anything else.  ``tell_client``: hand over the client's identity in
-    the protocol's own words.  ``master``: the master user's name and password.
+    ``master``: the master user's name and password.  ``starttls``: insist on
+    TLS before anything else.  ``tell_client``: hand over the client's identity
+    in the protocol's own words.
+    """
+
+    method: Method = Method.REPLAY
+    master: Credentials | None = None
+    starttls: bool = False
+    tell_client: bool = False
+
+
+@passing
+class LoginOrder:
+    """Which account to open, and for whom.
+
+    ``user`` is the name to use at the backend; ``seam`` the dialog's message
+    to the login.
     """
 
     credentials: Credentials
     user: str
     client: Client
-    method: Method = Method.REPLAY
-    master: Credentials | None = None
-    starttls: bool = False
-    tell_client: bool = False
     seam: object = None

@@ -32,6 +32,7 @@ from mailroute.events import (
     LoggedIn,
     LoginEvent,
     LoginOrder,
+    LoginTerms,
     Lookup,
     Method,
     Opened,
@@ -73,8 +74,16 @@ class IDialog(Interface):
 class ILogin(Interface):
     """The backend's side of a protocol, from its greeting to its OK.
 
-    Ends with exactly one `LoggedIn` or `Refused`, and is not called after it.
+    It may begin before anybody knows for whom: without an order it goes as far
+    as it can (greeting, TLS, capabilities), says `Ready` once, and waits.  With
+    an order it never says `Ready`, and goes on at once.
+
+    Ends with exactly one `LoggedIn` or `Refused`, also while it waits, and is
+    not called after it.
     """
+
+    def open(order: LoginOrder) -> list[LoginEvent]:
+        """Log in at this account; called once, before ``start`` or at any time after it."""
 
     def start() -> list[LoginEvent]:
         """Begin, once the connection is ready (TLS from the first byte included)."""
@@ -105,8 +114,8 @@ class IMailProtocol(Interface):
     def dialog(terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""
 
-    def login(order: LoginOrder) -> ILogin:
-        """Make the login for one attempt at one backend."""
+    def login(terms: LoginTerms) -> ILogin:
+        """Make the login for one connection to a backend."""
 
 
 class IRouter(Interface):

@@ -17,7 +17,9 @@ from mailroute.events import (
     LoggedIn,
     LoginEvent,
     LoginOrder,
+    LoginTerms,
     Method,
+    Ready,
     Reason,
     Refusal,
     Refused,
@@ -46,6 +48,7 @@ class _State(enum.Enum):
     STARTTLS = "waiting for the answer to STARTTLS"
     HANDSHAKE = "waiting for TLS"
     CAPABILITY = "waiting for the capabilities"
+    READY = "ready for a login"
     LOGIN = "waiting for the answer to the login"
     NEW_CAPABILITY = "waiting for the capabilities after login"
     OVER = "done"
@@ -55,7 +58,7 @@ class _State(enum.Enum):
 
 
 # What every login meets; by these names because Python 3.11 is slow to find a member in its class.
-_OVER, _GREETING, _LOGIN = _State.OVER, _State.GREETING, _State.LOGIN
+_OVER, _GREETING, _READY, _LOGIN = _State.OVER, _State.GREETING, _State.READY, _State.LOGIN
 _MORE = Stop.MORE
 
 _NO_RESPONSE = (b"", b"")
@@ -63,7 +66,7 @@ _NO_RESPONSE = (b"", b"")
 
 @implementer(ILogin)
 class ImapLogin:
-    """One attempt to open one account at one backend."""
+    """One connection to a backend, until an account is open on it."""
 
     __slots__ = (
         "_bye",
@@ -81,15 +84,17 @@ class ImapLogin:
         "_secure",
         "_state",
         "_tag",
+        "_terms",
         "_text",
         "_untagged",
     )
 
-    def __init__(self, order: LoginOrder) -> None:
-        self._order = order
+    def __init__(self, terms: LoginTerms) -> None:
+        self._terms = terms
+        self._order: LoginOrder | None = None
         self._reader = ImapReader(synchronising=False)
         self._state = _GREETING
-        self._secure = not order.starttls
+        self._secure = not terms.starttls
         self._preauth = False
         self._bye = ""
         self._capabilities = b""
@@ -105,6 +110,14 @@ class ImapLogin:
         self._out: list[LoginEvent] = []  # what happens behind that
 
     # --- ILogin ---
+
+    def open(self, order: LoginOrder) -> list[LoginEvent]:
+        """Log in at this account, now or as soon as the backend is ready."""
+        self._order = order
+        if self._state is not _READY:
+            return []
+        self._log_in(order)
+        return self._flush()
 
     def start(self) -> list[LoginEvent]:
         """Wait for the greeting."""
@@ -178,6 +191,10 @@ class ImapLogin:
         if self._state is _GREETING:
             self._greeting(text)
             return
+        if self._state is _READY:
+            self._collect(text)
+            if self._state is _OVER:
+                return
         name, _, rest = text.partition(b" ")
         match name.upper():
             case b"CAPABILITY":
@@ -188,21 +205,26 @@ class ImapLogin:
             case b"BYE":
                 # The tagged answer may still come behind it; if not, the connection ends.
                 self._bye = said(rest, self._secrets())
+                if self._state is _READY:
+                    self._refuse(Reason.UNAVAILABLE, f"the backend said BYE before a login: {self._bye}")
                 return
             case b"PREAUTH":
                 self._protocol_error("PREAUTH in the middle of the dialog")
                 return
-        if self._state in (_State.LOGIN, _State.NEW_CAPABILITY) and not self._id_tag:
-            self._untagged.append(b"* " + text)
-            if len(self._untagged) > MAX_UNTAGGED or sum(map(len, self._untagged)) > MAX_UNTAGGED_BYTES:
-                self._protocol_error("too many untagged responses")
+        if self._state in (_LOGIN, _State.NEW_CAPABILITY) and not self._id_tag:
+            self._collect(text)
+
+    def _collect(self, text: bytes) -> None:
+        self._untagged.append(b"* " + text)
+        if len(self._untagged) > MAX_UNTAGGED or sum(map(len, self._untagged)) > MAX_UNTAGGED_BYTES:
+            self._protocol_error("too many untagged responses")
 
     def _greeting(self, text: bytes) -> None:
         status = read_status(text)
         condition = status.condition if status is not None else b""
         if condition == b"BYE":
             self._refuse(Reason.UNAVAILABLE, f"the backend greeted with: {said(text)}")
-        elif condition == b"PREAUTH" and (not self._secure or self._order.method is not Method.NONE):
+        elif condition == b"PREAUTH" and (not self._secure or self._terms.method is not Method.NONE):
             # Somebody would get in unchecked, or without the TLS that was asked for.
             self._refuse(Reason.MISCONFIGURED, "the backend greeted with PREAUTH where a login was expected")
         elif status is None or condition not in (b"OK", b"PREAUTH"):
@@ -248,24 +270,31 @@ class ImapLogin:
             self._identify()
 
     def _identify(self) -> None:
-        """Hand the client's identity over and log in, once the capabilities are known.
+        """Log in once the capabilities are known and the account is."""
+        if not self._capabilities:
+            self._ask(_State.CAPABILITY, b"CAPABILITY\r\n")
+        elif self._order is None:
+            self._state = _READY
+            self._out.append(Ready())
+        else:
+            self._log_in(self._order)
+
+    def _log_in(self, order: LoginOrder) -> None:
+        """Hand the client's identity over and log in.
 
         Both go out together: the ID's answer does not matter, and to wait for
         it would cost the user a round trip.
         """
-        if not self._capabilities:
-            self._ask(_State.CAPABILITY, b"CAPABILITY\r\n")
-            return
         capabilities = _upper_case(self._capabilities)
-        if self._order.tell_client and b"ID" in capabilities:
-            hello = self._order.seam
+        if self._terms.tell_client and b"ID" in capabilities:
+            hello = order.seam
             pairs = hello.id_pairs if isinstance(hello, Hello) else ()
             try:
-                self._id_tag = self._command(id_command(self._order, pairs))
+                self._id_tag = self._command(id_command(self._terms.method, order, pairs))
             except LoopDetected as error:
                 self._refuse(Reason.MISCONFIGURED, str(error))
                 return
-        self._log_in(capabilities)
+        self._authenticate(order, capabilities)
 
     def _id_answered(self, tag: bytes, text: bytes) -> None:
         # A backend that refuses the client's identity still has the account.
@@ -275,15 +304,15 @@ class ImapLogin:
         else:
             self._protocol_error("a response with a strange tag")
 
-    def _log_in(self, capabilities: frozenset[bytes]) -> None:
+    def _authenticate(self, order: LoginOrder, capabilities: frozenset[bytes]) -> None:
         self._untagged.clear()
-        if self._order.method is Method.NONE:
+        if self._terms.method is Method.NONE:
             if not self._preauth or self._id_tag:
                 self._capabilities = b""  # they may be others now that it knows who is calling
             self._logged_in(b"Logged in.")
             return
         try:
-            self._plan = make_plan(self._order, capabilities)
+            self._plan = make_plan(self._terms, order, capabilities)
         except NoWay as error:
             self._refuse(Reason.MISCONFIGURED, str(error))
             return
@@ -312,7 +341,7 @@ class ImapLogin:
     def _login_answered(self, text: bytes, status: Status) -> None:
         if status.condition != b"OK":
             self._reader.forget()
-            self._end(Refused(read_refusal(text, self._order.method, self._secrets(), self._challenge)))
+            self._end(Refused(read_refusal(text, self._terms.method, self._secrets(), self._challenge)))
         elif self._pending or self._challenge is not None:
             self._protocol_error("an OK before it had the credentials")
         else:

@@ -7,7 +7,7 @@ from functools import partial
 
 from attrs import define, field
 
-from mailroute.events import Credentials, LoginOrder, Method, Proof
+from mailroute.events import Credentials, LoginOrder, LoginTerms, Method, Proof
 from mailroute.wire import sasl
 from mailroute.wire.imap_syntax import quote
 
@@ -38,7 +38,7 @@ class Plan:
     error_reply: bytes | None = None
 
 
-def make_plan(order: LoginOrder, capabilities: frozenset[bytes]) -> Plan:
+def make_plan(terms: LoginTerms, order: LoginOrder, capabilities: frozenset[bytes]) -> Plan:
     """Choose the way to log in.
 
     :param capabilities: the backend's, in upper case, as it lists them now.
@@ -46,12 +46,12 @@ def make_plan(order: LoginOrder, capabilities: frozenset[bytes]) -> Plan:
     """
     credentials = order.credentials
     user = order.user.encode("utf-8")
-    if order.method is Method.MASTER:
-        if order.master is None:
+    if terms.method is Method.MASTER:
+        if terms.master is None:
             raise NoWay("no master user is configured")
         if b"AUTH=PLAIN" not in capabilities:
             raise NoWay("a master login needs AUTH=PLAIN, which the backend does not offer")
-        return _plain(order.master.user, order.master.secret, user, capabilities)
+        return _plain(terms.master.user, terms.master.secret, user, capabilities)
     if credentials.proof is Proof.TOKEN:
         return _token(credentials, capabilities)
     if credentials.authorize_as:
