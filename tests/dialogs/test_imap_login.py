@@ -8,9 +8,9 @@ import pytest
 from attrs import evolve
 from logins import Case
 
+from mailroute.dialogs.common.text import MIN_ECHO
 from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.login import MAX_UNTAGGED
-from mailroute.dialogs.imap.refusals import MIN_ECHO
 from mailroute.dialogs.imap.seam import Hello, Welcome
 from mailroute.events import (
     Credentials,

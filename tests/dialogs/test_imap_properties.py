@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from logins import Case
 
+from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.imap import IMAP
-from mailroute.dialogs.imap.bounds import MAX_AHEAD
 from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import MAX_UNTAGGED
 from mailroute.events import (

@@ -6,6 +6,7 @@ trust us ignores them.
 
 from __future__ import annotations
 
+from mailroute.dialogs.common.plan import NoWay
 from mailroute.events import Client, LoginOrder, Method
 from mailroute.wire.imap_syntax import MAX_ID_PAIRS, quote
 
@@ -17,17 +18,13 @@ _TTL_KEY = b"x-proxy-ttl"
 Pairs = tuple[tuple[bytes, bytes], ...]
 
 
-class LoopDetected(Exception):
-    """The connection has passed through too many proxies; the text is for the log."""
-
-
 def id_command(method: Method, order: LoginOrder, client_pairs: Pairs) -> bytes:
     """Return the ID command (RFC 2971), its end included, its tag not.
 
     The client's own pairs go along, except those that would speak in our name:
     whatever begins with ``x-`` is ours to say.
 
-    :raises LoopDetected: the client says that it has been through too many proxies.
+    :raises NoWay: the client says that it has been through too many proxies.
     """
     words = _our_words(method, order, _ttl(client_pairs) if client_pairs else FIRST_TTL - 1)
     if client_pairs:
@@ -43,7 +40,7 @@ def _ttl(client_pairs: Pairs) -> int:
         if key.lower() == _TTL_KEY and value.isdigit():
             ttl = min(ttl, int(value[:9]))
     if ttl <= 1:
-        raise LoopDetected("the connection has passed through too many proxies: do the routes form a loop?")
+        raise NoWay("the connection has passed through too many proxies: do the routes form a loop?")
     return ttl - 1
 
 
