@@ -74,7 +74,7 @@ class ProxyClient(Protocol):
     def open(self, order: LoginOrder, attempt: Attempt) -> None:
         """Dial, and log in at this account."""
         self._order = order
-        self._attempt = attempt
+        self._attempt: Attempt | None = attempt
         self._connect()
 
     def _connect(self) -> None:
@@ -159,7 +159,7 @@ class ProxyClient(Protocol):
 
     def give_up(self) -> None:
         """Close at once, and say no more."""
-        self._login = None
+        self._end()
         transport: Any = self.transport
         stop_connecting, self._stop_connecting = self._stop_connecting, None
         if transport is not None:
@@ -190,9 +190,9 @@ class ProxyClient(Protocol):
         transport.startTLS(self._dial.tls)
 
     def _opened(self, outcome: LoggedIn) -> None:
-        if self._login is None:
+        attempt = self._end()
+        if attempt is None:
             return
-        self._login = None
         transport: Any = self.transport
         # What the hub serves can wait: until we return it reads nothing, and whoever
         # takes it now would only have to have the reading begun again.
@@ -201,7 +201,7 @@ class ProxyClient(Protocol):
             transport.pauseProducing()
         remember(self._dial.tls, transport)
         connected = self._connected_at
-        self._attempt.opened(Opened(transport, outcome, connected - self._started, self._now() - connected))
+        attempt.opened(Opened(transport, outcome, connected - self._started, self._now() - connected))
         if in_hub and transport.protocol is self:
             transport.pauseProducing()
 
@@ -214,9 +214,16 @@ class ProxyClient(Protocol):
             self._linger = self._backend.clock.callLater(LINGER, transport.abortConnection)
 
     def _refuse(self, refusal: Refusal) -> None:
-        if self._login is not None:
-            self._login = None
-            self._attempt.refused(refusal)
+        attempt = self._end()
+        if attempt is not None:
+            attempt.refused(refusal)
+
+    def _end(self) -> Attempt | None:
+        """Nothing is said any more.  Return whom to tell, if it has not been told."""
+        # Both must not hold on to each other: only the garbage collector would get rid of them.
+        attempt, self._attempt = self._attempt, None
+        self._login = None
+        return attempt
 
 
 class Attempt:
@@ -225,6 +232,8 @@ class Attempt:
     ``done`` fires with the connection once it is logged in; cancelling it
     closes the connection.
     """
+
+    __slots__ = ("_backend", "_connection", "_deadline", "done")
 
     def __init__(self, backend: Backend, connection: ProxyClient) -> None:
         self.done: Deferred[Opened] = Deferred(self._cancelled)

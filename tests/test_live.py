@@ -338,6 +338,37 @@ async def test_a_thousand_sessions_leave_nothing():
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_login_leaves_no_cycles():
+    """A login that is over needs no garbage collector: thousands must not pile up until it comes."""
+    async with live(BOB) as house:
+        gc.collect()
+        gc.disable()
+        try:
+            client, backend = await house.logged_in()
+            other = await house.greeted()
+            other.say(b"a LOGIN bob wrong\r\n")
+            refusing = await house.east.next()
+            refusing.say(b"* BYE not now\r\n")
+            await other.until(b"a NO ")
+            refusing.transport.loseConnection()
+            await refusing.end()
+            await patient(lambda: not connecting())
+            for talk in (client, backend, other):
+                talk.transport.loseConnection()
+                await talk.end()
+        finally:
+            gc.enable()
+
+
+def connecting() -> list[object]:
+    return [
+        thing
+        for thing in gc.get_objects()
+        if isinstance(thing, backend_module.ProxyClient | backend_module.Attempt)
+    ]
+
+
+@pytest_twisted.ensureDeferred
 async def test_out_of_descriptors_recovers():
     """When descriptors run out new clients fail, old sessions go on, and later all is well."""
     resource = pytest.importorskip("resource")

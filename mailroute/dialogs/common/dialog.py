@@ -56,6 +56,7 @@ class State(enum.Enum):
 # By these names because Python 3.11 is slow to find a member in its class.
 _COMMAND = State.COMMAND
 _BUSY = State.BUSY
+_MORE = Stop.MORE
 
 
 @implementer(IDialog)
@@ -211,28 +212,26 @@ class CommandDialog(ABC):
 
     def _next_command(self) -> bool:
         unit = self._reader.unit()
-        if isinstance(unit, tuple):
-            self._run(unit)
-        elif unit is Stop.MORE:
+        if unit is _MORE:
             return False
-        elif unit is Stop.TOO_LONG:
-            self._hang_up(Farewell.TOO_LONG)
-        else:
-            self._stopped(unit)
-        return True
-
-    def _run(self, parts: Parts) -> None:
+        if not isinstance(unit, tuple):
+            if unit is Stop.TOO_LONG:
+                self._hang_up(Farewell.TOO_LONG)
+            else:
+                self._stopped(unit)
+            return True
         self._commands += 1
         if self._commands > MAX_COMMANDS:
             self._hang_up(Farewell.TOO_MANY_COMMANDS)
-            return
+            return True
         try:
-            self._command(parts)
+            self._command(unit)
         except Malformed as error:
-            if len(parts) == 1 and is_http(parts[0]):
+            if len(unit) == 1 and is_http(unit[0]):
                 self._hang_up(Farewell.NOT_THIS_PROTOCOL)
             else:
                 self._bad_command(self._bad(str(error).encode("ascii") + b"."))
+        return True
 
     def _next_response(self) -> bool:
         response = self._response()

@@ -57,8 +57,8 @@ class CommandLogin(ABC):
     (`_begin`) and how it logs in (`_log_in`).  It moves on by setting `_state`
     to one of the states above or of its own, speaks by adding to `_said`, and
     uses `_answered_starttls`, `_prepared`, `_carry_out`, `_next_chunk` and
-    `_unfinished` on its way, and `_succeed`, `_login_refused`, `_refuse` and
-    `_protocol_error` to end.
+    `_unfinished` on its way, and `_login_refused`, `_refuse`, `_protocol_error` and
+    `_end` with a `LoggedIn` to end.
     """
 
     __slots__ = (
@@ -215,10 +215,6 @@ class CommandLogin(ABC):
 
     # --- ends ---
 
-    def _succeed(self, welcome: object) -> None:
-        """The account is open; what the backend has sent behind that is the client's."""
-        self._end(LoggedIn(welcome, self._reader.rest()))
-
     def _login_refused(self, reason: Reason, text: bytes, reply: bytes | None) -> None:
         """The backend has refused the login.
 
@@ -245,6 +241,7 @@ class CommandLogin(ABC):
         self._end(Refused(Refusal(reason, detail)))
 
     def _end(self, event: LoggedIn | Refused) -> None:
+        """Say how it ends: it is over."""
         self._state = OVER
         self._pending.clear()
         self._plan = None

@@ -20,7 +20,7 @@ from mailroute.dialogs.imap.identity import id_command
 from mailroute.dialogs.imap.plan import make_plan
 from mailroute.dialogs.imap.refusals import reason_of, reply_of
 from mailroute.dialogs.imap.seam import Hello, Welcome
-from mailroute.events import LoginEvent, LoginOrder, LoginTerms, Method, Reason
+from mailroute.events import LoggedIn, LoginEvent, LoginOrder, LoginTerms, Method, Reason
 from mailroute.wire.imap_reader import ImapReader
 from mailroute.wire.imap_syntax import Status, read_response, read_status
 from mailroute.wire.lines import Parts
@@ -184,16 +184,6 @@ class ImapLogin(CommandLogin):
             hello = order.seam
             pairs = hello.id_pairs if isinstance(hello, Hello) else ()
             self._id_tag = self._command(id_command(self._terms.method, order, pairs))
-        self._authenticate(order, capabilities)
-
-    def _id_answered(self, tag: bytes) -> None:
-        # A backend that refuses the client's identity still has the account.
-        if tag == self._id_tag:
-            self._id_tag = b""
-        else:
-            self._protocol_error("a response with a strange tag")
-
-    def _authenticate(self, order: LoginOrder, capabilities: frozenset[bytes]) -> None:
         self._untagged.clear()
         if self._terms.method is Method.NONE:
             if not self._preauth or self._id_tag:
@@ -203,6 +193,13 @@ class ImapLogin(CommandLogin):
         plan = make_plan(self._terms, order, capabilities)
         self._capabilities = b""  # what it lists before the login does not hold after it
         self._tag = self._command(self._carry_out(plan))
+
+    def _id_answered(self, tag: bytes) -> None:
+        # A backend that refuses the client's identity still has the account.
+        if tag == self._id_tag:
+            self._id_tag = b""
+        else:
+            self._protocol_error("a response with a strange tag")
 
     def _continuation(self, text: bytes) -> None:
         if self._state is not LOGIN or self._id_tag:
@@ -237,7 +234,8 @@ class ImapLogin(CommandLogin):
             self._welcome()
 
     def _welcome(self) -> None:
-        self._succeed(Welcome(tuple(self._untagged), self._text, self._capabilities))
+        welcome = Welcome(tuple(self._untagged), self._text, self._capabilities)
+        self._end(LoggedIn(welcome, self._reader.rest()))
 
 
 _ANSWERED: Mapping[State, Callable[[ImapLogin, bytes, Status], None]] = {
