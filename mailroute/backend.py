@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -70,16 +71,38 @@ class ProxyClient(Protocol):
         self._now = backend.clock.seconds
         self._linger: IDelayedCall | None = None
         self._stop_connecting: Callable[[], object] | None = None
+        self._attempt: Owner | None = None
+        self._order: LoginOrder | None = None
+        self._was_ready = False
 
-    def open(self, order: LoginOrder, attempt: Attempt) -> None:
+    def open(self, order: LoginOrder, attempt: Owner) -> None:
         """Dial, and log in at this account."""
         self._order = order
-        self._attempt: Attempt | None = attempt
+        self._attempt = attempt
         self._connect()
+
+    def get_ready(self, keeper: Owner) -> None:
+        """Dial, and be greeted, for nobody yet."""
+        self._attempt = keeper
+        self._connect()
+
+    def open_ready(self, order: LoginOrder, attempt: Owner) -> None:
+        """Log in at this account, on a connection that is ready.
+
+        If it comes to its end instead of an answer, which is what backends do
+        with those who wait too long, another one is dialled.
+        """
+        self._order = order
+        self._attempt = attempt
+        self._was_ready = True
+        self._started = self._connected_at = self._now()
+        if self._login is not None:
+            self._obey(self._login.open(order))
 
     def _connect(self) -> None:
         self._login: ILogin | None = self._protocol.login(self._backend.terms[self._protocol.name])
-        self._login.open(self._order)
+        if self._order is not None:
+            self._login.open(self._order)
         self._tls_first = self._backend.tls_first
         self._phase = "connecting"
         self._started = self._connected_at = self._now()
@@ -105,7 +128,7 @@ class ProxyClient(Protocol):
         self._phase = ""
         if not isinstance(transport, HubTransport) and ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
-        header = self._backend.header(self._order.client)
+        header = b"" if self._order is None else self._backend.header(self._order.client)
         if header:
             # Before TLS: whoever reads the header has no TLS yet.
             transport.write(header)
@@ -132,8 +155,9 @@ class ProxyClient(Protocol):
         self.connected = 0
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
-        if self._login is not None and self._resuming_failed():
-            # The password gets another handshake, in full.
+        if self._login is not None and (self._resuming_failed() or self._was_ready):
+            # The password gets another handshake, in full, or another connection, fresh.
+            self._was_ready = False
             self.transport = None
             self._connect()
             return
@@ -180,6 +204,8 @@ class ProxyClient(Protocol):
                 self._hang_up(event.refusal)
             elif isinstance(event, StartTLS):
                 self._start_tls()
+            elif self._attempt is not None:
+                self._attempt.ready()
 
     def _start_tls(self) -> None:
         self._phase = _NEGOTIATING
@@ -218,12 +244,25 @@ class ProxyClient(Protocol):
         if attempt is not None:
             attempt.refused(refusal)
 
-    def _end(self) -> Attempt | None:
+    def _end(self) -> Owner | None:
         """Nothing is said any more.  Return whom to tell, if it has not been told."""
         # Both must not hold on to each other: only the garbage collector would get rid of them.
         attempt, self._attempt = self._attempt, None
         self._login = None
         return attempt
+
+
+class Owner(typing.Protocol):
+    """Whom a connection to a backend tells once how it has ended, and before that perhaps that it is ready."""
+
+    def ready(self) -> None:
+        """The backend has greeted; the connection waits for an order."""
+
+    def opened(self, opened: Opened) -> None:
+        """The connection is logged in."""
+
+    def refused(self, refusal: Refusal) -> None:
+        """The connection has come to nothing."""
 
 
 class Attempt:
@@ -240,6 +279,9 @@ class Attempt:
         self._backend = backend
         self._connection = connection
         self._deadline = backend.deadlines.after(backend.timeout, self) if backend.timeout else None
+
+    def ready(self) -> None:
+        """Nothing: a connection with an order goes on by itself."""
 
     def opened(self, opened: Opened) -> None:
         """The connection is logged in."""
@@ -302,6 +344,13 @@ class Dial:
         return connecting.cancel
 
 
+class Stock(typing.Protocol):
+    """Keeps connections ready for their orders."""
+
+    def take(self) -> ProxyClient | None:
+        """Return one, and forget it; None if there is none."""
+
+
 @implementer(IBackend)
 @frozen
 class Backend:
@@ -322,6 +371,9 @@ class Backend:
     deadlines: Deadlines = field(init=False)
     terms: Mapping[str, LoginTerms] = field(init=False, repr=False)
     """What a login there needs to know, by the protocols' names."""
+
+    stocks: dict[str, Stock] = field(init=False, factory=dict, repr=False)
+    """Where connections are kept ready, by the protocols' names; `mailroute.warm` puts itself here."""
 
     @deadlines.default
     def _deadlines(self) -> Deadlines:
@@ -347,9 +399,15 @@ class Backend:
         if dial is None:
             detail = f"backend {self.name} does not serve {protocol.name}"
             return fail(LoginRefused(Refusal(Reason.MISCONFIGURED, detail)))
-        connection = ProxyClient(self, dial, protocol)
+        order = LoginOrder(credentials, user, client, seam)
+        stock = self.stocks.get(protocol.name)
+        ready = None if stock is None else stock.take()
+        connection = ready or ProxyClient(self, dial, protocol)
         attempt = Attempt(self, connection)
-        connection.open(LoginOrder(credentials, user, client, seam), attempt)
+        if ready is None:
+            connection.open(order, attempt)
+        else:
+            connection.open_ready(order, attempt)
         return attempt.done
 
     def header(self, client: Client) -> bytes:
