@@ -83,6 +83,10 @@ class Credentials:
         return self.authorize_as or self.user
 
 
+NOBODY = Credentials("", b"", b"")
+"""What a client shows in a protocol without logins: no name, and nothing to check."""
+
+
 # --- where the account lives ------------------------------------------------
 
 
@@ -158,6 +162,7 @@ class Farewell(enum.Enum):
     SHUTDOWN = "shutting down"
     LOGGED_OUT = "logged out"
     FAULT = "internal error"
+    NO_BACKEND = "no connection to the backend"
 
 
 # --- what a dialog or a login says ------------------------------------------
@@ -177,7 +182,7 @@ class StartTLS:
 
 @passing
 class Attempt:
-    """The client wants to log in.
+    """The client wants to log in; in a protocol without logins, that it is there, as `NOBODY`.
 
     ``seam`` is the dialog's message to the login of the same protocol (what
     the client asked for before); nobody in between looks at it.
