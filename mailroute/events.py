@@ -162,7 +162,6 @@ class Farewell(enum.Enum):
     SHUTDOWN = "shutting down"
     LOGGED_OUT = "logged out"
     FAULT = "internal error"
-    NO_BACKEND = "no connection to the backend"
 
 
 # --- what a dialog or a login says ------------------------------------------
@@ -194,9 +193,9 @@ class Attempt:
 
 @frozen
 class HangUp:
-    """Close the connection once everything has been written."""
+    """Close the connection once everything has been written; the reason may be that of a refusal."""
 
-    why: Farewell
+    why: Farewell | Reason
 
 
 @passing

@@ -55,9 +55,8 @@ class TcpDialog:
 
     def reject(self, refusal: Refusal) -> list[DialogEvent]:
         """Hang up: there are no words for it."""
-        del refusal  # the log has it
         self._end()
-        return [HangUp(Farewell.NO_BACKEND)]
+        return [HangUp(refusal.reason)]
 
     def farewell(self, why: Farewell) -> bytes:
         """Return nothing, and take nothing any more."""
