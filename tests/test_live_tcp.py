@@ -71,7 +71,7 @@ class TLSEnd(End):
         self._go_on()
 
     def _go_on(self) -> None:
-        with contextlib.suppress(ssl.SSLWantReadError):
+        with contextlib.suppress(ssl.SSLError):  # of which one is that it wants more
             if not self.secure:
                 self.tls.do_handshake()
                 self.secure = True
@@ -107,9 +107,14 @@ WAYS = ("number", "name", "path")
 class Forwarder(Live):
     """A running mailroute that forwards to ``east``, which the test plays."""
 
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.clients: list[Talk] = []
+
     async def client(self, talk: Talk | None = None) -> Any:
         """Connect."""
         end = End() if talk is None else talk
+        self.clients.append(end)
         await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", self.port), end)
         # The endpoint's wrapper keeps half-closes from a protocol that listens for handshakes, too.
         end.transport.protocol = end
@@ -126,6 +131,7 @@ async def forwarder(
     way: str = "number",
     *,
     serve: Callable[[], Talk] = End,
+    place: str = "",
     listen: dict[str, Any] | None = None,
     backend: dict[str, Any] | None = None,
     **tables: Any,
@@ -140,22 +146,23 @@ async def forwarder(
         else TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
     )
     east_port = await endpoint.listen(east)
-    host = {"number": "127.0.0.1", "name": "localhost"}.get(way)
-    place = f"unix:{path}" if host is None else f"tcp:{host}:{east_port.getHost().port}"
+    port = getattr(east_port.getHost(), "port", 0)
+    place = place or {"number": "tcp:127.0.0.1:{0}", "name": "tcp:localhost:{0}", "path": f"unix:{path}"}[way]
     block = {"protocol": "tcp", "endpoint": "tcp:0:interface=127.0.0.1", "backend": "east"} | (listen or {})
     settings = config.build(
-        reactor, listen=[block], backend={"east": {"tcp": place} | (backend or {})}, **tables
+        reactor, listen=[block], backend={"east": {"tcp": place.format(port)} | (backend or {})}, **tables
     )
     running = service(settings, reactor)
     running.privilegedStartService()
     running.startService()
     (listener,) = (child for child in running if hasattr(child, "factory"))
+    house = Forwarder(listener, running, east, east_port)
     try:
-        yield Forwarder(listener, running, east, east_port)
+        yield house
     finally:
         await running.stopService()
         await east_port.stopListening()
-        for talk in east.talks:
+        for talk in (*east.talks, *house.clients):
             if talk.reason is None:
                 talk.transport.abortConnection()
                 await talk.lost
@@ -322,10 +329,57 @@ async def test_tls_in_front(tmp_path, site, way):
         client = await house.client(site.client(b"question"))
         backend = await house.east.next()
         assert await backend.until(b"question") == b"question"
+        (session,) = house.factory.sessions
+        assert session.record.client.tls == "TLSv1.3"
         backend.say(b"answer")
         assert await client.until(b"answer") == b"answer"
         client.say(b"and more")
         await backend.until(b"and more")
+
+
+# Twisted has not yet heard of it.
+DEPRECATED = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL")
+
+
+@DEPRECATED
+@pytest_twisted.ensureDeferred
+async def test_tls_by_the_endpoint_itself(tmp_path, site, way):
+    """An ssl: endpoint does the same by Twisted's means, which is what a command line can say."""
+    one = site.issued["localhost"]
+    endpoint = f"ssl:0:interface=127.0.0.1:privateKey={one.key}:certKey={one.chain}"
+    async with forwarder(tmp_path, way, listen={"endpoint": endpoint}) as house:
+        client = await house.client(site.client(b"question"))
+        backend = await house.east.next()
+        assert await backend.until(b"question") == b"question"
+        backend.say(b"answer")
+        assert await client.until(b"answer") == b"answer"
+        backend.transport.loseConnection()
+        await client.until_finished()
+
+
+@DEPRECATED
+@pytest.mark.parametrize("name", ["localhost", "west.example.com"])
+@pytest_twisted.ensureDeferred
+async def test_tls_to_the_backend_by_the_endpoint_itself(tmp_path, site, authority, name):
+    """A tls: endpoint verifies its server before anything goes there, by Twisted's means."""
+    trusted = tmp_path / "trusted"
+    trusted.mkdir()
+    (trusted / "ca.pem").write_bytes(authority.file.read_bytes())
+    place = f"tls:{name}:{{0}}:trustRoots={trusted}:endpoint=tcp\\:127.0.0.1\\:{{0}}"
+
+    def serve() -> TLSEnd:
+        return site.server(b"220 hello\r\n")
+
+    async with forwarder(tmp_path, serve=serve, place=place) as house:
+        client = await house.client()
+        client.say(b"question")
+        backend = await house.east.next()
+        if name == "localhost":
+            await client.until(b"220 hello\r\n")
+            await backend.until(b"question")
+        else:
+            await client.until_finished()
+            assert not backend.heard
 
 
 @pytest_twisted.ensureDeferred
@@ -366,9 +420,11 @@ async def test_tls_behind(tmp_path, site, way, newest):
             assert await backend.until(b"question") == b"question"
             backend.say(b"answer")
             assert await client.until(b"answer") == b"answer"
+            backend.finish()
+            backend.transport.loseConnection()
+            await client.until_finished()
             client.transport.loseConnection()
-            await backend.until_finished()
-            backend.transport.abortConnection()
+            await client.lost
 
 
 @pytest_twisted.ensureDeferred
@@ -413,8 +469,7 @@ async def test_a_backend_that_cannot_be_verified_gets_nothing(tmp_path, site):
             client.say(b"secret")
             backend = await house.east.next()
             await client.until_finished()
-            client.transport.loseConnection()
-            await backend.end()
+            await backend.wait_for(lambda: backend.finished or backend.reason is not None)
             assert not backend.heard
     assert any("TLS with the backend failed" in event.get("line", "") for event in events)
 
@@ -562,6 +617,7 @@ async def test_a_thousand_in_a_row_leave_nothing(tmp_path):
             await client.lost
             await backend.lost
             house.east.talks.clear()
+            house.clients.clear()
 
         await visit(0)
         await patient(lambda: not house.factory.sessions)
