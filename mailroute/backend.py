@@ -48,7 +48,7 @@ from mailroute.events import (
 from mailroute.interfaces import IBackend, ILogin, IMailProtocol
 from mailroute.sockets.endpoints import HubClientEndpoint
 from mailroute.sockets.transport import HubTransport
-from mailroute.tls import explain, remember, resuming_failed
+from mailroute.tls import explain, remember, resuming_failed, shakes_hands
 from mailroute.wire.proxy_header import version_1, version_2
 
 LINGER = 2.0
@@ -132,7 +132,9 @@ class ProxyClient(Protocol):
         if header:
             # Before TLS: whoever reads the header has no TLS yet.
             transport.write(header)
-        if self._tls_first:
+        if shakes_hands(transport):
+            self._tls_first, self._phase = True, _NEGOTIATING
+        elif self._tls_first:
             self._start_tls()
         elif self._login is not None:
             self._obey(self._login.start())

@@ -83,6 +83,10 @@ class Credentials:
         return self.authorize_as or self.user
 
 
+NOBODY = Credentials("", b"", b"")
+"""What a client shows in a protocol without logins: no name, and nothing to check."""
+
+
 # --- where the account lives ------------------------------------------------
 
 
@@ -177,7 +181,7 @@ class StartTLS:
 
 @passing
 class Attempt:
-    """The client wants to log in.
+    """The client wants to log in; in a protocol without logins, that it is there, as `NOBODY`.
 
     ``seam`` is the dialog's message to the login of the same protocol (what
     the client asked for before); nobody in between looks at it.
@@ -189,9 +193,9 @@ class Attempt:
 
 @frozen
 class HangUp:
-    """Close the connection once everything has been written."""
+    """Close the connection once everything has been written; the reason may be that of a refusal."""
 
-    why: Farewell
+    why: Farewell | Reason
 
 
 @passing

@@ -110,6 +110,11 @@ class IMailProtocol(Interface):
         "The ALPN protocol ids that a client may ask for (RFC 7301); any other is refused."
     )
     mechanisms: tuple[str, ...] = Attribute("The SASL mechanisms that its dialog understands.")
+    logins: bool = Attribute(
+        "Whether its clients say who they are.  If not, its dialog attempts as `mailroute.events.NOBODY`, "
+        "and a listener says to which backend that leads."
+    )
+    starttls: bool = Attribute("Whether TLS can begin in the middle of it.")
 
     def dialog(terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""

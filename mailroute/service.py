@@ -29,7 +29,7 @@ from mailroute.checkers import check_with
 from mailroute.config import Backend as BackendSettings
 from mailroute.config import Listener, Security, Settings
 from mailroute.descriptors import Descriptors
-from mailroute.events import DialogTerms, Farewell
+from mailroute.events import DialogTerms, Farewell, Route
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
@@ -310,9 +310,10 @@ def _factory(
         bad_commands=settings.limits.bad_commands,
     )
     check = None if listener.authenticate is None else check_with(listener.authenticate, in_thread)
+    route = None if listener.backend is None else Route(listener.backend)
     return ProxyServerFactory(
         house,
-        Door(listener.name, listener.protocol, terms, check),
+        Door(listener.name, listener.protocol, terms, check, route),
         gate,
         tls,
         descriptors,

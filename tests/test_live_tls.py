@@ -79,6 +79,26 @@ async def test_tls_from_the_first_byte(certificate, trust):
         assert b"AUTH=PLAIN" in await client.until(b"ready.\r\n")
 
 
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL")  # Twisted does it
+@pytest_twisted.ensureDeferred
+async def test_tls_by_the_endpoint_itself(authority, trust):
+    """An ssl: endpoint speaks TLS, and nothing in the clear; the session knows which TLS it has."""
+    issued = authority.issue("localhost")
+    endpoint = f"ssl:0:interface=127.0.0.1:privateKey={issued.key}:certKey={issued.chain}"
+    async with live(BOB, listen={"security": "none", "endpoint": endpoint}) as house:
+        client = await house.client()
+        await client.starttls(client_options(trust))
+        await client.until(b"ready.\r\n")
+        (session,) = house.factory.sessions
+        assert session.record.client.tls == "TLSv1.3"
+        client.say(b"a LOGIN bob secret\r\n")
+        await let_in(await house.east.next())
+        await client.until(b"a OK [CAPABILITY IMAP4rev1] Hi\r\n")
+        silent = await house.client()
+        silent.say(b"a LOGIN bob secret\r\n")
+        assert b"* OK" not in await silent.end()
+
+
 @pytest.mark.parametrize("behind", [b"c LOGIN bob secret\r\n", b"c LOGIN {3+}\r\nb"])
 @pytest_twisted.ensureDeferred
 async def test_a_command_behind_starttls_is_not_run(certificate, behind):

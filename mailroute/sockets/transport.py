@@ -50,7 +50,8 @@ class HubTransport(WithTLS):
 
     ``rest`` is what the socket has not taken yet.  Nothing that a protocol
     calls here calls it back before it has returned.  ``said_goodbye`` is whether
-    our side has ended, ``heard_all`` whether the peer's has, in the clear.
+    our side has ended, ``heard_all`` whether the peer's has, in the clear.  ``early``
+    is what has come with the end of the TLS handshake, as long as only that has been told.
     """
 
     __slots__ = (
@@ -69,7 +70,7 @@ class HubTransport(WithTLS):
         self.connected = 1
         self.disconnecting = self.handshaking = self.said_goodbye = self.heard_all = False
         self.reading = True
-        self.rest = b""
+        self.rest = self.early = b""
         self.reason: Failure | None = None
         self.tls: SSL.Connection | None = None
         self.ssl: Any = None

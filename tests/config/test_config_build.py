@@ -37,6 +37,8 @@ class Gopher:
     name = "gopher"
     alpn = ()
     mechanisms = ("LOGIN",)
+    logins = True
+    starttls = True
 
     def dialog(self, terms: DialogTerms) -> IDialog:
         raise NotImplementedError

@@ -20,6 +20,8 @@ class ImapProtocol:
     name = "imap"
     alpn: ClassVar[tuple[bytes, ...]] = (b"imap",)
     mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    logins = True
+    starttls = True
 
     def dialog(self, terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""
