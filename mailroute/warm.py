@@ -13,10 +13,11 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from mailroute.backend import Backend, ProxyClient
+from mailroute.backend import Backend
 from mailroute.deadlines import Deadline
 from mailroute.events import Opened, Refusal
 from mailroute.interfaces import IMailProtocol
+from mailroute.proxy_client import ProxyClient
 
 MAX_AGE = 50.0
 """Seconds for which a connection is kept ready: less than the minute after which the strictest of
@@ -138,7 +139,7 @@ class WarmStock(Service):
             member = _Member(self, self._backend)
             self._members.add(member)
             member.begin(ProxyClient(self._backend, self._backend.dials[self._protocol.name], self._protocol))
-            if self._again is not None:
+            if member not in self._members:
                 return  # it has failed at once
 
 

@@ -95,6 +95,8 @@ CORE = {
     "session",
     "frontend",
     "backend",
+    "proxy_client",
+    "warm",
     "pipe",
     "service",
     "tls",

@@ -17,8 +17,7 @@ from twisted.internet.ssl import (
     trustRootFromCertificates,
 )
 
-from mailroute import backend as backend_module
-from mailroute import frontend
+from mailroute import frontend, proxy_client
 from mailroute.config.files import read_chain, read_key
 from mailroute.events import Route
 from mailroute.tls import KeyPair, ServerTLS
@@ -293,7 +292,7 @@ def open_files() -> int:
 @pytest_twisted.ensureDeferred
 async def test_a_backend_that_does_not_answer_close_notify(authority, monkeypatch):
     """A TLS backend that refuses and then ignores the end of TLS does not keep its connection."""
-    monkeypatch.setattr(backend_module, "LINGER", 0.1)
+    monkeypatch.setattr(proxy_client, "LINGER", 0.1)
     backend = {"security": "tls", "verify": "localhost", "ca": str(authority.file)}
     async with live(BOB, backend=backend) as house:
         client = await house.greeted()

@@ -11,7 +11,7 @@ from mailroute import dialogs
 from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Security, Settings
-from mailroute.events import Method
+from mailroute.events import Identity, Method
 from mailroute.interfaces import IMailProtocol
 from mailroute.routers import unknown_backend
 from mailroute.tls import client_tls
@@ -219,6 +219,12 @@ def _any_port(endpoint: str) -> bool:
 def _of_backend(backend: Backend, whole: Parts) -> _Found:
     if not backend.endpoints:
         yield (), 'serves no protocol: add one, such as imap = "tcp:HOST:143"'
+    if backend.warm and backend.identity in (Identity.PROXY_V1, Identity.PROXY_V2):
+        yield (
+            ("warm",),
+            f'cannot go with identity = "{backend.identity.value}", whose header names the client before '
+            'anything else: remove one, or use identity = "native"',
+        )
     yield from _of_backend_protocols(backend, whole)
     yield from _of_backend_tls(backend)
     given = backend.model_fields_set

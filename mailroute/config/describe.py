@@ -82,7 +82,8 @@ def _backend(name: str, backend: Backend, settings: Settings) -> str:
         Identity.PROXY_V2: "tells the client's address in a PROXY v2 header",
         Identity.NONE: "does not tell the client's address",
     }[backend.identity]
-    parts = [places, _way(backend), *([login] if logs_in else []), identity]
+    warm = [f"{backend.warm} connections are kept ready for each protocol"] if backend.warm else []
+    parts = [places, _way(backend), *([login] if logs_in else []), identity, *warm]
     return f"Backend {name}: {'; '.join(parts)}."
 
 

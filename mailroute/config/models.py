@@ -157,6 +157,10 @@ class Backend(_Block):
     """How it learns the client's address: ``native`` (ID for IMAP, XCLIENT for the others, not at all for a
     protocol without logins), ``proxy-v1``, ``proxy-v2`` or ``none``; ``native`` unless given."""
 
+    warm: Annotated[int, values.WARM] = 0
+    """How many connections to keep greeted before anybody wants to log in, for each protocol that a listener
+    speaks, and in each worker; 0 unless given."""
+
     @property
     def master(self) -> Credentials | None:
         """The master user's name and password; ``None`` unless it logs in as a master."""

@@ -249,6 +249,16 @@ def workers(value: object) -> int | Literal["auto"]:
     raise ValueError(f'must be a number from 1 to {MAX_WORKERS}, or "auto", not {shown(value)}')
 
 
+MAX_WARM = 1000
+"""The most connections to keep ready: more logins than that do not come within one round trip."""
+
+
+def _warm(value: object) -> int:
+    if type(value) is int and 0 <= value <= MAX_WARM:
+        return value
+    raise ValueError(f"must be a number from 0 to {MAX_WARM}, not {shown(value)}")
+
+
 class Read:
     """Annotates a field: the function is all there is to its validation.
 
@@ -280,5 +290,6 @@ HOST_NAME = Read(_host_name)
 MASTER_USER = Read(_master_user)
 ROUTER = Read(_router)
 WORKERS = Read(workers)
+WARM = Read(_warm)
 FROZEN = AfterValidator(MappingProxyType)
 SEQUENCE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)

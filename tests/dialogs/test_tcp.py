@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from logins import Case
 
 from mailroute.dialogs import protocol
 from mailroute.dialogs.tcp.dialog import MAX_AHEAD
@@ -15,12 +16,11 @@ from mailroute.events import (
     Farewell,
     HangUp,
     LoggedIn,
-    LoginOrder,
     Reason,
     Refusal,
 )
 from mailroute.interfaces import IDialog
-from mailroute.testing import CLIENT, Conversation
+from mailroute.testing import Conversation
 
 TCP = protocol("tcp")
 
@@ -122,7 +122,7 @@ def test_no_bytes_break_the_bound(segments: list[bytes]) -> None:
 
 def test_a_backend_is_taken_as_it_is() -> None:
     """A connection to a backend is logged in as soon as it is there, without a word."""
-    talk = Conversation(TCP.login(LoginOrder(NOBODY, "", CLIENT, tell_client=True)))
+    talk = Conversation(Case(NOBODY, "", tell_client=True).login(TCP))
     assert talk.half.doing()
     talk.take(talk.half.start())
     assert talk.event() == LoggedIn()

@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from mailroute.dialogs.tcp.dialog import TcpDialog
 from mailroute.dialogs.tcp.login import TcpLogin
-from mailroute.events import DialogTerms, LoginOrder
+from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, IMailProtocol
 
 
@@ -27,9 +27,9 @@ class TcpProtocol:
         del terms  # all of them are about logins
         return TcpDialog()
 
-    def login(self, order: LoginOrder) -> ILogin:
+    def login(self, terms: LoginTerms) -> ILogin:
         """Make the login for one connection to a backend."""
-        del order
+        del terms
         return TcpLogin()
 
 

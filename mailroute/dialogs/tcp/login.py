@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from mailroute.events import LoggedIn, LoginEvent
+from mailroute.events import LoggedIn, LoginEvent, LoginOrder
 from mailroute.interfaces import ILogin
 
 
@@ -13,6 +13,11 @@ class TcpLogin:
     """Takes a connection for logged in as soon as it is there."""
 
     __slots__ = ()
+
+    def open(self, order: LoginOrder) -> list[LoginEvent]:
+        """Nothing: nobody is logged in."""
+        del order
+        return []
 
     def start(self) -> list[LoginEvent]:
         """Be done: what the backend says is the client's."""
