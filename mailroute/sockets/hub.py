@@ -76,7 +76,8 @@ class Hub:
     def remove(self, descriptor: int) -> None:
         """Forget a socket, which its member then closes."""
         del self._members[descriptor]
-        self._epoll.unregister(descriptor)
+        if not self._epoll.closed:  # else the reactor has stopped, and this is one of its last calls
+            self._epoll.unregister(descriptor)
 
     # --- what the reactor wants ---
 
