@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from logins import Case
 
 from mailroute.dialogs import protocol
-from mailroute.dialogs.tcp.dialog import MAX_AHEAD
+from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.events import (
     NOBODY,
     Attempt,

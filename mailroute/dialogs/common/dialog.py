@@ -31,7 +31,7 @@ from mailroute.wire.lines import LineReader, Malformed, Parts, Stop, is_http
 from mailroute.wire.sasl import MAX_RESPONSE, Exchange, SaslError
 
 MAX_AHEAD = 160 * 1024
-"""Bytes that a client may send behind a login that is under way.  It is not read meanwhile,
+"""Bytes that a client may send while its backend is not there yet.  It is not read meanwhile,
 so that this is one read of the socket and what TLS had already decoded."""
 
 MAX_COMMANDS = 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
+from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.events import (
     NOBODY,
     Attempt,
@@ -14,10 +15,6 @@ from mailroute.events import (
     Refusal,
 )
 from mailroute.interfaces import IDialog
-
-MAX_AHEAD = 160 * 1024
-"""Bytes that a client may send before its backend is there.  It is not read meanwhile,
-so that this is one read of the socket and what TLS had already decoded."""
 
 
 @implementer(IDialog)
