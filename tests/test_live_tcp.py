@@ -603,7 +603,7 @@ async def test_three_hundred_at_once(tmp_path):
 
 @pytest_twisted.ensureDeferred
 async def test_a_thousand_in_a_row_leave_nothing(tmp_path):
-    """After 1000 sessions, some of them without a backend, no descriptor, timer or object is left."""
+    """After 1000 sessions no descriptor, timer or object of theirs is left."""
     async with forwarder(tmp_path) as house:
 
         async def visit(number: int) -> None:
