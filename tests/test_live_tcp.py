@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from live import Backends, Live, Talk, patient
+from live import WAIT, Backends, Live, Talk, patient
 from servers.certificates import Authority
 from servers.processes import free_port
 from twisted.internet import reactor
@@ -143,7 +144,7 @@ async def forwarder(
     endpoint = (
         UNIXServerEndpoint(reactor, str(path))
         if way == "path"
-        else TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        else TCP4ServerEndpoint(reactor, 0, backlog=1024, interface="127.0.0.1")
     )
     east_port = await endpoint.listen(east)
     port = getattr(east_port.getHost(), "port", 0)
@@ -351,10 +352,24 @@ async def test_tls_by_the_endpoint_itself(tmp_path, site, way):
         client = await house.client(site.client(b"question"))
         backend = await house.east.next()
         assert await backend.until(b"question") == b"question"
+        (session,) = house.factory.sessions
+        assert session.record.client.tls == "TLSv1.3"
         backend.say(b"answer")
         assert await client.until(b"answer") == b"answer"
         backend.transport.loseConnection()
         await client.until_finished()
+
+
+@DEPRECATED
+@pytest_twisted.ensureDeferred
+async def test_nobody_is_dialled_before_the_endpoints_own_handshake(tmp_path, site):
+    """A client that does not end the handshake of an ssl: endpoint costs no backend, and is sent away."""
+    one = site.issued["localhost"]
+    endpoint = f"ssl:0:interface=127.0.0.1:privateKey={one.key}:certKey={one.chain}"
+    async with forwarder(tmp_path, listen={"endpoint": endpoint}, limits={"login_timeout": 0.05}) as house:
+        client = await house.client()
+        await client.wait_for(lambda: client.finished or client.reason is not None)
+        assert not house.east.talks
 
 
 @DEPRECATED
@@ -370,16 +385,19 @@ async def test_tls_to_the_backend_by_the_endpoint_itself(tmp_path, site, authori
     def serve() -> TLSEnd:
         return site.server(b"220 hello\r\n")
 
-    async with forwarder(tmp_path, serve=serve, place=place) as house:
-        client = await house.client()
-        client.say(b"question")
-        backend = await house.east.next()
-        if name == "localhost":
-            await client.until(b"220 hello\r\n")
-            await backend.until(b"question")
-        else:
-            await client.until_finished()
-            assert not backend.heard
+    with capturedLogs() as events:
+        async with forwarder(tmp_path, serve=serve, place=place) as house:
+            client = await house.client()
+            client.say(b"question")
+            backend = await house.east.next()
+            if name == "localhost":
+                await client.until(b"220 hello\r\n")
+                await backend.until(b"question")
+            else:
+                await client.until_finished()
+                assert not backend.heard
+    refused = [event["line"] for event in events if "TLS with the backend failed" in event.get("line", "")]
+    assert len(refused) == (name != "localhost")
 
 
 @pytest_twisted.ensureDeferred
@@ -602,8 +620,19 @@ async def test_three_hundred_at_once(tmp_path):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_crowd_is_let_in_that_comes_while_nobody_accepts(tmp_path):
+    """The kernel keeps 300 connections for a listener that is busy with something else, such as this test."""
+    async with forwarder(tmp_path, limits={"connections_per_address": 0}) as house:
+        with contextlib.ExitStack() as crowd:
+            for _ in range(300):
+                crowd.enter_context(socket.create_connection(("127.0.0.1", house.port), timeout=WAIT))
+            await patient(lambda: len(house.east.talks) == 300)
+        await patient(lambda: all(talk.finished for talk in house.east.talks))
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_thousand_in_a_row_leave_nothing(tmp_path):
-    """After 1000 sessions, some of them without a backend, no descriptor, timer or object is left."""
+    """After 1000 sessions no descriptor, timer or object of theirs is left."""
     async with forwarder(tmp_path) as house:
 
         async def visit(number: int) -> None:
