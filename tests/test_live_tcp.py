@@ -15,6 +15,7 @@ import pytest_twisted
 from live import WAIT, Backends, Live, Talk, patient
 from servers.certificates import Authority
 from servers.processes import free_port
+from timers import waiting
 from twisted.internet import reactor
 from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
@@ -650,9 +651,10 @@ async def test_a_thousand_in_a_row_leave_nothing(tmp_path):
 
         await visit(0)
         await patient(lambda: not house.factory.sessions)
-        before = descriptors(), len(reactor.getDelayedCalls())
+        files, timers = descriptors(), waiting()
         for number in range(1000):
             await visit(number)
         await patient(lambda: not house.factory.sessions and len(house.factory.gate) == 0)
-        assert (descriptors(), len(reactor.getDelayedCalls())) <= before
+        assert descriptors() <= files
+        assert waiting() <= timers
         assert not alive(Session, TcpDialog)
