@@ -83,6 +83,10 @@ class Credentials:
         return self.authorize_as or self.user
 
 
+NOBODY = Credentials("", b"", b"")
+"""What a client shows in a protocol without logins: no name, and nothing to check."""
+
+
 # --- where the account lives ------------------------------------------------
 
 
@@ -177,7 +181,7 @@ class StartTLS:
 
 @passing
 class Attempt:
-    """The client wants to log in.
+    """The client wants to log in; in a protocol without logins, that it is there, as `NOBODY`.
 
     ``seam`` is the dialog's message to the login of the same protocol (what
     the client asked for before); nobody in between looks at it.
@@ -189,9 +193,9 @@ class Attempt:
 
 @frozen
 class HangUp:
-    """Close the connection once everything has been written."""
+    """Close the connection once everything has been written; the reason may be that of a refusal."""
 
-    why: Farewell
+    why: Farewell | Reason
 
 
 @passing
@@ -213,6 +217,11 @@ class Refused:
     refusal: Refusal
 
 
+@frozen
+class Ready:
+    """The login has got as far as it can for nobody in particular: it waits for its order."""
+
+
 @passing
 class Opened:
     """A backend's connection, logged in: its transport, paused, and how long it took (seconds)."""
@@ -224,7 +233,7 @@ class Opened:
 
 
 DialogEvent = Send | StartTLS | Attempt | HangUp
-LoginEvent = Send | StartTLS | LoggedIn | Refused
+LoginEvent = Send | StartTLS | Ready | LoggedIn | Refused
 
 
 # --- what a dialog or a login is made from -----------------------------------
@@ -266,19 +275,29 @@ class Identity(enum.Enum):
 
 
 @passing
-class LoginOrder:
-    """What a login needs to know to open one account at one backend.
+class LoginTerms:
+    """What a login needs to know of its backend, whoever it will be for.
 
-    ``user`` is the name to use at the backend.  ``starttls``: insist on TLS
-    before anything else.  ``tell_client``: hand over the client's identity in
-    the protocol's own words.  ``master``: the master user's name and password.
+    ``master``: the master user's name and password.  ``starttls``: insist on
+    TLS before anything else.  ``tell_client``: hand over the client's identity
+    in the protocol's own words.
+    """
+
+    method: Method = Method.REPLAY
+    master: Credentials | None = None
+    starttls: bool = False
+    tell_client: bool = False
+
+
+@passing
+class LoginOrder:
+    """Which account to open, and for whom.
+
+    ``user`` is the name to use at the backend; ``seam`` the dialog's message
+    to the login.
     """
 
     credentials: Credentials
     user: str
     client: Client
-    method: Method = Method.REPLAY
-    master: Credentials | None = None
-    starttls: bool = False
-    tell_client: bool = False
     seam: object = None

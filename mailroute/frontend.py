@@ -33,7 +33,7 @@ from mailroute.house import Door, House
 from mailroute.interfaces import IClientLeg, IDeparture
 from mailroute.session import Session
 from mailroute.sockets.transport import HubTransport
-from mailroute.tls import explain
+from mailroute.tls import explain, shakes_hands
 
 LINGER = 5.0
 """Seconds that a client has to take the last words, and to finish its side of TLS's end."""
@@ -117,6 +117,8 @@ class ProxyServer(Protocol):
         if self.factory.tls_first:
             self._tls_first = True
             self.start_tls()
+        elif shakes_hands(transport):
+            self._tls_first = self._shaking_hands = True
         else:
             self._begin()
 

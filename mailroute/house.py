@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, ITransport
 
 from mailroute.deadlines import Deadlines, deadlines_of
-from mailroute.events import DialogTerms
+from mailroute.events import DialogTerms, Route
 from mailroute.failures import FailureTiming
 from mailroute.interfaces import IBackend, IMailProtocol, IRouter
 
@@ -48,13 +48,15 @@ Join = Callable[[ITransport, ITransport, bytes, bytes, Parting], Joined]
 class Door:
     """What the sessions of one listener share.
 
-    ``check`` proves passwords here; None leaves that to the backend.
+    ``check`` proves passwords here; None leaves that to the backend.  ``route``
+    is where all of them go; None has the routers asked.
     """
 
     name: str
     protocol: IMailProtocol
     terms: DialogTerms
     check: Check | None = None
+    route: Route | None = None
 
 
 @frozen

@@ -32,6 +32,7 @@ from mailroute.events import (
     LoggedIn,
     LoginEvent,
     LoginOrder,
+    LoginTerms,
     Lookup,
     Method,
     Opened,
@@ -73,8 +74,16 @@ class IDialog(Interface):
 class ILogin(Interface):
     """The backend's side of a protocol, from its greeting to its OK.
 
-    Ends with exactly one `LoggedIn` or `Refused`, and is not called after it.
+    It may begin before anybody knows for whom: without an order it goes as far
+    as it can (greeting, TLS, capabilities), says `Ready` once, and waits.  With
+    an order it never says `Ready`, and goes on at once.
+
+    Ends with exactly one `LoggedIn` or `Refused`, also while it waits, and is
+    not called after it.
     """
+
+    def open(order: LoginOrder) -> list[LoginEvent]:
+        """Log in at this account; called once, before ``start`` or at any time after it."""
 
     def start() -> list[LoginEvent]:
         """Begin, once the connection is ready (TLS from the first byte included)."""
@@ -101,12 +110,17 @@ class IMailProtocol(Interface):
         "The ALPN protocol ids that a client may ask for (RFC 7301); any other is refused."
     )
     mechanisms: tuple[str, ...] = Attribute("The SASL mechanisms that its dialog understands.")
+    logins: bool = Attribute(
+        "Whether its clients say who they are.  If not, its dialog attempts as `mailroute.events.NOBODY`, "
+        "and a listener says to which backend that leads."
+    )
+    starttls: bool = Attribute("Whether TLS can begin in the middle of it.")
 
     def dialog(terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""
 
-    def login(order: LoginOrder) -> ILogin:
-        """Make the login for one attempt at one backend."""
+    def login(terms: LoginTerms) -> ILogin:
+        """Make the login for one connection to a backend."""
 
 
 class IRouter(Interface):

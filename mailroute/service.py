@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,16 @@ from mailroute.checkers import check_with
 from mailroute.config import Backend as BackendSettings
 from mailroute.config import Listener, Security, Settings
 from mailroute.descriptors import Descriptors
-from mailroute.events import DialogTerms, Farewell
+from mailroute.events import DialogTerms, Farewell, Route
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
 from mailroute.house import Door, House, Join, Parting
-from mailroute.interfaces import IBackend
 from mailroute.pipe import Joint, Order, SpliceTerms, join
 from mailroute.routers import Chain
 from mailroute.sockets.endpoints import HubClientEndpoint, HubServerEndpoint, suits
 from mailroute.tls import ClientTLS, KeyPair, ServerTLS, client_context
+from mailroute.warm import WarmStock
 
 _log = Logger(namespace="mailroute")
 
@@ -240,7 +240,16 @@ def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
         for listener, endpoint, tls in zip(settings.listeners, share.endpoints, share.tls, strict=True)
     ]
     running = [router for _, router in settings.routes if IService.providedBy(router)]
-    return MailrouteService(listeners, [descriptors, *running])
+    return MailrouteService(listeners, [descriptors, *running, *_stocks(settings, backends)])
+
+
+def _stocks(settings: Settings, backends: Mapping[str, Backend]) -> Iterator[IService]:
+    """Have connections kept ready where that is wanted, for the protocols in which clients log in."""
+    spoken = {listener.protocol.name: listener.protocol for listener in settings.listeners}
+    for name, block in settings.backends.items():
+        for protocol in spoken.values():
+            if block.warm and protocol.logins and protocol.name in block.endpoints:
+                yield WarmStock(backends[name], protocol, block.warm)
 
 
 def _reactor(given: Any) -> Any:
@@ -271,7 +280,7 @@ def _join(settings: Settings, clock: IReactorTime) -> Join:
     return joined
 
 
-def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any) -> IBackend:
+def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any) -> Backend:
     context = None if block.security is Security.NONE else client_context(block.ca)
     dials = {
         protocol: Dial(
@@ -310,9 +319,10 @@ def _factory(
         bad_commands=settings.limits.bad_commands,
     )
     check = None if listener.authenticate is None else check_with(listener.authenticate, in_thread)
+    route = None if listener.backend is None else Route(listener.backend)
     return ProxyServerFactory(
         house,
-        Door(listener.name, listener.protocol, terms, check),
+        Door(listener.name, listener.protocol, terms, check, route),
         gate,
         tls,
         descriptors,

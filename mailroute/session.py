@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from mailroute.deadlines import Deadline
 from mailroute.events import (
+    NOBODY,
     Attempt,
     Credentials,
     DialogEvent,
@@ -199,6 +200,9 @@ class Session:
         self._since = self._house.clock.seconds()
         credentials = attempt.credentials
         self.record.backend = "-"
+        if credentials is NOBODY and self._door.check is None:
+            self._move(_DONE, "")
+            return
         try:
             self._user = self.record.user = self._house.normalise(credentials.account)
         except ValueError as error:
@@ -217,7 +221,11 @@ class Session:
             self._work(self._door.check(self._user, credentials.secret))
 
     def _enter_routing(self, user: str) -> None:
-        self._user = self.record.user = user
+        self._user = user
+        self.record.user = user or "-"
+        if self._door.route is not None:
+            self._move(_DONE, self._door.route)
+            return
         try:
             route = self._house.router.route(Lookup(user, self._door.protocol.name, self.record.client))
         except LoginRefused as refused:
@@ -236,7 +244,8 @@ class Session:
             self._refuse(Reason.MISCONFIGURED, f"the route leads to {route.backend!r}, which is no backend")
             return
         self.record.backend = backend.name
-        if backend.method is not Method.REPLAY and self._door.check is None:
+        replays = backend.method is Method.REPLAY or self._credentials() is NOBODY
+        if not replays and self._door.check is None:
             # The configuration does not allow this; nor do we, whoever made the settings.
             self._refuse(Reason.MISCONFIGURED, f"nobody checks passwords for {backend.name}")
             return
@@ -278,6 +287,9 @@ class Session:
         events = self._dialog.reject(refusal)
         self._failed += 1
         if self._house.failed_logins and self._failed >= self._house.failed_logins:
+            if events and isinstance(events[0], HangUp):
+                self._obey(events)  # for a reason of its own
+                return
             if events and isinstance(events[0], Send):
                 self._leg.write(events[0].data)
             self.leave(Farewell.TOO_MANY_FAILURES)

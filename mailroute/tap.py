@@ -7,7 +7,7 @@ from pathlib import Path
 from twisted.application.service import IService
 from twisted.python import usage
 
-from mailroute.config import ConfigError, Settings, load, values
+from mailroute.config import ConfigError, Problem, Settings, build, load, values
 from mailroute.demo.service import STARTTLS_PORT, TLS_PORT, make_demo_service
 from mailroute.service import service
 
@@ -17,6 +17,41 @@ def _workers(written: str) -> int | str:
         return values.workers(int(written) if written.isdecimal() else written)
     except ValueError as error:
         raise usage.UsageError(f"--workers {error}") from None
+
+
+_KEYS = {
+    "listen": "--listen",
+    "backend.to.identity": "--identity",
+    "backend": "--to",
+    "workers": "--workers",
+}
+"""The options that stand for the keys of a forwarder's configuration, and for all that begins with them."""
+
+
+def _forwarder(reactor: object, listen: str, to: str, identity: str | None, workers: int | str) -> Settings:
+    """Return the settings of a TCP forwarder.
+
+    Its connections may all come from one address, such as another proxy's: only
+    their number in all is limited.
+
+    :raises usage.UsageError: names the options that are wrong.
+    """
+    try:
+        return build(
+            reactor,
+            listen=[{"protocol": "tcp", "endpoint": listen, "backend": "to"}],
+            backend={"to": {"tcp": to} | ({} if identity is None else {"identity": identity})},
+            limits={"connections_per_address": 0},
+            workers=workers,
+        )
+    except ConfigError as error:
+        raise usage.UsageError("; ".join(map(_of_an_option, error.problems))) from None
+
+
+def _of_an_option(problem: Problem) -> str:
+    """Say what is wrong with an option."""
+    option = next(option for key, option in _KEYS.items() if problem.key.startswith(key))
+    return f"{option}: {problem.message}"
 
 
 class Options(usage.Options):
@@ -29,6 +64,9 @@ class Options(usage.Options):
     ]
     optParameters = [  # noqa: RUF012
         ["config", "c", None, "The configuration file."],
+        ["listen", None, None, "Without a file: forward the TCP connections of this server endpoint,"],
+        ["to", None, None, "to this client endpoint,"],
+        ["identity", None, None, "which learns clients' addresses by proxy-v1 or proxy-v2."],
         [
             "workers",
             "w",
@@ -43,21 +81,32 @@ class Options(usage.Options):
     settings: Settings | None = None
 
     def postOptions(self) -> None:
-        """Read the configuration file: twistd is not yet a daemon, and has given up no privilege."""
-        if (self["config"] is None) is not bool(self["demo"]):
-            raise usage.UsageError("give one of --config FILE and --demo")
-        if self["demo"] and self["workers"] is not None:
-            raise usage.UsageError("the demo is one process: --workers goes with --config FILE")
-        if self["config"] is not None:
-            from twisted.internet import reactor
+        """Make the settings: twistd is not yet a daemon, and has given up no privilege."""
+        config, listen, to, identity, workers = (
+            self[name] for name in ("config", "listen", "to", "identity", "workers")
+        )
+        if (listen is None) is not (to is None):
+            raise usage.UsageError("--listen and --to go together: give both")
+        if (config is not None) + (listen is not None) + bool(self["demo"]) != 1:
+            raise usage.UsageError("give one of --config FILE and --demo, or --listen with --to")
+        if self["demo"] and workers is not None:
+            raise usage.UsageError("the demo is one process: --workers goes with --config FILE or --listen")
+        if listen is None and identity is not None:
+            raise usage.UsageError("--identity goes with --to: in a file, it is a key of the backend")
+        if self["demo"]:
+            return
+        from twisted.internet import reactor
 
-            try:
-                # Absolute: twistd may be told to run in another folder.
-                self.settings = load(Path(self["config"]).absolute(), reactor, self["workers"])
-            except ConfigError as error:
-                # twistd would print its usage in front of a UsageError, and
-                # the command line is not what is wrong.
-                raise SystemExit(str(error)) from None
+        if listen is not None:
+            self.settings = _forwarder(reactor, listen, to, identity, 1 if workers is None else workers)
+            return
+        try:
+            # Absolute: twistd may be told to run in another folder.
+            self.settings = load(Path(config).absolute(), reactor, workers)
+        except ConfigError as error:
+            # twistd would print its usage in front of a UsageError, and
+            # the command line is not what is wrong.
+            raise SystemExit(str(error)) from None
 
 
 def makeService(options: Options) -> IService:

@@ -22,8 +22,8 @@ from twisted.internet.endpoints import (
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import capturedLogs
 
-from mailroute import backend as backend_module
-from mailroute import frontend
+from mailroute import frontend, proxy_client
+from mailroute.backend import Attempt
 from mailroute.events import Route
 from mailroute.session import Session
 
@@ -259,7 +259,7 @@ async def test_a_backend_that_cannot_be_reached_in_time():
 @pytest_twisted.ensureDeferred
 async def test_a_backend_that_keeps_its_end_open_after_a_refusal(monkeypatch):
     """A backend that refuses and then neither reads nor closes does not keep its connection."""
-    monkeypatch.setattr(backend_module, "LINGER", 0.1)
+    monkeypatch.setattr(proxy_client, "LINGER", 0.1)
     async with live(BOB) as house:
         client = await house.greeted()
         client.say(b"a LOGIN bob " + b"{8000+}\r\n" + b"x" * 8000 + b"\r\n")
@@ -335,6 +335,33 @@ async def test_a_thousand_sessions_leave_nothing():
         await patient(lambda: (descriptors(), len(reactor.getDelayedCalls())) <= before)
         gc.collect()
         assert not [thing for thing in gc.get_objects() if isinstance(thing, Session)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_login_leaves_no_cycles():
+    """A login that is over needs no garbage collector: thousands must not pile up until it comes."""
+    async with live(BOB) as house:
+        gc.collect()
+        gc.disable()
+        try:
+            client, backend = await house.logged_in()
+            other = await house.greeted()
+            other.say(b"a LOGIN bob wrong\r\n")
+            refusing = await house.east.next()
+            refusing.say(b"* BYE not now\r\n")
+            await other.until(b"a NO ")
+            refusing.transport.loseConnection()
+            await refusing.end()
+            await patient(lambda: not connecting())
+            for talk in (client, backend, other):
+                talk.transport.loseConnection()
+                await talk.end()
+        finally:
+            gc.enable()
+
+
+def connecting() -> list[object]:
+    return [thing for thing in gc.get_objects() if isinstance(thing, proxy_client.ProxyClient | Attempt)]
 
 
 @pytest_twisted.ensureDeferred

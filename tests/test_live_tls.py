@@ -17,8 +17,7 @@ from twisted.internet.ssl import (
     trustRootFromCertificates,
 )
 
-from mailroute import backend as backend_module
-from mailroute import frontend
+from mailroute import frontend, proxy_client
 from mailroute.config.files import read_chain, read_key
 from mailroute.events import Route
 from mailroute.tls import KeyPair, ServerTLS
@@ -77,6 +76,26 @@ async def test_tls_from_the_first_byte(certificate, trust):
         client = await house.client()
         await client.starttls(client_options(trust))
         assert b"AUTH=PLAIN" in await client.until(b"ready.\r\n")
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL")  # Twisted does it
+@pytest_twisted.ensureDeferred
+async def test_tls_by_the_endpoint_itself(authority, trust):
+    """An ssl: endpoint speaks TLS, and nothing in the clear; the session knows which TLS it has."""
+    issued = authority.issue("localhost")
+    endpoint = f"ssl:0:interface=127.0.0.1:privateKey={issued.key}:certKey={issued.chain}"
+    async with live(BOB, listen={"security": "none", "endpoint": endpoint}) as house:
+        client = await house.client()
+        await client.starttls(client_options(trust))
+        await client.until(b"ready.\r\n")
+        (session,) = house.factory.sessions
+        assert session.record.client.tls == "TLSv1.3"
+        client.say(b"a LOGIN bob secret\r\n")
+        await let_in(await house.east.next())
+        await client.until(b"a OK [CAPABILITY IMAP4rev1] Hi\r\n")
+        silent = await house.client()
+        silent.say(b"a LOGIN bob secret\r\n")
+        assert b"* OK" not in await silent.end()
 
 
 @pytest.mark.parametrize("behind", [b"c LOGIN bob secret\r\n", b"c LOGIN {3+}\r\nb"])
@@ -273,7 +292,7 @@ def open_files() -> int:
 @pytest_twisted.ensureDeferred
 async def test_a_backend_that_does_not_answer_close_notify(authority, monkeypatch):
     """A TLS backend that refuses and then ignores the end of TLS does not keep its connection."""
-    monkeypatch.setattr(backend_module, "LINGER", 0.1)
+    monkeypatch.setattr(proxy_client, "LINGER", 0.1)
     backend = {"security": "tls", "verify": "localhost", "ca": str(authority.file)}
     async with live(BOB, backend=backend) as house:
         client = await house.greeted()

@@ -10,9 +10,20 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 
+from mailroute.dialogs import protocol as protocol_named
 from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.seam import Welcome
-from mailroute.events import Credentials, DialogTerms, Farewell, LoginRefused, Method, Reason, Refusal, Route
+from mailroute.events import (
+    NOBODY,
+    Credentials,
+    DialogTerms,
+    Farewell,
+    LoginRefused,
+    Method,
+    Reason,
+    Refusal,
+    Route,
+)
 from mailroute.failures import FailureTiming
 from mailroute.house import Door, House
 from mailroute.names import UserNames
@@ -48,7 +59,9 @@ class Setting:
         self.east = FakeBackend("east", changes.pop("method", Method.REPLAY))
         self.router = changes.pop("router", None) or FakeRouter({"bob": Route("east")})
         self.joined = []
-        self.door = Door("test", IMAP, changes.pop("terms", DialogTerms()), changes.pop("check", None))
+        protocol, route = changes.pop("protocol", IMAP), changes.pop("route", None)
+        terms = changes.pop("terms", DialogTerms())
+        self.door = Door("test", protocol, terms, changes.pop("check", None), route)
         self.house = House(
             router=self.router,
             backends={"east": self.east},
@@ -498,3 +511,58 @@ def test_unknown_user_and_wrong_token_look_the_same():
     assert said[:2] == said[2:]
     assert said[0].startswith(b"+ ")
     assert said[1] == b"a " + NO
+
+
+# --- listeners that name their backend ---------------------------------------
+
+TCP = protocol_named("tcp")
+
+
+def test_a_listener_may_send_everybody_to_one_backend(events):
+    """With a backend of its own, a listener asks no router; who is calling is still checked and logged."""
+    setting = Setting(route=Route("east"), router=FakeRouter({}), check=lambda user, _: succeed(user.upper()))
+    setting.hears(b"a LOGIN nobody@EXAMPLE.org secret\r\n")
+    assert not setting.router.asked
+    assert setting.east.calls[0][1] == "NOBODY@EXAMPLE.ORG"
+    setting.opens()
+    setting.session.leave(Farewell.SHUTDOWN)
+    assert "user=NOBODY@EXAMPLE.ORG " in formatEvent(ended(events)[0])
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_a_protocol_without_logins_is_joined_as_nobody(events, method):
+    """Its session has no user, asks no router, and dials at once, however the backend's users log in."""
+    setting = Setting(protocol=TCP, route=Route("east"), router=FakeRouter({}), method=method)
+    assert not setting.router.asked
+    (credentials, user, client, seam) = setting.east.calls[0]
+    assert credentials is NOBODY
+    assert (user, client, seam) == ("", setting.leg.client(), None)
+    setting.hears(b"first")
+    assert setting.leg.paused
+    setting.east.opening.popleft().callback(opened("backend's", rest=b"hello"))
+    assert setting.joined[0][:4] == ("client's", "backend's", b"hello", b"first")
+    setting.session.leave(Farewell.SHUTDOWN)
+    assert "user=- " in formatEvent(ended(events)[0])
+    assert not setting.timers()
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_a_protocol_without_logins_ends_with_its_first_failure(events, reason):
+    """Neither a delay nor a count of failures holds it: the session ends, with the refusal's reason."""
+    setting = Setting(protocol=TCP, route=Route("east"), failed_logins=1)
+    setting.refuses(reason)
+    setting.clock.advance(0)
+    assert setting.session.state is State.OVER
+    assert setting.leg.written() == b""
+    assert setting.leg.closed == 1
+    (event,) = ended(events)
+    assert formatEvent(event).endswith(f"reason={reason.value}")
+    assert not setting.timers()
+
+
+def test_a_checker_lets_nobody_in_unseen():
+    """Where passwords are to be checked, a client that shows none is not let through."""
+    setting = Setting(protocol=TCP, route=Route("east"), check=lambda user, _: succeed(user))
+    setting.clock.advance(0)
+    assert not setting.east.calls
+    assert setting.session.state is State.OVER

@@ -16,6 +16,7 @@ from servers.processes import accepts, free_port, wait_until
 from twisted.python.usage import UsageError
 
 from mailroute.demo.certificate import self_signed
+from mailroute.events import Identity
 from mailroute.tap import Options
 
 # twistd in the foreground, and as a daemon.
@@ -85,7 +86,7 @@ def occupied(files: Files) -> Iterator[int]:
 @pytest.mark.parametrize("line", [[], ["--demo", "--config", "x.toml"]], ids=["neither", "both"])
 def test_one_of_config_and_demo_is_needed(line: list[str]) -> None:
     """Neither or both of --config and --demo is a mistake in the command line."""
-    with pytest.raises(UsageError, match="--config FILE and --demo"):
+    with pytest.raises(UsageError, match="--config FILE and --demo, or --listen with --to"):
         Options().parseOptions(line)
 
 
@@ -117,6 +118,50 @@ def test_the_command_line_overrules_the_file(files: Files) -> None:
         assert options.settings.workers == workers
 
 
+FORWARD = ["--listen", "tcp:8080", "--to", "tcp:127.0.0.1:80"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (FORWARD[:2], "--listen and --to go together: give both"),
+        (FORWARD[2:], "--listen and --to go together: give both"),
+        ([*FORWARD, "--demo"], "give one of"),
+        ([*FORWARD, "--config", "x.toml"], "give one of"),
+        (["--demo", "--identity", "proxy-v1"], "--identity goes with --to"),
+        (["--listen", "tcp:http", *FORWARD[2:]], '--listen: "tcp:http" is no endpoint'),
+        (["--listen", "", *FORWARD[2:]], '--listen: "" is no endpoint'),
+        ([*FORWARD[:2], "--to", "tcp:127.0.0.1"], '--to: "tcp:127.0.0.1" is no endpoint'),
+        ([*FORWARD[:2], "--to", ""], '--to: "" is no endpoint'),
+        ([*FORWARD, "--identity", "proxy"], '--identity: must be "native", "proxy-v1", "proxy-v2" or "none"'),
+        ([*FORWARD, "--workers", "0"], "--workers must be a number"),
+        (
+            ["--listen", "fd:0:domain=INET", *FORWARD[2:], "--workers", "2"],
+            '--listen: "fd:0:domain=INET" is no endpoint',
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_forwarder_is_asked_for_in_full(line: list[str], said: str) -> None:
+    """Each mistake in a forwarder's options is told with the option's name."""
+    with pytest.raises(UsageError) as error:
+        Options().parseOptions(line)
+    assert str(error.value).startswith(said)
+
+
+def test_a_forwarder_needs_no_file() -> None:
+    """The options make the settings that a file would: no routes, and no limit for a single address."""
+    options = Options()
+    options.parseOptions([*FORWARD, "--identity", "proxy-v2", "--workers", "2"])
+    settings = options.settings
+    (listener,) = settings.listeners
+    assert (listener.name, listener.backend) == ("tcp tcp:8080", "to")
+    backend = settings.backends["to"]
+    assert (backend.endpoints["tcp"], backend.identity) == ("tcp:127.0.0.1:80", Identity.PROXY_V2)
+    assert (settings.workers, settings.routes) == (2, ())
+    assert (settings.limits.connections, settings.limits.connections_per_address) == (10000, 0)
+
+
 def test_twistd_shows_how_to_use_it_after_a_bad_command_line(tmp_path: Path) -> None:
     """Twistd says what is wrong with the command line and what could be on it, and exits with status 1."""
     ended = twistd.run("--nodaemon", "mailroute", folder=tmp_path)
@@ -131,7 +176,7 @@ def test_twistd_knows_mailroute(tmp_path: Path) -> None:
         r"^ +mailroute +A mail routing proxy", twistd.run("--help", folder=tmp_path).stdout, re.M
     )
     shown = twistd.run("mailroute", "--help", folder=tmp_path).stdout
-    options = ("config", "workers", "demo", "demo-starttls-port", "demo-tls-port")
+    options = ("config", "listen", "to", "identity", "workers", "demo", "demo-starttls-port", "demo-tls-port")
     assert all(f"--{option}" in shown for option in options)
 
 

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from attrs import field, frozen
 
+from mailroute import dialogs
 from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Security, Settings
-from mailroute.events import Method
+from mailroute.events import Identity, Method
+from mailroute.interfaces import IMailProtocol
+from mailroute.routers import unknown_backend
 from mailroute.tls import client_tls
 
 _OAUTH = ("XOAUTH2", "OAUTHBEARER")
@@ -20,14 +23,15 @@ _OAUTH = ("XOAUTH2", "OAUTHBEARER")
 class Parts:
     """What to check: every part that is sound by itself, and what the others say they are.
 
-    ``served`` and ``certified`` are of the whole configuration: a part that is
-    wrong in itself must not make another look wrong.  ``shared``: workers are
-    to share the listeners.
+    ``served`` (protocols), ``named`` (backends) and ``certified`` are of the
+    whole configuration: a part that is wrong in itself must not make another
+    look wrong.  ``shared``: workers are to share the listeners.
     """
 
     listeners: Mapping[int, Listener]
     backends: Mapping[str, Backend]
     served: frozenset[str]
+    named: frozenset[str]
     certified: bool
     missing: tuple[str, ...] = field(default=())
     shared: bool = False
@@ -39,12 +43,14 @@ def check(settings: Settings) -> None:
     :raises ConfigError: says everything that is wrong.
     """
     blocks = {"listen": settings.listeners, "backend": settings.backends, "route": settings.routes}
+    listeners = dict(enumerate(settings.listeners))
     whole = Parts(
-        listeners=dict(enumerate(settings.listeners)),
+        listeners=listeners,
         backends=settings.backends,
         served=frozenset(name for backend in settings.backends.values() for name in backend.endpoints),
+        named=frozenset(settings.backends),
         certified=bool(settings.certificates),
-        missing=tuple(name for name, block in blocks.items() if not block),
+        missing=tuple(name for name in needed(settings.listeners, listeners) if not blocks[name]),
         shared=settings.workers != 1,
     )
     found = [Problem(None, written(fault.path), fault.message) for fault in faults(whole)]
@@ -52,6 +58,34 @@ def check(settings: Settings) -> None:
         found.append(Problem(None, "workers", _NO_SOURCE))
     if found:
         raise ConfigError(found)
+
+
+def protocol_of(name: str, listeners: Iterable[Listener]) -> IMailProtocol | None:
+    """Return the protocol that a backend's key stands for, ``None`` if nobody knows it."""
+    given = (listener.protocol for listener in listeners)
+    return next((one for one in given if one.name == name), None) or dialogs.find(name)
+
+
+def asks_routes(listener: Listener) -> bool:
+    """Tell whether it needs routes: it neither says itself where its sessions go, nor has to."""
+    return listener.backend is None and listener.protocol.logins
+
+
+def needed(blocks: object, listeners: Mapping[int, Listener]) -> tuple[str, ...]:
+    """Return the tables that the configuration cannot do without.
+
+    :param blocks: its ``[[listen]]`` blocks as they were written; ``listeners`` are those that are sound.
+    """
+    if isinstance(blocks, list | tuple) and blocks:
+        asking = (
+            asks_routes(listeners[position])
+            if position in listeners
+            else not (isinstance(block, Mapping) and "backend" in block)
+            for position, block in enumerate(blocks)
+        )
+        if not any(asking):
+            return ("listen", "backend")
+    return ("listen", "backend", "route")
 
 
 def faults(whole: Parts) -> Iterator[Fault]:
@@ -65,7 +99,7 @@ def faults(whole: Parts) -> Iterator[Fault]:
             yield Fault(("listen", position, *key), message)
     yield from _doubles(whole.listeners)
     for name, backend in whole.backends.items():
-        for key, message in _of_backend(backend):
+        for key, message in _of_backend(backend, whole):
             yield Fault(("backend", name, *key), message)
 
 
@@ -74,6 +108,8 @@ _MISSING = {
     "backend": "nowhere to route to: add a [backend.NAME] block",
     "route": 'nobody would be routed: add a [[route]] block, such as source = "default"',
 }
+
+_ABOUT_LOGINS = ("cleartext_login", "mechanisms", "capabilities", "authenticate")
 
 _SHARED = ("tcp", "tcp6", "unix", "systemd")
 
@@ -91,28 +127,58 @@ _Found = Iterator[tuple[tuple[str, ...], str]]
 
 def _of_listener(listener: Listener, whole: Parts) -> _Found:
     name = listener.protocol.name
+    if not listener.protocol.logins:
+        for key in _given(listener, _ABOUT_LOGINS):
+            yield (key,), f"means nothing for {name}, which has no logins: remove it"
+        if listener.backend is None:
+            message = f'missing: {name} does not say who is calling; name its backend, as in backend = "east"'
+            yield ("backend",), message
     yield from _of_listener_tls(listener, whole.certified)
     if whole.shared and isinstance(listener.endpoint, str) and kind(listener.endpoint) not in _SHARED:
         yield ("endpoint",), _NOT_SHARED.format(kind(listener.endpoint))
-    if name not in whole.served and "backend" not in whole.missing:
-        yield ("protocol",), f'no backend serves "{name}": add {name} = "tcp:HOST:PORT" to a [backend.NAME]'
+    yield from _of_listener_backend(listener, whole)
+    if not listener.protocol.logins:
+        return
     if listener.authenticate is None:
-        yield from _unchecked(name, whole.backends)
+        chosen = whole.backends
+        if listener.backend is not None:
+            chosen = {each: backend for each, backend in chosen.items() if each == listener.backend}
+        yield from _unchecked(name, chosen)
         return
     for word in listener.mechanisms:
         if word in _OAUTH:
             yield ("mechanisms",), f'"{word}" sends a token, which authenticate cannot check: remove one'
 
 
+def _of_listener_backend(listener: Listener, whole: Parts) -> _Found:
+    name = listener.protocol.name
+    if "backend" in whole.missing:
+        return
+    if listener.backend is None:
+        if name not in whole.served:
+            yield (
+                ("protocol",),
+                f'no backend serves "{name}": add {name} = "tcp:HOST:PORT" to a [backend.NAME]',
+            )
+    elif listener.backend not in whole.named:
+        yield ("backend",), unknown_backend(listener.backend, whole.named)
+    elif listener.backend in whole.backends and name not in whole.backends[listener.backend].endpoints:
+        message = f'does not serve {name}: add {name} = "tcp:HOST:PORT" to [backend.{listener.backend}]'
+        yield ("backend",), message
+
+
 def _of_listener_tls(listener: Listener, certified: bool) -> _Found:
     security = listener.security.value
+    if listener.security is Security.STARTTLS and not listener.protocol.starttls:
+        yield ("security",), f'must be "tls" or "none": {listener.protocol.name} has no STARTTLS'
+        return
     if listener.security is not Security.NONE:
         if not certified:
             message = f'"{security}" needs a certificate: add a [[certificate]] block with chain and key'
             yield ("security",), message
         if kind(listener.endpoint) in ("ssl", "tls"):
             yield ("endpoint",), _TWICE.format(security)
-    if "cleartext_login" not in listener.model_fields_set:
+    if "cleartext_login" not in listener.model_fields_set or not listener.protocol.logins:
         return
     if listener.security is Security.TLS and listener.cleartext_login:
         yield ("cleartext_login",), 'means nothing with security = "tls", where all is encrypted: remove it'
@@ -150,9 +216,16 @@ def _any_port(endpoint: str) -> bool:
     return named.get("port", "".join(positional[1:2])) == "0"
 
 
-def _of_backend(backend: Backend) -> _Found:
+def _of_backend(backend: Backend, whole: Parts) -> _Found:
     if not backend.endpoints:
         yield (), 'serves no protocol: add one, such as imap = "tcp:HOST:143"'
+    if backend.warm and backend.identity in (Identity.PROXY_V1, Identity.PROXY_V2):
+        yield (
+            ("warm",),
+            f'cannot go with identity = "{backend.identity.value}", whose header names the client before '
+            'anything else: remove one, or use identity = "native"',
+        )
+    yield from _of_backend_protocols(backend, whole)
     yield from _of_backend_tls(backend)
     given = backend.model_fields_set
     for key in ("master_user", "master_password_file"):
@@ -163,6 +236,17 @@ def _of_backend(backend: Backend) -> _Found:
                 (key,),
                 f'means nothing with login = "{backend.login.value}": remove it, or use login = "master"',
             )
+
+
+def _of_backend_protocols(backend: Backend, whole: Parts) -> _Found:
+    served = [protocol_of(name, whole.listeners.values()) for name in backend.endpoints]
+    known = [protocol for protocol in served if protocol is not None]
+    without = [protocol.name for protocol in known if not protocol.starttls]
+    if backend.security is Security.STARTTLS and without:
+        apart = "" if len(without) == len(served) else ", or give it a [backend.NAME] of its own"
+        yield ("security",), f'must be "tls" or "none": {without[0]} has no STARTTLS{apart}'
+    if backend.login is Method.MASTER and served and not any(each is None or each.logins for each in served):
+        yield ("login",), f"means nothing for {known[0].name}, which has no logins: remove it"
 
 
 def _of_backend_tls(backend: Backend) -> _Found:
@@ -194,5 +278,5 @@ def _unverifiable(name: str, backend: Backend) -> str:
     return ""
 
 
-def _given(backend: Backend, keys: Iterable[str]) -> list[str]:
-    return [key for key in keys if key in backend.model_fields_set]
+def _given(block: Backend | Listener, keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if key in block.model_fields_set]

@@ -7,26 +7,33 @@ from collections.abc import Iterator
 
 from twisted.cred.checkers import FilePasswordDB
 
-from mailroute.config.models import Backend, Certificate, Limits, Listener, Security, Settings
+from mailroute.config.checks import asks_routes, protocol_of
+from mailroute.config.models import Backend, Certificate, Listener, Security, Settings
 from mailroute.events import Identity, Method
 from mailroute.interfaces import IRouter
+from mailroute.names import UserNames
 
 
 def describe(settings: Settings) -> list[str]:
     """Return what the settings will do, a sentence an item, without any secret."""
+    routed = any(map(asks_routes, settings.listeners))
     return [
         *map(_listener, settings.listeners),
         *map(_certificate, settings.certificates),
-        *(_backend(name, backend) for name, backend in settings.backends.items()),
+        *(_backend(name, backend, settings) for name, backend in settings.backends.items()),
         *(f"Route {position}: {_router(router)}." for position, (_, router) in enumerate(settings.routes, 1)),
-        "A user whom no route knows is turned away as if the password were wrong.",
+        *(["A user whom no route knows is turned away as if the password were wrong."] if routed else []),
         *_user_names(settings),
         *_workers(settings),
-        *_limits(settings.limits),
+        *_limits(settings),
     ]
 
 
 def _listener(listener: Listener) -> str:
+    where = f"Listens for {listener.protocol.name} on {_endpoint(listener.endpoint)}"
+    if not listener.protocol.logins:
+        how = "in the clear" if listener.security is Security.NONE else "with TLS from the first byte"
+        return f"{where}, {how}: joins every client to backend {listener.backend}, whoever it is."
     when = {
         Security.STARTTLS: "takes logins once STARTTLS is done",
         Security.TLS: "speaks TLS from the first byte",
@@ -42,8 +49,8 @@ def _listener(listener: Listener) -> str:
         checker = f"{type(listener.authenticate).__name__} checks passwords"
     offers = f"offers {', '.join(listener.mechanisms)}" if listener.mechanisms else "offers no SASL mechanism"
     announced = f"; announces {', '.join(listener.capabilities)} too" if listener.capabilities else ""
-    where = _endpoint(listener.endpoint)
-    return f"Listens for {listener.protocol.name} on {where}: {when}; {checker}; {offers}{announced}."
+    goes = "" if listener.backend is None else f"; everybody goes to backend {listener.backend}"
+    return f"{where}: {when}; {checker}; {offers}{announced}{goes}."
 
 
 def _endpoint(endpoint: object) -> str:
@@ -59,20 +66,25 @@ def _certificate(certificate: Certificate) -> str:
     return f"The certificate{where} is for {names}, {until}."
 
 
-def _backend(name: str, backend: Backend) -> str:
+def _backend(name: str, backend: Backend, settings: Settings) -> str:
     places = ", ".join(f"{key} at {_endpoint(place)}" for key, place in backend.endpoints.items())
     login = {
         Method.REPLAY: "logs in with what the client sent",
         Method.MASTER: f"logs in as {backend.master_user} for the user",
         Method.NONE: "does not log in",
     }[backend.login]
+    served = [protocol_of(key, settings.listeners) for key in backend.endpoints]
+    logs_in = any(protocol is None or protocol.logins for protocol in served)
+    native = "tells the client's address in the protocol's own words"
     identity = {
-        Identity.NATIVE: "tells the client's address in the protocol's own words",
+        Identity.NATIVE: native if logs_in else "does not tell the client's address",
         Identity.PROXY_V1: "tells the client's address in a PROXY v1 header",
         Identity.PROXY_V2: "tells the client's address in a PROXY v2 header",
         Identity.NONE: "does not tell the client's address",
     }[backend.identity]
-    return f"Backend {name}: {places}; {_way(backend)}; {login}; {identity}."
+    warm = [f"{backend.warm} connections are kept ready for each protocol"] if backend.warm else []
+    parts = [places, _way(backend), *([login] if logs_in else []), identity, *warm]
+    return f"Backend {name}: {'; '.join(parts)}."
 
 
 def _way(backend: Backend) -> str:
@@ -96,8 +108,12 @@ def _router(router: IRouter) -> str:
     return str(router)
 
 
+def _have_logins(settings: Settings) -> bool:
+    return any(listener.protocol.logins for listener in settings.listeners)
+
+
 def _user_names(settings: Settings) -> Iterator[str]:
-    names = settings.user_names
+    names = settings.user_names if _have_logins(settings) else UserNames()
     if names.lowercase_local_part:
         yield "User names are compared in lower case; without the option, only their domains are."
     if names.default_domain:
@@ -115,9 +131,9 @@ def _workers(settings: Settings) -> Iterator[str]:
         yield f"{settings.workers} workers carry the mail; {_TOGETHER}."
 
 
-def _limits(limits: Limits) -> Iterator[str]:
-    for name, sentence, without in _LIMITS:
-        value = getattr(limits, name)
+def _limits(settings: Settings) -> Iterator[str]:
+    for name, sentence, without in _LIMITS if _have_logins(settings) else _LIMITS_WITHOUT_LOGINS:
+        value = getattr(settings.limits, name)
         yield sentence.format(f"{value:g}" if isinstance(value, float) else value) if value else without
 
 
@@ -148,4 +164,20 @@ _LIMITS = (
         "At most {} connections at once from one address.",
         "Any number of connections at once from one address.",
     ),
+)
+
+_ABOUT_LOGINS = ("login_timeout", "backend_timeout", "failure_delay", "failed_logins", "bad_commands")
+
+_LIMITS_WITHOUT_LOGINS = (
+    (
+        "login_timeout",
+        "A client's TLS and the backend's connection have {} s together.",
+        "A client's TLS may take any time.",
+    ),
+    (
+        "backend_timeout",
+        "A backend has {} s to take a connection.",
+        "A backend may take any time to take a connection.",
+    ),
+    *(limit for limit in _LIMITS if limit[0] not in _ABOUT_LOGINS),
 )

@@ -10,6 +10,10 @@ from typing import cast
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
+BACKLOG = 1024
+"""Connections that the kernel keeps for a listener that has not accepted them yet; Linux bounds it by
+net.core.somaxconn.  With Twisted's 50, clients that come by the hundred wait for a second and longer."""
+
 _PART = re.compile(r"((?:[^:=\\]|\\.)*)([:=]|$)", re.DOTALL)
 
 
@@ -81,9 +85,16 @@ def server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object) -> I
     if not isinstance(endpoint, str):
         return endpoint
     try:
-        return cast(IStreamServerEndpoint, serverFromString(reactor, endpoint))
+        return cast(IStreamServerEndpoint, serverFromString(reactor, _with_backlog(endpoint)))
     except Exception as error:
         raise ValueError(_no_endpoint(endpoint, error, "tcp:143")) from None
+
+
+def _with_backlog(endpoint: str) -> str:
+    """Return a server endpoint string with a backlog, unless it may have one."""
+    positional, named = parts(endpoint)
+    known = kind(endpoint) in ("tcp", "tcp6", "ssl", "unix") and len(positional) <= 2
+    return f"{endpoint}:backlog={BACKLOG}" if known and "backlog" not in named else endpoint
 
 
 def client_endpoint(endpoint: str | IStreamClientEndpoint, reactor: object) -> IStreamClientEndpoint:

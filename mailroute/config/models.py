@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
+from mailroute import dialogs
 from mailroute.config import endpoints as strings
 from mailroute.config import values
 from mailroute.config.files import Authorities, Chain, Key, Secret
@@ -31,6 +32,18 @@ class Security(Enum):
     STARTTLS = "starttls"
     TLS = "tls"
     NONE = "none"
+
+
+def _usual_security(data: Mapping[str, Any]) -> Security:
+    """Return a listener's security where it says nothing."""
+    return Security.STARTTLS if data["protocol"].starttls else Security.NONE
+
+
+def _usual_way(data: Mapping[str, Any]) -> Security:
+    """Return a backend's security where it says nothing."""
+    protocols = [dialogs.find(name) for name in data["endpoints"]]
+    never = protocols and not any(protocol is None or protocol.starttls for protocol in protocols)
+    return Security.NONE if never else Security.STARTTLS
 
 
 class _Block(BaseModel):
@@ -73,9 +86,13 @@ class Listener(_Block):
     endpoint: Annotated[str | IStreamServerEndpoint, values.SERVER_ENDPOINT] = Field(examples=["tcp:143"])
     """A Twisted server endpoint string, or an `IStreamServerEndpoint`; required."""
 
-    security: Annotated[Security, Field(strict=False)] = Security.STARTTLS
+    backend: Annotated[str | None, values.BACKEND] = None
+    """The name of the backend that all its sessions go to; unless given, the routes are asked.
+    Required where the protocol has no logins."""
+
+    security: Annotated[Security, Field(strict=False)] = Field(default_factory=_usual_security)
     """``starttls``, ``tls`` (from the first byte) or ``none`` (no TLS at all, logins in the clear);
-    ``starttls`` unless given."""
+    ``starttls`` unless given, ``none`` where the protocol has no STARTTLS."""
 
     cleartext_login: bool = False
     """Whether a ``starttls`` listener also takes logins before TLS; ``false`` unless given."""
@@ -114,8 +131,9 @@ class Backend(_Block):
     """For each protocol that it serves, a Twisted client endpoint string, or an `IStreamClientEndpoint`.
     In the file each is a key of its own, named for the protocol; at least one is required."""
 
-    security: Annotated[Security, Field(strict=False)] = Security.STARTTLS
-    """On the way there: ``starttls``, ``tls`` or ``none``; ``starttls`` unless given."""
+    security: Annotated[Security, Field(strict=False)] = Field(default_factory=_usual_way)
+    """On the way there: ``starttls``, ``tls`` or ``none``; ``starttls`` unless given,
+    ``none`` where no protocol that it serves has STARTTLS."""
 
     verify: Annotated[str, values.HOST_NAME] = ""
     """The name that its certificate must carry; the endpoint's host unless given."""
@@ -136,8 +154,12 @@ class Backend(_Block):
     required with ``login = "master"``."""
 
     identity: Annotated[Identity, Field(strict=False)] = Identity.NATIVE
-    """How it learns the client's address: ``native`` (ID for IMAP, XCLIENT for the others), ``proxy-v1``,
-    ``proxy-v2`` or ``none``; ``native`` unless given."""
+    """How it learns the client's address: ``native`` (ID for IMAP, XCLIENT for the others, not at all for a
+    protocol without logins), ``proxy-v1``, ``proxy-v2`` or ``none``; ``native`` unless given."""
+
+    warm: Annotated[int, values.WARM] = 0
+    """How many connections to keep greeted before anybody wants to log in, for each protocol that a listener
+    speaks, and in each worker; 0 unless given."""
 
     @property
     def master(self) -> Credentials | None:
@@ -242,8 +264,9 @@ class Settings(_Block):
     backends: Annotated[Mapping[str, Backend], values.FROZEN]
     """The mail servers by name."""
 
-    routes: Annotated[tuple[tuple[str, Annotated[IRouter, values.ROUTER]], ...], values.SEQUENCE]
-    """The routers in order, each with a label for the log."""
+    routes: Annotated[tuple[tuple[str, Annotated[IRouter, values.ROUTER]], ...], values.SEQUENCE] = ()
+    """The routers in order, each with a label for the log; none is needed where every listener has a
+    backend."""
 
     limits: Limits = Limits()
     """How long and how many."""

@@ -177,13 +177,15 @@ class _Reader:
         tables = [table for table in _table(document, "backend").values() if isinstance(table, Mapping)]
         written_down = {key for table in tables for key in table}
         ready = {key for backend in backends.values() for key in backend.endpoints}
+        needed = checks.needed(document.get("listen"), listeners)
         self.faults += checks.faults(
             checks.Parts(
                 listeners=listeners,
                 backends=backends,
                 served=frozenset(written_down | ready),
+                named=frozenset(_table(document, "backend")),
                 certified=bool(document.get("certificate")),
-                missing=tuple(key for key in ("listen", "backend", "route") if not document.get(key)),
+                missing=tuple(key for key in needed if not document.get(key)),
                 shared=shared,
             )
         )

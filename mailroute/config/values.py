@@ -111,6 +111,12 @@ def _server_endpoint(value: object, info: ValidationInfo) -> object:
     return value
 
 
+def _backend(value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ValueError(f"must be the name of a backend, not {shown(value)}")
+    return value
+
+
 def _strings(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
         raise ValueError(f'must be a list of strings, such as ["ONE", "TWO"], not {shown(value)}')
@@ -121,7 +127,8 @@ def _mechanisms(value: object, info: ValidationInfo) -> tuple[str, ...]:
     words = tuple(word.upper() for word in _strings(value))
     protocol: IMailProtocol | None = info.data.get("protocol")
     for word in words:
-        if protocol is not None and word not in protocol.mechanisms:
+        # Without logins the key itself is wrong, which is found where the protocol is looked at.
+        if protocol is not None and protocol.logins and word not in protocol.mechanisms:
             choice = listed(protocol.mechanisms) or "nothing"
             raise ValueError(f'"{word}" is not what {protocol.name} understands, which is {choice}')
         if words.count(word) > 1:
@@ -242,6 +249,16 @@ def workers(value: object) -> int | Literal["auto"]:
     raise ValueError(f'must be a number from 1 to {MAX_WORKERS}, or "auto", not {shown(value)}')
 
 
+MAX_WARM = 1000
+"""The most connections to keep ready: more logins than that do not come within one round trip."""
+
+
+def _warm(value: object) -> int:
+    if type(value) is int and 0 <= value <= MAX_WARM:
+        return value
+    raise ValueError(f"must be a number from 0 to {MAX_WARM}, not {shown(value)}")
+
+
 class Read:
     """Annotates a field: the function is all there is to its validation.
 
@@ -264,6 +281,7 @@ AUTHORITIES = Read(_authorities, info=True)
 SECRET = Read(_secret, info=True)
 PROTOCOL = Read(_protocol)
 SERVER_ENDPOINT = Read(_server_endpoint, info=True)
+BACKEND = Read(_backend)
 MECHANISMS = Read(_mechanisms, info=True)
 CAPABILITIES = Read(_capabilities)
 CHECKER = Read(_checker, info=True)
@@ -272,5 +290,6 @@ HOST_NAME = Read(_host_name)
 MASTER_USER = Read(_master_user)
 ROUTER = Read(_router)
 WORKERS = Read(workers)
+WARM = Read(_warm)
 FROZEN = AfterValidator(MappingProxyType)
 SEQUENCE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)

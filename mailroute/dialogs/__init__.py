@@ -7,9 +7,10 @@ from functools import cache
 from twisted.plugin import getPlugins
 
 from mailroute.dialogs.imap import IMAP
+from mailroute.dialogs.tcp import TCP
 from mailroute.interfaces import IMailProtocol
 
-_BUILT_IN: tuple[IMailProtocol, ...] = (IMAP,)
+_BUILT_IN: tuple[IMailProtocol, ...] = (IMAP, TCP)
 
 
 class UnknownProtocol(LookupError):
@@ -30,12 +31,17 @@ def known() -> tuple[str, ...]:
     return tuple(sorted(_protocols()))
 
 
+def find(name: str) -> IMailProtocol | None:
+    """Return the protocol with that name, ``None`` if there is none."""
+    return _protocols().get(name)
+
+
 def protocol(name: str) -> IMailProtocol:
     """Return the protocol with that name.
 
     :raises UnknownProtocol: there is none.
     """
-    try:
-        return _protocols()[name]
-    except KeyError:
-        raise UnknownProtocol(f"no protocol is named {name!r}; there are {', '.join(known())}") from None
+    found = find(name)
+    if found is None:
+        raise UnknownProtocol(f"no protocol is named {name!r}; there are {', '.join(known())}")
+    return found

@@ -68,7 +68,8 @@ class Settling:
 def take_over(order: Order, joint: Joint, a: Candidate, b: Candidate) -> None:
     """Join two sockets in the hub."""
     hub = hub_of(a.reactor)
-    joint.begin(a.take(hub, joint), b.take(hub, joint), order.first_to_a, order.first_to_b)
+    legs = a.take(hub, joint), b.take(hub, joint)
+    joint.begin(*legs, order.first_to_a + b.early, order.first_to_b + a.early)
 
 
 def wire(order: Order, joint: Joint) -> None:

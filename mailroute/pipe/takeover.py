@@ -56,6 +56,11 @@ class Candidate(ABC):
     """A transport whose connection may be taken over."""
 
     @property
+    def early(self) -> bytes:
+        """What has come on it and been told to nobody; to be asked for once it is taken."""
+        return b""
+
+    @property
     @abstractmethod
     def reactor(self) -> Any:
         """The reactor that it lives in."""
@@ -91,6 +96,11 @@ class FromHub(Candidate):
 
     def __init__(self, transport: HubTransport) -> None:
         self._transport = transport
+
+    @property
+    def early(self) -> bytes:
+        """What has come with the end of the TLS handshake, if it is joined by whoever hears of that."""
+        return self._transport.early
 
     @property
     def reactor(self) -> Any:

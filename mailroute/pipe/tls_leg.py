@@ -37,6 +37,12 @@ class TLSLeg(HubLeg):
 
     # --- reading ---
 
+    def start(self) -> None:
+        """Begin to read; a goodbye that has come already is one of which epoll does not tell."""
+        super().start()
+        if self.tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
+            self.receive()
+
     def receive(self) -> None:
         """Read what there is, up to the one buffer, and pass it on."""
         if not self.reading:

@@ -8,7 +8,14 @@ from twisted.plugin import getPlugins
 
 from mailroute.interfaces import IRouteSource
 from mailroute.routers.chain import Chain
-from mailroute.routers.context import BadOption, Copies, InThread, SourceContext, did_you_mean
+from mailroute.routers.context import (
+    BadOption,
+    Copies,
+    InThread,
+    SourceContext,
+    did_you_mean,
+    unknown_backend,
+)
 from mailroute.routers.default import DefaultSource
 from mailroute.routers.pattern import PatternSource
 from mailroute.routers.table import TableSource
@@ -23,6 +30,7 @@ __all__ = [
     "did_you_mean",
     "known",
     "source",
+    "unknown_backend",
 ]
 
 _BUILT_IN: tuple[IRouteSource, ...] = (TableSource(), PatternSource(), DefaultSource())

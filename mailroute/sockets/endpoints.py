@@ -66,9 +66,10 @@ class HubServerEndpoint:
 
 def in_hub(port: Any, reactor: Any, factory: IProtocolFactory) -> Any:
     """Return a port that accepts in the place of this one, which listens; or this one, if that cannot be."""
-    # TLS from the first byte by the endpoint itself ("ssl:") is a port of another kind.
     known = type(port).__module__ in ("twisted.internet.tcp", "twisted.internet.unix")
-    if known and isinstance(port, tcp.Port) and suits(reactor):
+    # An endpoint that puts something in between, such as TLS ("ssl:"), has a port with another factory.
+    direct = getattr(port, "factory", None) is factory
+    if known and direct and isinstance(port, tcp.Port) and suits(reactor):
         return HubPort(port, factory, hub_of(reactor))
     return port
 

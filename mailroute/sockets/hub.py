@@ -84,7 +84,8 @@ class Hub:
     def remove(self, descriptor: int) -> None:
         """Forget a socket, which its member then closes."""
         del self._members[descriptor]
-        self._epoll.unregister(descriptor)
+        if not self._epoll.closed:  # else the reactor has stopped, and this is one of its last calls
+            self._epoll.unregister(descriptor)
 
     def at_end(self, sender: Sender) -> bool:
         """Have a sender flushed at the end of the batch that is served now; False: there is none.

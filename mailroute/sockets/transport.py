@@ -52,6 +52,7 @@ class HubTransport(WithTLS):
     ``rest`` is what has not gone yet, ``blocked`` whether the socket would not take it.
     Nothing that a protocol calls here calls it back before it has returned.
     ``said_goodbye`` is whether our side has ended, ``heard_all`` whether the peer's has, in the clear.
+    ``early`` is what has come with the end of the TLS handshake, as long as only that has been told.
     """
 
     __slots__ = (
@@ -72,7 +73,7 @@ class HubTransport(WithTLS):
         self.disconnecting = self.handshaking = self.said_goodbye = self.heard_all = False
         self.blocked = False
         self.reading = True
-        self.rest = b""
+        self.rest = self.early = b""
         self.reason: Failure | None = None
         self.tls: SSL.Connection | None = None
         self.ssl: Any = None

@@ -26,6 +26,7 @@ class WithTLS:
         "client",
         "connected",
         "disconnecting",
+        "early",
         "handshaking",
         "protocol",
         "reading",
@@ -40,6 +41,7 @@ class WithTLS:
     client: bool
     connected: int
     disconnecting: bool
+    early: bytes
     handshaking: bool
     protocol: Any
     reading: bool
@@ -122,8 +124,11 @@ class WithTLS:
         self.ssl = openssl.attach(self.tls, self.sock.fileno())
         self.handshaking = False
         self._watch()
+        # Whoever is told may give the socket away at once, and these bytes with it.
+        self.early = text
         if IHandshakeListener.providedBy(self.protocol):
             self.protocol.handshakeCompleted()
+        self.early = b""
         if text and self.protocol is not None:
             self.protocol.dataReceived(text)
         if self.connected and self.reading:

@@ -3,6 +3,7 @@
 from mailroute.tls.client import ClientTLS, client_context, client_tls, remember, resuming_failed
 from mailroute.tls.errors import explain
 from mailroute.tls.server import KeyPair, ServerTLS
+from mailroute.tls.transports import shakes_hands
 
 __all__ = [
     "ClientTLS",
@@ -13,4 +14,5 @@ __all__ = [
     "explain",
     "remember",
     "resuming_failed",
+    "shakes_hands",
 ]

@@ -10,5 +10,6 @@ def explain(failure: Failure) -> str:
     error = failure.value
     queue = error.args[0] if error is not None and error.args else ""
     if isinstance(queue, list):
-        queue = "; ".join(str(entry[-1]) for entry in queue if entry)
+        # OpenSSL's are tuples; those of service_identity, which Twisted asks for names, are not.
+        queue = "; ".join(str(entry[-1] if isinstance(entry, tuple) else entry) for entry in queue if entry)
     return str(queue) or "no reason given"

@@ -8,8 +8,9 @@ literal taken off.  ``a LOGIN {3}`` CR LF ``bob {1}`` CR LF ``x`` CR LF gives
 
 from __future__ import annotations
 
-import enum
 import re
+
+from mailroute.wire.lines import LineReader, Parts, Stop
 
 MAX_LINE = 8192
 """Bytes in one line of text; what Dovecot takes, and far above what any client sends before login."""
@@ -23,77 +24,33 @@ MAX_UNIT = 16384
 MAX_PARTS = 64
 """Parts in one command: an ID of 30 pairs written in literals would be at the edge."""
 
-Parts = tuple[bytes, ...]
-
 _LITERAL = re.compile(rb"\{([0-9]{1,10})(\+?)\}\Z")
-
-
-class Stop(enum.Enum):
-    """Why the reader has nothing whole to give."""
-
-    MORE = "more bytes are needed"
-    LITERAL = "a synchronising literal waits for a go-ahead"
-    TOO_LONG = "a bound was passed; the stream cannot be followed any further"
-    TOO_LONG_LITERAL = "a synchronising literal over the bound; it has not been sent yet"
 
 
 _MORE = Stop.MORE  # Python 3.11 is slow to find a member in its class
 
 
-class ImapReader:
+class ImapReader(LineReader):
     """Cuts a byte stream into commands or responses, whatever its segments.
 
     :param synchronising: the peer waits for a go-ahead before a ``{n}``
         literal, as clients do; servers send theirs at once.
     """
 
-    __slots__ = ("_at", "_buffer", "_parts", "_scanned", "_size", "_synchronising", "_wanted")
+    __slots__ = ("_parts", "_size", "_synchronising", "_wanted")
 
     def __init__(self, *, synchronising: bool) -> None:
+        super().__init__(MAX_LINE)
         self._synchronising = synchronising
-        self._buffer = b""
-        self._at = 0  # where in it the bytes begin that are in no unit yet
-        self._scanned = 0  # so that a line that comes byte by byte is not searched again and again
         self._parts: list[bytes] = []
         self._size = 0
         self._wanted: int | None = None
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes from the peer."""
-        self._buffer = self._buffer[self._at :] + data
-        self._scanned -= self._at
-        self._at = 0
-
-    def __len__(self) -> int:
-        """Bytes received that no unit given out contains yet."""
-        return len(self._buffer) - self._at
-
-    def rest(self) -> bytes:
-        """Return, and forget, the bytes behind the last unit given out."""
-        rest = self._buffer[self._at :]
-        self.forget()
-        return rest
 
     def forget(self) -> None:
         """Drop everything received and not yet given out."""
         self._buffer = b""
         self._at = 0
         self._start_over()
-
-    def line(self, limit: int) -> bytes | Stop:
-        """Return the next line, literal or not, without its line end: a SASL response.
-
-        :param limit: bytes that it may have.
-        """
-        buffer, at = self._buffer, self._at
-        end = buffer.find(b"\n", self._scanned)
-        if end < 0:
-            self._scanned = len(buffer)
-            return Stop.TOO_LONG if len(buffer) - at > limit else Stop.MORE
-        if end - at > limit:
-            return Stop.TOO_LONG
-        self._at = self._scanned = end + 1
-        return buffer[at:end].removesuffix(b"\r")
 
     def unit(self) -> Parts | Stop:
         """Return the next whole command or response as its parts, or why there is none.

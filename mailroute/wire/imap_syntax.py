@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from mailroute.wire.imap_reader import Parts
+from mailroute.wire.lines import Malformed, Parts
 
 MAX_TAG = 126
 """Bytes in a client's tag; Dovecot's bound."""
@@ -32,12 +32,7 @@ _NIL = re.compile(rb"NIL(?=[ )]|\Z)", re.IGNORECASE)
 _QUOTED = re.compile(rb'"((?:[^"\\\x00\r\n]|\\["\\])*)"')
 _ESCAPE = re.compile(rb'\\(["\\])')
 _QUOTABLE = re.compile(rb"[\x20-\x7e]*\Z")
-_HTTP = re.compile(rb"[A-Za-z]+ [^ ]+ HTTP/[0-9.]+\s*\Z", re.IGNORECASE)
 _CONDITIONS = frozenset({b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH"})
-
-
-class Malformed(Exception):
-    """A command is not as the grammar wants it; the text may be shown to the client."""
 
 
 class Arguments:
@@ -176,11 +171,6 @@ class Arguments:
         elif self._text[self._at] in b" )":
             return
         raise Malformed("Missing space behind an argument")
-
-
-def is_http(line: bytes) -> bool:
-    """Whether a line is a request of HTTP's: a browser was made to post a form here, and must get no echo."""
-    return _HTTP.match(line) is not None
 
 
 def quote(value: bytes) -> bytes | None:

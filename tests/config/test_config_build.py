@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from mailroute import config, dialogs
 from mailroute.config import Backend, ConfigError, Listener, Secret, Settings, build
-from mailroute.events import DialogTerms, LoginOrder, Lookup, Route
+from mailroute.events import DialogTerms, LoginTerms, Lookup, Route
 from mailroute.interfaces import IDialog, ILogin, IMailProtocol, IRouter
 from mailroute.routers import table
 
@@ -37,11 +37,13 @@ class Gopher:
     name = "gopher"
     alpn = ()
     mechanisms = ("LOGIN",)
+    logins = True
+    starttls = True
 
     def dialog(self, terms: DialogTerms) -> IDialog:
         raise NotImplementedError
 
-    def login(self, order: LoginOrder) -> ILogin:
+    def login(self, terms: LoginTerms) -> ILogin:
         raise NotImplementedError
 
 

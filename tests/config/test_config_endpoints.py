@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactorClock
 
 from mailroute.config import endpoints
 
@@ -59,3 +61,24 @@ def test_odd_strings_are_split_as_twisted_does(
 ) -> None:
     """Empty parts, second equals signs and quoted names mean what they mean to Twisted."""
     assert endpoints.parts(text) == (positional, named)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "backlog"),
+    [
+        ("tcp:143", endpoints.BACKLOG),
+        ("tcp:port=143:interface=127.0.0.1", endpoints.BACKLOG),
+        (r"tcp6:143:interface=\:\:1", endpoints.BACKLOG),
+        ("unix:/run/imap:mode=600", endpoints.BACKLOG),
+        ("tcp:143:backlog=7", 7),
+        ("tcp:143:127.0.0.1:7", 7),
+        ("tcp6:143:7", 7),
+        ("unix:/run/imap:600:7", 7),
+    ],
+)
+def test_a_listener_may_be_called_by_a_crowd(endpoint: str, backlog: int) -> None:
+    """The kernel keeps many connections until they are accepted, unless the string says how many."""
+    reactor = MemoryReactorClock()
+    endpoints.server_endpoint(endpoint, reactor).listen(Factory())
+    (listening,) = reactor.tcpServers + reactor.unixServers
+    assert listening[2] == backlog

@@ -402,3 +402,23 @@ def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
     """Whatever keeps the file from being read is told as the system says it."""
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         config.load(tmp_path, MemoryReactorClock())
+
+
+@pytest.mark.parametrize("number", ["-1", "1001", '"many"', "true"])
+def test_how_many_connections_are_kept_ready(errors: Errors, number: str) -> None:
+    """A number of connections that cannot be is named with what can."""
+    text = SMALL.replace('10.0.0.1:143"\n', f'10.0.0.1:143"\nsecurity = "none"\nwarm = {number}\n')
+    assert errors(text) == [
+        f"mailroute.toml:9: backend.east.warm: must be a number from 0 to 1000, not {number}"
+    ]
+
+
+def test_connections_kept_ready_can_name_no_client(errors: Errors) -> None:
+    """A PROXY header comes first and names the client, so no connection can be made before there is one."""
+    text = SMALL.replace(
+        '10.0.0.1:143"\n', '10.0.0.1:143"\nsecurity = "none"\nwarm = 1\nidentity = "proxy-v2"\n'
+    )
+    assert errors(text) == [
+        'mailroute.toml:9: backend.east.warm: cannot go with identity = "proxy-v2", whose header names the '
+        'client before anything else: remove one, or use identity = "native"'
+    ]

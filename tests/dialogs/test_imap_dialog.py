@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from mailroute.dialogs.imap.bounds import MAX_AHEAD, MAX_COMMANDS
+from mailroute.dialogs.common.dialog import MAX_AHEAD, MAX_COMMANDS
 from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.seam import Hello, Welcome
 from mailroute.events import (

@@ -6,16 +6,18 @@ import base64
 
 import pytest
 from attrs import evolve
+from logins import Case
 
-from mailroute.dialogs.imap.login import MAX_UNTAGGED, ImapLogin
-from mailroute.dialogs.imap.refusals import MIN_ECHO
+from mailroute.dialogs.common.text import MIN_ECHO
+from mailroute.dialogs.imap import IMAP
+from mailroute.dialogs.imap.login import MAX_UNTAGGED
 from mailroute.dialogs.imap.seam import Hello, Welcome
 from mailroute.events import (
     Credentials,
     LoggedIn,
-    LoginOrder,
     Method,
     Proof,
+    Ready,
     Reason,
     Refusal,
     Refused,
@@ -24,7 +26,7 @@ from mailroute.events import (
 from mailroute.testing import CLIENT, Conversation
 
 BOB = Credentials("LOGIN", b"bob", b"secret")
-ORDER = LoginOrder(BOB, "bob", CLIENT)
+ORDER = Case(BOB, "bob")
 GREETING = b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hello\r\n"
 
 
@@ -32,13 +34,13 @@ def b64(message: bytes) -> bytes:
     return base64.b64encode(message)
 
 
-def talk(order: LoginOrder = ORDER) -> Conversation:
-    conversation = Conversation(ImapLogin(order))
+def talk(order: Case = ORDER) -> Conversation:
+    conversation = Conversation(order.login(IMAP))
     conversation.take(conversation.half.start())
     return conversation
 
 
-def greeted(capabilities: bytes, order: LoginOrder = ORDER) -> Conversation:
+def greeted(capabilities: bytes, order: Case = ORDER) -> Conversation:
     conversation = talk(order)
     conversation.hears(b"* OK [CAPABILITY " + capabilities + b"] hello\r\n")
     return conversation
@@ -351,7 +353,7 @@ def announced(capabilities: bytes = b"SASL-IR AUTH=PLAIN", **changes: object) ->
 
 def test_identity_and_login_travel_together():
     """The identity costs no round trip: the login goes out behind it in the same segment."""
-    login = ImapLogin(evolve(ORDER, tell_client=True))
+    login = evolve(ORDER, tell_client=True).login(IMAP)
     (event,) = login.receive(b"* OK [CAPABILITY IMAP4rev1 ID SASL-IR AUTH=PLAIN] hello\r\n")
     assert event.data.count(b"\r\n") == 2
 
@@ -457,6 +459,118 @@ def test_a_loop_is_refused():
     assert "loop" in refused.detail
 
 
+# --- waiting for an order ---
+
+
+def waiting(order: Case = ORDER) -> Conversation:
+    """A login that nobody has asked for anything yet."""
+    conversation = Conversation(order.unopened(IMAP))
+    conversation.take(conversation.half.start())
+    return conversation
+
+
+def ready(order: Case = ORDER, capabilities: bytes = b"IMAP4rev1 ID SASL-IR AUTH=PLAIN") -> Conversation:
+    conversation = waiting(order)
+    conversation.hears(b"* OK [CAPABILITY " + capabilities + b"] hello\r\n")
+    assert conversation.event() == Ready()
+    return conversation
+
+
+def test_without_an_order_a_login_gets_ready_and_waits():
+    """What needs no account is done before there is one, and nothing beyond it."""
+    conversation = waiting()
+    conversation.hears(b"* OK hello\r\n")
+    assert conversation.said() == b"M1 CAPABILITY\r\n"
+    assert conversation.events == []
+    conversation.hears(b"* CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN\r\nM1 OK\r\n")
+    assert conversation.said() == b""
+    assert conversation.event() == Ready()
+    assert conversation.half.doing() == "ready for a login"
+
+
+def test_a_login_is_ready_inside_tls_only():
+    """With STARTTLS it is ready once TLS is on, and has what the backend lists there."""
+    conversation = waiting(evolve(ORDER, starttls=True))
+    conversation.hears(b"* OK [CAPABILITY IMAP4rev1 STARTTLS] hello\r\n")
+    conversation.hears(b"M1 OK go\r\n")
+    assert conversation.event() == StartTLS()
+    conversation.take(conversation.half.secured())
+    assert conversation.events == []
+    conversation.hears(b"* CAPABILITY IMAP4rev1 AUTH=LOGIN\r\nM2 OK\r\n")
+    assert conversation.event() == Ready()
+    conversation.said()
+    conversation.take(conversation.half.open(ORDER.order))
+    assert conversation.said() == b"M3 AUTHENTICATE LOGIN\r\n"
+
+
+def test_an_order_for_a_login_that_is_ready():
+    """The order's identity and login go out at once, in one segment."""
+    conversation = ready(evolve(ORDER, tell_client=True))
+    (event,) = conversation.half.open(ORDER.order)
+    assert event.data == TOLD + b"M2 AUTHENTICATE PLAIN " + b64(b"\0bob\0secret") + b"\r\n"
+    conversation.hears(b"M1 OK\r\nM2 OK [CAPABILITY IMAP4rev1] Hi\r\n")
+    assert conversation.event() == LoggedIn(Welcome((), b"Hi", b"IMAP4rev1"))
+
+
+def test_an_order_that_comes_while_a_login_gets_ready():
+    """A login whose order comes in time goes on at once, and never says that it is ready."""
+    conversation = waiting()
+    conversation.hears(b"* OK hello\r\n")
+    conversation.said()
+    assert conversation.half.open(ORDER.order) == []
+    conversation.hears(b"* CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN\r\nM1 OK\r\n")
+    assert conversation.said() == b"M2 AUTHENTICATE PLAIN " + b64(b"\0bob\0secret") + b"\r\n"
+    assert conversation.events == []
+
+
+def test_preauth_without_an_order():
+    """With ``none`` a backend that lets everybody in waits for the first one."""
+    conversation = waiting(evolve(ORDER, method=Method.NONE))
+    conversation.hears(b"* PREAUTH [CAPABILITY IMAP4rev1 IDLE] welcome\r\n")
+    assert conversation.event() == Ready()
+    conversation.take(conversation.half.open(ORDER.order))
+    assert conversation.event() == LoggedIn(Welcome((), b"Logged in.", b"IMAP4rev1 IDLE"))
+
+
+def test_a_backend_that_ends_while_it_is_waited_for():
+    """A BYE to nobody in particular ends the login, with what the backend said in the log."""
+    conversation = ready()
+    conversation.hears(b"* BYE Idle too long\r\n")
+    ended = refusal(conversation)
+    assert ended.reason is Reason.UNAVAILABLE
+    assert "Idle too long" in ended.detail
+
+
+def test_what_is_said_to_nobody_is_kept_from_the_client():
+    """Untagged lines before the order are not part of the answer to the login; a new list counts."""
+    conversation = ready()
+    conversation.hears(b"* OK still here\r\n* CAPABILITY IMAP4rev1 AUTH=LOGIN\r\n")
+    assert conversation.events == []
+    conversation.take(conversation.half.open(ORDER.order))
+    assert conversation.said() == b"M1 AUTHENTICATE LOGIN\r\n"
+    conversation.hears(b"+ \r\n+ \r\nM1 OK [CAPABILITY IMAP4rev1] Hi\r\n")
+    assert conversation.event().welcome == Welcome((), b"Hi", b"IMAP4rev1")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"* OK still here\r\n" * (MAX_UNTAGGED + 1),
+        b"* CAPABILITY IMAP4rev1\r\n" * (MAX_UNTAGGED + 1),
+        b"* PREAUTH what\r\n",
+        b"+ \r\n",
+        b"M1 OK\r\n",
+        b"x" * 9000,
+    ],
+)
+def test_a_backend_that_talks_to_nobody_is_unavailable(data):
+    """While there is no order, chatter is bounded, and answers to nothing end the login."""
+    conversation = ready()
+    conversation.hears(data)
+    assert refusal(conversation).reason is Reason.UNAVAILABLE
+    assert conversation.half.receive(b"* OK\r\n") == []
+
+
 # --- failures ---
 
 
@@ -545,7 +659,7 @@ def test_untagged_floods_are_bounded_in_bytes():
 
 def test_no_event_shows_a_secret():
     """What a login hands on does not show passwords in its repr."""
-    login = ImapLogin(ORDER)
+    login = ORDER.login(IMAP)
     events = login.receive(b"* OK [CAPABILITY IMAP4rev1] hello\r\n")
     assert events
     assert "secret" not in repr(events)

@@ -5,30 +5,31 @@ from __future__ import annotations
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logins import Case
 
-from mailroute.dialogs.imap.bounds import MAX_AHEAD
+from mailroute.dialogs.common.dialog import MAX_AHEAD
+from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.dialog import ImapDialog
-from mailroute.dialogs.imap.login import ImapLogin
+from mailroute.dialogs.imap.login import MAX_UNTAGGED
 from mailroute.events import (
     Attempt,
     Credentials,
     DialogTerms,
     HangUp,
     LoggedIn,
-    LoginOrder,
     Method,
     Proof,
+    Ready,
     Reason,
     Refusal,
     Refused,
     Send,
     StartTLS,
 )
-from mailroute.testing import CLIENT
 from mailroute.wire.imap_reader import MAX_LINE, MAX_LITERAL, MAX_UNIT
 
 TERMS = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), bad_commands=0)
-ORDER = LoginOrder(Credentials("LOGIN", b"bob", b"sec\xffret"), "bob", CLIENT, tell_client=True)
+ORDER = Case(Credentials("LOGIN", b"bob", b"sec\xffret"), "bob", tell_client=True)
 
 CLIENT_LINES = st.sampled_from(
     [
@@ -117,8 +118,8 @@ def run_dialog(segments: list[bytes]) -> tuple[bytes, list[object], bytes]:
     return bytes(said), events, b""
 
 
-def run_login(order: LoginOrder, segments: list[bytes]) -> tuple[bytes, list[object]]:
-    login = ImapLogin(order)
+def run_login(order: Case, segments: list[bytes]) -> tuple[bytes, list[object]]:
+    login = order.login(IMAP)
     said, events, rest = bytearray(), [], b""
     for number, segment in enumerate(segments):
         for event in login.receive(segment):
@@ -177,7 +178,7 @@ ORDERS = [
 )
 def test_any_bytes_from_a_backend(order, data):
     """No bytes of a backend raise, what is kept is bounded, and it ends at most once."""
-    login = ImapLogin(order)
+    login = order.login(IMAP)
     ends = 0
     for segment in data:
         for event in login.receive(segment):
@@ -188,11 +189,37 @@ def test_any_bytes_from_a_backend(order, data):
     assert ends <= 1
 
 
+@given(
+    order=st.sampled_from(ORDERS),
+    data=st.lists(st.one_of(st.binary(max_size=300), SERVER_LINES), max_size=20),
+    opened=st.integers(0, 20),
+)
+def test_an_order_at_any_time(order, data, opened):
+    """Whenever the order comes, the login is ready at most once and before it, and ends at most once."""
+    login = order.unopened(IMAP)
+    seen = []
+
+    def obey(events):
+        seen.extend(events)
+        if any(isinstance(event, StartTLS) for event in events):
+            obey(login.secured())
+
+    for number, segment in enumerate(data):
+        if number == opened:
+            seen.append(order)
+            obey(login.open(order.order))
+        obey(login.receive(segment))
+        assert len(login._untagged) <= MAX_UNTAGGED + 1
+    assert sum(isinstance(event, LoggedIn | Refused) for event in seen) <= 1
+    assert Ready() not in (seen[seen.index(order) :] if order in seen else [])
+    assert seen.count(Ready()) <= 1
+
+
 @settings(max_examples=30)
 @given(st.sampled_from([b"x", b"{", b"(", b'"', b"a LOGIN ", b"+", b"\r", b"A", b"\0"]))
 def test_endless_input_stays_bounded(unit):
     """A flood without an end is cut off at the bound."""
-    dialog, login = ImapDialog(TERMS), ImapLogin(ORDER)
+    dialog, login = ImapDialog(TERMS), ORDER.login(IMAP)
     for _ in range(200):
         dialog.receive(unit * 100)
         login.receive(unit * 100)
@@ -204,7 +231,7 @@ def test_endless_input_stays_bounded(unit):
 def test_no_password_becomes_syntax(password, literals, plain):
     """Whatever is in a password, the backend reads it back as one argument of one command."""
     capabilities = b"IMAP4rev1" + b" LITERAL+" * literals + b" SASL-IR AUTH=PLAIN" * plain
-    order = LoginOrder(Credentials("LOGIN", b"bob", password), "bob", CLIENT)
+    order = Case(Credentials("LOGIN", b"bob", password), "bob")
     said, _ = run_login(order, [b"* OK [CAPABILITY " + capabilities + b"] hi\r\n", b"+ go\r\n"])
     server = ImapDialog(TERMS)
     attempts = [event for event in server.receive(said) if isinstance(event, Attempt)]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from servers.accounts import ALICE, BOB, Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
-from servers.processes import free_port
+from servers.processes import free_port, wait_until
 from servers.proxy import Mailroute
 from servers.raw import RawImap
 from servers.site import backend, configuration, listeners, users
 
 pytestmark = pytest.mark.integration
+
+LOGGED_IN = r"imap-login: Info: Login: user=<alice@example\.com>.*|Logged in: .*"
 
 LOGIN = f'a LOGIN "{ALICE.user}" "{ALICE.password}"'
 
@@ -51,7 +54,7 @@ def test_a_backend_with_a_good_certificate_is_used_inside_tls(
             session.greeting()
             assert b"a OK" in session.command(LOGIN)
             assert b"1 EXISTS" in session.command("b SELECT INBOX")
-        line = east.log.wait_for(r"imap-login: Info: Login: user=<alice@example\.com>.*|Logged in: .*", mark)
+        line = east.log.wait_for(LOGGED_IN, mark)
         assert ", TLS" in line[0]
 
 
@@ -270,3 +273,36 @@ def answer_to_login(proxy: Mailroute, command: str = LOGIN) -> bytes:
     with RawImap("127.0.0.1", proxy.ports["plain"]) as session:
         session.greeting()
         return session.command(command)
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+def test_a_server_is_greeted_before_anybody_comes(
+    east: Dovecot, authority: Authority, certificate: Certificate, security: str
+) -> None:
+    """With warm = 2 there are two connections before a client comes, and clients log in on those."""
+    block = at(east, authority, security, warm=2)
+    config = configuration(certificate, {"east": block})
+    port = int(str(block["imap"]).rpartition(":")[2])
+    with Mailroute(listeners(), config, users(ALICE)) as proxy:
+        wait_until("two connections", lambda: len(established(port)) >= 2)
+        kept = established(port)
+        for _ in range(2):
+            with RawImap("127.0.0.1", proxy.ports["plain"]) as session:
+                session.greeting()
+                mark = east.log.mark()
+                assert b"a OK" in session.command(LOGIN)
+                assert b"1 EXISTS" in session.command("b SELECT INBOX")
+                line = east.log.wait_for(LOGGED_IN, mark)
+                assert ", TLS" in line[0]
+                assert "rip=127.0.0.1" in line[0]
+                assert kept & established(port)
+
+
+def established(port: int) -> set[int]:
+    """Return our ends' ports of the connections to a port of this machine."""
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state = line.split()[:4]
+        if state == "01" and int(remote.split(":")[1], 16) == port:
+            found.add(int(local.split(":")[1], 16))
+    return found

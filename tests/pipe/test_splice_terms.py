@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from pipe.splice_rig import until
+from timers import waiting
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.tcp import Connection
@@ -194,14 +195,14 @@ async def test_nothing_is_left(rig, join):
         await come_and_go(rig, join, one)
     await deferLater(reactor, 0)
     gc.collect()
-    calls, files, before = len(reactor.getDelayedCalls()), open_files(), connections()
+    timers, files, before = waiting(), open_files(), connections()
     for number in range(200):
         await come_and_go(rig, join, kinds[number % 4])
     await deferLater(reactor, 0)
     gc.collect()
     assert pieces() == []
     assert connections() <= before
-    assert len(reactor.getDelayedCalls()) == calls
+    assert waiting() == timers
     assert open_files() == files
 
 

@@ -87,11 +87,11 @@ class Files:
         ended = twistd.run(
             *options, "mailroute", "--config", "mailroute.toml", *arguments, folder=self.folder, **env
         )
-        said = ended.stdout + ended.stderr
         wait_until("the removal of the pid file", lambda: not (self.folder / "twistd.pid").exists())
-        said += Log(self.folder / "twistd.log").text()
-        assert ended.returncode == 1, said
+        # A daemon says why it ends when all else is done.
         wait_until("the workers' end", lambda: set(strays(self.folder)) <= set(before))
+        said = ended.stdout + ended.stderr + Log(self.folder / "twistd.log").text()
+        assert ended.returncode == 1, said
         return said
 
     def run(self, *options: str, arguments: tuple[str, ...] = (), **more: Any) -> Running:

@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import ImapLogin
-from mailroute.events import DialogTerms, LoginOrder
+from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, IMailProtocol
 from mailroute.wire.sasl import MECHANISMS
 
@@ -20,14 +20,16 @@ class ImapProtocol:
     name = "imap"
     alpn: ClassVar[tuple[bytes, ...]] = (b"imap",)
     mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    logins = True
+    starttls = True
 
     def dialog(self, terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""
         return ImapDialog(terms)
 
-    def login(self, order: LoginOrder) -> ILogin:
-        """Make the login for one attempt at one backend."""
-        return ImapLogin(order)
+    def login(self, terms: LoginTerms) -> ILogin:
+        """Make the login for one connection to a backend."""
+        return ImapLogin(terms)
 
 
 IMAP = ImapProtocol()

@@ -6,6 +6,7 @@ trust us ignores them.
 
 from __future__ import annotations
 
+from mailroute.dialogs.common.plan import NoWay
 from mailroute.events import Client, LoginOrder, Method
 from mailroute.wire.imap_syntax import MAX_ID_PAIRS, quote
 
@@ -17,19 +18,15 @@ _TTL_KEY = b"x-proxy-ttl"
 Pairs = tuple[tuple[bytes, bytes], ...]
 
 
-class LoopDetected(Exception):
-    """The connection has passed through too many proxies; the text is for the log."""
-
-
-def id_command(order: LoginOrder, client_pairs: Pairs) -> bytes:
+def id_command(method: Method, order: LoginOrder, client_pairs: Pairs) -> bytes:
     """Return the ID command (RFC 2971), its end included, its tag not.
 
     The client's own pairs go along, except those that would speak in our name:
     whatever begins with ``x-`` is ours to say.
 
-    :raises LoopDetected: the client says that it has been through too many proxies.
+    :raises NoWay: the client says that it has been through too many proxies.
     """
-    words = _our_words(order, _ttl(client_pairs) if client_pairs else FIRST_TTL - 1)
+    words = _our_words(method, order, _ttl(client_pairs) if client_pairs else FIRST_TTL - 1)
     if client_pairs:
         theirs = [pair for pair in client_pairs if not pair[0].lower().startswith(b"x-")]
         words += filter(None, (_pair(*pair) for pair in theirs[: MAX_ID_PAIRS - len(words)]))
@@ -43,11 +40,11 @@ def _ttl(client_pairs: Pairs) -> int:
         if key.lower() == _TTL_KEY and value.isdigit():
             ttl = min(ttl, int(value[:9]))
     if ttl <= 1:
-        raise LoopDetected("the connection has passed through too many proxies: do the routes form a loop?")
+        raise NoWay("the connection has passed through too many proxies: do the routes form a loop?")
     return ttl - 1
 
 
-def _our_words(order: LoginOrder, ttl: int) -> list[bytes]:
+def _our_words(method: Method, order: LoginOrder, ttl: int) -> list[bytes]:
     """Return what we say, each key with its value.
 
     Numeric addresses and what mailroute itself has made need no quoting; what
@@ -69,7 +66,7 @@ def _our_words(order: LoginOrder, ttl: int) -> list[bytes]:
     words.append(b'"x-client-transport" "TLS"' if client.tls else b'"x-client-transport" "insecure"')
     if client.server_name:
         words.append(_pair(b"x-connected-name", client.server_name.encode("utf-8")))
-    if order.method is Method.NONE:
+    if method is Method.NONE:
         # Without a login this is the only way in which the backend learns the name.
         words.append(_pair(b"x-forward-user", order.user.encode("utf-8")))
     return [word for word in words if word]

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from zope.interface import implementer
-
-from mailroute.dialogs.imap.identity import LoopDetected, id_command
-from mailroute.dialogs.imap.plan import NoWay, Plan, make_plan
-from mailroute.dialogs.imap.refusals import read_refusal, said, showable
-from mailroute.dialogs.imap.seam import Hello, Welcome
-from mailroute.events import (
-    LoggedIn,
-    LoginEvent,
-    LoginOrder,
-    Method,
-    Reason,
-    Refusal,
-    Refused,
-    Send,
-    StartTLS,
+from mailroute.dialogs.common.login import (
+    CAPABILITIES,
+    GREETING,
+    LOGIN,
+    READY,
+    STARTTLS,
+    CommandLogin,
+    State,
 )
-from mailroute.interfaces import ILogin
-from mailroute.wire import sasl
-from mailroute.wire.imap_reader import ImapReader, Stop
+from mailroute.dialogs.common.text import said, showable
+from mailroute.dialogs.imap.identity import id_command
+from mailroute.dialogs.imap.plan import make_plan
+from mailroute.dialogs.imap.refusals import reason_of, reply_of
+from mailroute.dialogs.imap.seam import Hello, Welcome
+from mailroute.events import LoggedIn, LoginEvent, LoginOrder, LoginTerms, Method, Reason
+from mailroute.wire.imap_reader import ImapReader
 from mailroute.wire.imap_syntax import Status, read_response, read_status
+from mailroute.wire.lines import Parts
 
 MAX_UNTAGGED = 64
 """Untagged responses before the tagged OK of a login; a backend that sends more misbehaves."""
@@ -38,119 +34,36 @@ MAX_UNTAGGED_BYTES = 16384
 # atom (RFC 9051 section 9), of which capabilities are made; the "]" would end a response code.
 _ATOM = re.compile(rb"[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]+\Z")
 
-
-class _State(enum.Enum):
-    """What we wait for; the words are those of the log."""
-
-    GREETING = "waiting for the greeting"
-    STARTTLS = "waiting for the answer to STARTTLS"
-    HANDSHAKE = "waiting for TLS"
-    CAPABILITY = "waiting for the capabilities"
-    LOGIN = "waiting for the answer to the login"
-    NEW_CAPABILITY = "waiting for the capabilities after login"
-    OVER = "done"
-
-    # Members are one of a kind; enum's own hash of the name is a call in Python.
-    __hash__ = object.__hash__
+_NEW_CAPABILITIES = State("waiting for the capabilities after login")
 
 
-# What every login meets; by these names because Python 3.11 is slow to find a member in its class.
-_OVER, _GREETING, _LOGIN = _State.OVER, _State.GREETING, _State.LOGIN
-_MORE = Stop.MORE
+class ImapLogin(CommandLogin):
+    """One connection to a backend, until an account is open on it."""
 
-_NO_RESPONSE = (b"", b"")
+    __slots__ = ("_bye", "_capabilities", "_count", "_id_tag", "_preauth", "_tag", "_text", "_untagged")
 
-
-@implementer(ILogin)
-class ImapLogin:
-    """One attempt to open one account at one backend."""
-
-    __slots__ = (
-        "_bye",
-        "_capabilities",
-        "_challenge",
-        "_count",
-        "_id_tag",
-        "_order",
-        "_out",
-        "_pending",
-        "_plan",
-        "_preauth",
-        "_reader",
-        "_said",
-        "_secure",
-        "_state",
-        "_tag",
-        "_text",
-        "_untagged",
-    )
-
-    def __init__(self, order: LoginOrder) -> None:
-        self._order = order
-        self._reader = ImapReader(synchronising=False)
-        self._state = _GREETING
-        self._secure = not order.starttls
+    def __init__(self, terms: LoginTerms) -> None:
+        super().__init__(terms, ImapReader(synchronising=False))
         self._preauth = False
         self._bye = ""
         self._capabilities = b""
-        self._challenge: bytes | None = None
         self._count = 0
         self._tag = b""
         self._id_tag = b""  # of an ID that has not been answered yet
-        self._plan: Plan | None = None
-        self._pending: list[bytes] = []
         self._text = b""
         self._untagged: list[bytes] = []
-        self._said = b""
-        self._out: list[LoginEvent] = []  # what happens behind that
-
-    # --- ILogin ---
-
-    def start(self) -> list[LoginEvent]:
-        """Wait for the greeting."""
-        return []
-
-    def receive(self, data: bytes) -> list[LoginEvent]:
-        """Take bytes from the backend."""
-        if self._state is _OVER:
-            return []
-        next_unit = self._reader.unit
-        self._reader.feed(data)
-        while self._state is not _OVER:
-            unit = next_unit()
-            if unit is _MORE:
-                break
-            tag, text = read_response(unit) if isinstance(unit, tuple) else _NO_RESPONSE
-            if tag == b"*":
-                self._untagged_response(text)
-            elif tag:
-                self._response(tag, text)
-            else:
-                self._protocol_error("a response that is too long or malformed")
-        return self._flush()
 
     def secured(self) -> list[LoginEvent]:
         """TLS is on: what the backend said in the clear is forgotten (RFC 9051 section 6.2.1)."""
-        self._secure = True
-        self._reader.forget()
         self._capabilities = b""
-        self._identify()
-        return self._flush()
+        return super().secured()
 
     def doing(self) -> str:
         """Say what it waits for, and what the backend has said of its own end, for the log."""
-        doing = "waiting for the answer to ID" if self._id_tag else self._state.value
+        doing = "waiting for the answer to ID" if self._id_tag else self._state.words
         return doing + (f" (it said BYE {self._bye})" if self._bye else "")
 
-    # --- running ---
-
-    def _flush(self) -> list[LoginEvent]:
-        events, self._out = self._out, []
-        if self._said:
-            # One segment, whatever is in it.
-            events.insert(0, Send(self._said))
-            self._said = b""
-        return events
+    # --- commands and responses ---
 
     def _command(self, command: bytes) -> bytes:
         """Send a command; return its tag."""
@@ -159,24 +72,31 @@ class ImapLogin:
         self._said += tag + b" " + command
         return tag
 
-    def _ask(self, state: _State, command: bytes) -> None:
+    def _ask(self, state: State, command: bytes) -> None:
         """Send a command, and wait for its answer."""
         self._tag = self._command(command)
         self._state = state
 
-    def _response(self, tag: bytes, text: bytes) -> None:
-        if tag == b"+":
+    def _response(self, parts: Parts) -> None:
+        tag, text = read_response(parts)
+        if tag == b"*":
+            self._untagged_response(text)
+        elif tag == b"+":
             self._continuation(text)
+        elif not tag:
+            self._protocol_error("a response that is too long or malformed")
         elif self._id_tag:
-            self._id_answered(tag, text)
-        elif tag == self._tag and self._state is not _GREETING:
+            self._id_answered(tag)
+        elif tag == self._tag and self._state is not GREETING:
             self._tagged(text)
         else:
             self._protocol_error("a response with a strange tag")
 
     def _untagged_response(self, text: bytes) -> None:
-        if self._state is _GREETING:
+        if self._state is GREETING:
             self._greeting(text)
+            return
+        if self._state is READY and not self._collect(text):
             return
         name, _, rest = text.partition(b" ")
         match name.upper():
@@ -188,33 +108,41 @@ class ImapLogin:
             case b"BYE":
                 # The tagged answer may still come behind it; if not, the connection ends.
                 self._bye = said(rest, self._secrets())
+                if self._state is READY:
+                    self._refuse(Reason.UNAVAILABLE, f"the backend said BYE before a login: {self._bye}")
                 return
             case b"PREAUTH":
                 self._protocol_error("PREAUTH in the middle of the dialog")
                 return
-        if self._state in (_State.LOGIN, _State.NEW_CAPABILITY) and not self._id_tag:
-            self._untagged.append(b"* " + text)
-            if len(self._untagged) > MAX_UNTAGGED or sum(map(len, self._untagged)) > MAX_UNTAGGED_BYTES:
-                self._protocol_error("too many untagged responses")
+        if self._state in (LOGIN, _NEW_CAPABILITIES) and not self._id_tag:
+            self._collect(text)
+
+    def _collect(self, text: bytes) -> bool:
+        """Keep an untagged response; if it is one too many, this ends the login, and False is returned."""
+        self._untagged.append(b"* " + text)
+        if len(self._untagged) <= MAX_UNTAGGED and sum(map(len, self._untagged)) <= MAX_UNTAGGED_BYTES:
+            return True
+        self._protocol_error("too many untagged responses")
+        return False
 
     def _greeting(self, text: bytes) -> None:
         status = read_status(text)
         condition = status.condition if status is not None else b""
         if condition == b"BYE":
             self._refuse(Reason.UNAVAILABLE, f"the backend greeted with: {said(text)}")
-        elif condition == b"PREAUTH" and (not self._secure or self._order.method is not Method.NONE):
+        elif condition == b"PREAUTH" and (not self._secure or self._terms.method is not Method.NONE):
             # Somebody would get in unchecked, or without the TLS that was asked for.
             self._refuse(Reason.MISCONFIGURED, "the backend greeted with PREAUTH where a login was expected")
         elif status is None or condition not in (b"OK", b"PREAUTH"):
             self._protocol_error("no IMAP greeting")
         elif not self._secure:
             # Without asking for its capabilities first: a list in the clear proves nothing.
-            self._ask(_State.STARTTLS, b"STARTTLS\r\n")
+            self._ask(STARTTLS, b"STARTTLS\r\n")
         else:
             self._preauth = condition == b"PREAUTH"
             if status.code == b"CAPABILITY":
                 self._capabilities = _words(status.argument)
-            self._identify()
+            self._begin()
 
     # --- tagged responses ---
 
@@ -230,92 +158,62 @@ class ImapLogin:
             answered(self, text, status)
 
     def _starttls_answered(self, text: bytes, status: Status) -> None:
-        if status.condition != b"OK":
-            self._refuse(Reason.MISCONFIGURED, f"the backend refused STARTTLS: {said(text)}")
-        elif len(self._reader):
-            self._refuse(
-                Reason.MISCONFIGURED, "the backend sent bytes in the clear behind its STARTTLS answer"
-            )
-        else:
-            self._state = _State.HANDSHAKE
-            self._out.append(StartTLS())
+        self._answered_starttls(status.condition == b"OK", text)
 
     def _capability_answered(self, text: bytes, status: Status) -> None:
         del text
         if status.condition != b"OK" or not self._capabilities:
             self._protocol_error("no capabilities")
         else:
-            self._identify()
+            self._prepared()
 
-    def _identify(self) -> None:
-        """Hand the client's identity over and log in, once the capabilities are known.
+    def _begin(self) -> None:
+        if self._capabilities:
+            self._prepared()
+        else:
+            self._ask(CAPABILITIES, b"CAPABILITY\r\n")
+
+    def _log_in(self, order: LoginOrder) -> None:
+        """Hand the client's identity over and log in.
 
         Both go out together: the ID's answer does not matter, and to wait for
         it would cost the user a round trip.
         """
-        if not self._capabilities:
-            self._ask(_State.CAPABILITY, b"CAPABILITY\r\n")
-            return
         capabilities = _upper_case(self._capabilities)
-        if self._order.tell_client and b"ID" in capabilities:
-            hello = self._order.seam
+        if self._terms.tell_client and b"ID" in capabilities:
+            hello = order.seam
             pairs = hello.id_pairs if isinstance(hello, Hello) else ()
-            try:
-                self._id_tag = self._command(id_command(self._order, pairs))
-            except LoopDetected as error:
-                self._refuse(Reason.MISCONFIGURED, str(error))
-                return
-        self._log_in(capabilities)
+            self._id_tag = self._command(id_command(self._terms.method, order, pairs))
+        self._untagged.clear()
+        if self._terms.method is Method.NONE:
+            if not self._preauth or self._id_tag:
+                self._capabilities = b""  # they may be others now that it knows who is calling
+            self._logged_in(b"Logged in.")
+            return
+        plan = make_plan(self._terms, order, capabilities)
+        self._capabilities = b""  # what it lists before the login does not hold after it
+        self._tag = self._command(self._carry_out(plan))
 
-    def _id_answered(self, tag: bytes, text: bytes) -> None:
+    def _id_answered(self, tag: bytes) -> None:
         # A backend that refuses the client's identity still has the account.
-        del text
         if tag == self._id_tag:
             self._id_tag = b""
         else:
             self._protocol_error("a response with a strange tag")
 
-    def _log_in(self, capabilities: frozenset[bytes]) -> None:
-        self._untagged.clear()
-        if self._order.method is Method.NONE:
-            if not self._preauth or self._id_tag:
-                self._capabilities = b""  # they may be others now that it knows who is calling
-            self._logged_in(b"Logged in.")
-            return
-        try:
-            self._plan = make_plan(self._order, capabilities)
-        except NoWay as error:
-            self._refuse(Reason.MISCONFIGURED, str(error))
-            return
-        self._capabilities = b""  # what it lists before the login does not hold after it
-        first, *self._pending = self._plan.chunks
-        self._tag = self._command(first)
-        self._state = _LOGIN
-
     def _continuation(self, text: bytes) -> None:
-        if self._state is not _State.LOGIN or self._plan is None or self._id_tag:
+        if self._state is not LOGIN or self._id_tag:
             self._protocol_error("a continuation request where none was expected")
-        elif self._pending:
-            self._said += self._pending.pop(0)
-        elif self._plan.error_reply is not None and self._challenge is None:
-            self._take_challenge(text, self._plan.error_reply)
         else:
-            self._protocol_error("one continuation request too many")
-
-    def _take_challenge(self, text: bytes, reply: bytes) -> None:
-        try:
-            self._challenge = sasl.decode(text)
-        except sasl.SaslError:
-            self._challenge = b""
-        self._said += reply
+            self._next_chunk(text)
 
     def _login_answered(self, text: bytes, status: Status) -> None:
-        if status.condition != b"OK":
-            self._reader.forget()
-            self._end(Refused(read_refusal(text, self._order.method, self._secrets(), self._challenge)))
-        elif self._pending or self._challenge is not None:
-            self._protocol_error("an OK before it had the credentials")
-        else:
+        if status.condition == b"NO":
+            self._login_refused(reason_of(status), text, reply_of(status))
+        elif status.condition == b"BAD":
+            # Its text is shown to nobody: servers repeat there the command that they did not understand.
+            self._refuse(Reason.UNAVAILABLE, "the backend did not understand the login (BAD)")
+        elif not self._unfinished():
             if status.code == b"CAPABILITY":
                 self._capabilities = _words(status.argument)
             dull = status.code in (b"CAPABILITY", b"REFERRAL")
@@ -326,7 +224,7 @@ class ImapLogin:
         if self._capabilities:
             self._welcome()
         else:
-            self._ask(_State.NEW_CAPABILITY, b"CAPABILITY\r\n")
+            self._ask(_NEW_CAPABILITIES, b"CAPABILITY\r\n")
 
     def _new_capability_answered(self, text: bytes, status: Status) -> None:
         del text
@@ -335,34 +233,16 @@ class ImapLogin:
         else:
             self._welcome()
 
-    # --- ends ---
-
     def _welcome(self) -> None:
         welcome = Welcome(tuple(self._untagged), self._text, self._capabilities)
         self._end(LoggedIn(welcome, self._reader.rest()))
 
-    def _protocol_error(self, what: str) -> None:
-        self._refuse(Reason.UNAVAILABLE, f"the backend broke the protocol {self.doing()}: {what}")
 
-    def _refuse(self, reason: Reason, detail: str) -> None:
-        self._reader.forget()
-        self._end(Refused(Refusal(reason, detail)))
-
-    def _end(self, event: LoggedIn | Refused) -> None:
-        self._state = _OVER
-        self._pending.clear()
-        self._plan = None
-        self._out.append(event)
-
-    def _secrets(self) -> tuple[bytes, ...]:
-        return self._plan.secrets() if self._plan is not None else ()
-
-
-_ANSWERED: Mapping[_State, Callable[[ImapLogin, bytes, Status], None]] = {
-    _State.STARTTLS: ImapLogin._starttls_answered,
-    _State.CAPABILITY: ImapLogin._capability_answered,
-    _State.LOGIN: ImapLogin._login_answered,
-    _State.NEW_CAPABILITY: ImapLogin._new_capability_answered,
+_ANSWERED: Mapping[State, Callable[[ImapLogin, bytes, Status], None]] = {
+    STARTTLS: ImapLogin._starttls_answered,
+    CAPABILITIES: ImapLogin._capability_answered,
+    LOGIN: ImapLogin._login_answered,
+    _NEW_CAPABILITIES: ImapLogin._new_capability_answered,
 }
 
 

@@ -1,0 +1,1 @@
+"""What the protocols' dialogs and logins have in common; nothing here knows a protocol by name."""

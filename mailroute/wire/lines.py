@@ -1,0 +1,85 @@
+"""A bounded reader of lines, and what all line protocols' commands have in common."""
+
+from __future__ import annotations
+
+import enum
+import re
+
+Parts = tuple[bytes, ...]
+"""A command or response: a line, and where the protocol knows literals, these and the text behind them."""
+
+_HTTP = re.compile(rb"[A-Za-z]+ [^ ]+ HTTP/[0-9.]+\s*\Z", re.IGNORECASE)
+
+
+class Stop(enum.Enum):
+    """Why a reader has nothing whole to give."""
+
+    MORE = "more bytes are needed"
+    LITERAL = "a synchronising literal waits for a go-ahead"
+    TOO_LONG = "a bound was passed; the stream cannot be followed any further"
+    TOO_LONG_LITERAL = "a synchronising literal over the bound; it has not been sent yet"
+
+
+class Malformed(Exception):
+    """A command is not as the grammar wants it; the text may be shown to the client."""
+
+
+class LineReader:
+    """Cuts a byte stream into lines, whatever its segments; a line may end in a bare LF.
+
+    :param limit: bytes that a line may have.
+    """
+
+    __slots__ = ("_at", "_buffer", "_limit", "_scanned")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = b""
+        self._at = 0  # where in it the bytes begin that are in no unit yet
+        self._scanned = 0  # so that a line that comes byte by byte is not searched again and again
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        self._buffer = self._buffer[self._at :] + data
+        self._scanned -= self._at
+        self._at = 0
+
+    def __len__(self) -> int:
+        """Bytes received that no unit given out contains yet."""
+        return len(self._buffer) - self._at
+
+    def rest(self) -> bytes:
+        """Return, and forget, the bytes behind the last unit given out."""
+        rest = self._buffer[self._at :]
+        self.forget()
+        return rest
+
+    def forget(self) -> None:
+        """Drop everything received and not yet given out."""
+        self._buffer = b""
+        self._at = self._scanned = 0
+
+    def line(self, limit: int) -> bytes | Stop:
+        """Return the next line without its line end, whatever it holds.
+
+        :param limit: bytes that it may have.
+        """
+        buffer, at = self._buffer, self._at
+        end = buffer.find(b"\n", self._scanned)
+        if end < 0:
+            self._scanned = len(buffer)
+            return Stop.TOO_LONG if len(buffer) - at > limit else Stop.MORE
+        if end - at > limit:
+            return Stop.TOO_LONG
+        self._at = self._scanned = end + 1
+        return buffer[at:end].removesuffix(b"\r")
+
+    def unit(self) -> Parts | Stop:
+        """Return the next whole command or response, or why there is none: here, a line by itself."""
+        line = self.line(self._limit)
+        return line if isinstance(line, Stop) else (line,)
+
+
+def is_http(line: bytes) -> bool:
+    """Whether a line is a request of HTTP's: a browser was made to post a form here, and must get no echo."""
+    return _HTTP.match(line) is not None
