@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import struct
 import termios
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from twisted.internet.threads import deferToThread
 
 from mailroute.pipe import HELD_AT_MOST, End, SpliceTerms, kernel_pipes, socket_leg, splice
 from mailroute.pipe.kernel_pipes import CAPACITY, KernelPipe, KernelPipes
+from mailroute.pipe.socket_leg import FULL
 from mailroute.sockets import hub
 from mailroute.sockets.hub import Hub
 
@@ -143,9 +145,14 @@ async def test_a_pipe_goes_back_to_its_lender(rig, pipes):
     """A pipe that is out counts with whoever has lent it, whoever lends them by then."""
     lent = pipes(2)
     pair = await rig.pair()
-    result = splice(pair.a, pair.b)
+    for transport in (pair.a, pair.b):
+        transport.pauseProducing()
+        # The first read is to be a full one, and the other socket to take it.
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            socket_under(transport).socket.setsockopt(socket.SOL_SOCKET, buffer, 4 * FULL)
     await gatherResults([deferToThread(pair.client.fill), deferToThread(pair.server.fill)])
-    assert lent.lent == 2
+    result = splice(pair.a, pair.b)
+    await until(lambda: lent.lent == 2, "both directions have a pipe")
     later = pipes(2)
     rig.close_peers()
     await result
