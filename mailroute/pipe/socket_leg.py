@@ -131,16 +131,18 @@ class SocketLeg(HubLeg):
 
     def end_writing(self) -> None:
         """Tell the peer that nothing more will come."""
+        if self.closing and self.finished_reading:
+            # To close says as much; with nothing unread it does not reset.
+            self.finished_writing = True
+            self.lose("")
+            return
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             self.lose(os.strerror(error.errno or 0))
             return
         self.finished_writing = True
-        if self.closing and self.finished_reading:
-            self.lose("")
-        else:
-            self.owner.finished_writing(self)
+        self.owner.finished_writing(self)
 
     # --- ends ---
 
