@@ -149,8 +149,12 @@ class HubLeg(Leg):
 
     def flush(self) -> None:
         """Send what has waited for the end of the batch."""
-        if self.rest and self.waiting_since is None and not self.gone:
+        if self.gone or self.waiting_since is not None:
+            return
+        if self.rest:
             self.send_rest()
+        elif self.finishing and not self.finished_writing:
+            self.end_writing()
 
     @abstractmethod
     def give(self, data: Any) -> int:
@@ -187,7 +191,7 @@ class HubLeg(Leg):
     def finish_writing(self) -> None:
         """Send what is left, then tell the peer that nothing more will come."""
         self.finishing = True
-        if self.waiting_since is None and not self.rest:
+        if self.waiting_since is None and not self.rest and not self.hub.at_end(self):
             self.end_writing()
 
     @abstractmethod
