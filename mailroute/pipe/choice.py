@@ -8,7 +8,6 @@ from mailroute.pipe.contract import Order
 from mailroute.pipe.joint import Joint, Listener
 from mailroute.pipe.takeover import Candidate, FromHub, FromTwisted, candidate
 from mailroute.pipe.transport_leg import TransportLeg
-from mailroute.sockets.hub import hub_of
 
 AGAIN = 0.05
 """Seconds between two looks at a connection that has to come to rest."""
@@ -44,7 +43,7 @@ class Settling:
         self._a, self._b = a, b
         self._from_a, self._from_b = a.catch(), b.catch()
         self._until = joint.now() + order.terms.linger
-        self._reactor = a.reactor
+        self._reactor = a.hub.reactor
         self._reactor.callLater(0, self._look)
 
     def _look(self) -> None:
@@ -67,8 +66,7 @@ class Settling:
 
 def take_over(order: Order, joint: Joint, a: Candidate, b: Candidate) -> None:
     """Join two sockets in the hub."""
-    hub = hub_of(a.reactor)
-    legs = a.take(hub, joint), b.take(hub, joint)
+    legs = a.take(joint), b.take(joint)
     joint.begin(*legs, order.first_to_a + b.early, order.first_to_b + a.early)
 
 

@@ -218,11 +218,11 @@ class HubLeg(Leg):
         """Note that the peer will send nothing more."""
         self.finished_reading = True
         self.reading = False
-        self.watch()
         if not self.closing:
             self.tell_ended()
         elif self.finished_writing:
             self.lose("")
+        self.watch()  # last, because most are gone by now
 
     def break_off(self, error: OSError) -> None:
         """The peer takes nothing any more; what it has said before may still be there to be read."""

@@ -21,7 +21,7 @@ from mailroute.pipe.leg import Owner
 from mailroute.pipe.socket_leg import SocketLeg
 from mailroute.pipe.tls_leg import TLSLeg
 from mailroute.sockets import openssl
-from mailroute.sockets.hub import AVAILABLE, Hub
+from mailroute.sockets.hub import AVAILABLE, Hub, hub_of
 from mailroute.sockets.transport import HubTransport
 
 
@@ -62,8 +62,8 @@ class Candidate(ABC):
 
     @property
     @abstractmethod
-    def reactor(self) -> Any:
-        """The reactor that it lives in."""
+    def hub(self) -> Hub:
+        """The hub of the reactor that it lives in."""
 
     @property
     @abstractmethod
@@ -85,13 +85,14 @@ class Candidate(ABC):
         """Stop reading, and have what still comes caught."""
 
     @abstractmethod
-    def take(self, hub: Hub, owner: Owner) -> HubLeg:
+    def take(self, owner: Owner) -> HubLeg:
         """Take the connection over; a dead one makes a leg that is gone."""
 
 
 class FromHub(Candidate):
     """A transport whose socket is in the hub already."""
 
+    ready = True
     restless = False
 
     def __init__(self, transport: HubTransport) -> None:
@@ -103,14 +104,9 @@ class FromHub(Candidate):
         return self._transport.early
 
     @property
-    def reactor(self) -> Any:
-        """The hub's."""
-        return self._transport.reactor
-
-    @property
-    def ready(self) -> bool:
-        """Always."""
-        return True
+    def hub(self) -> Hub:
+        """The one that it is in."""
+        return self._transport.hub
 
     @property
     def gone(self) -> bool:
@@ -124,13 +120,13 @@ class FromHub(Candidate):
         self._transport.protocol = catcher
         return catcher
 
-    def take(self, hub: Hub, owner: Owner) -> HubLeg:
+    def take(self, owner: Owner) -> HubLeg:
         """Take the socket, and what has not been sent yet."""
         transport = self._transport
         leg: HubLeg = (
-            SocketLeg(transport.sock, hub, owner)
+            SocketLeg(transport.sock, transport.hub, owner)
             if transport.tls is None
-            else TLSLeg(transport.sock, transport.tls, transport.ssl, hub, owner)
+            else TLSLeg(transport.sock, transport.tls, transport.ssl, transport.hub, owner)
         )
         if self.gone:
             leg.gone = True
@@ -158,9 +154,9 @@ class FromTwisted(Candidate):
         self.connection: Any = top if isinstance(top, Connection) else None
 
     @property
-    def reactor(self) -> Any:
-        """The transport's."""
-        return self.connection.reactor
+    def hub(self) -> Hub:
+        """The one of the transport's reactor."""
+        return hub_of(self.connection.reactor)
 
     @property
     def ready(self) -> bool:
@@ -206,9 +202,9 @@ class FromTwisted(Candidate):
         self.connection.pauseProducing()
         return catcher
 
-    def take(self, hub: Hub, owner: Owner) -> HubLeg:
+    def take(self, owner: Owner) -> HubLeg:
         """Take the socket; to its transport this is as if the connection had been closed."""
-        connection, layer = self.connection, self.layer
+        connection, layer, hub = self.connection, self.layer, self.hub
         if not self.ready:
             if not self.gone:
                 # It has not come to rest; what it has left to send goes nowhere now.
