@@ -7,9 +7,10 @@ from functools import cache
 from twisted.plugin import getPlugins
 
 from mailroute.dialogs.imap import IMAP
+from mailroute.dialogs.smtp import LMTP, SMTP
 from mailroute.interfaces import IMailProtocol
 
-_BUILT_IN: tuple[IMailProtocol, ...] = (IMAP,)
+_BUILT_IN: tuple[IMailProtocol, ...] = (IMAP, LMTP, SMTP)
 
 
 class UnknownProtocol(LookupError):
