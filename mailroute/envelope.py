@@ -11,7 +11,7 @@ import enum
 
 from attrs import field, frozen
 
-from mailroute.events import HangUp, Reason, Send, StartTLS, passing
+from mailroute.events import HangUp, Reason, Send, StartTLS
 from mailroute.wire.smtp_syntax import Parameters
 
 # --- what a client hands over -------------------------------------------------
@@ -53,7 +53,7 @@ class Chunk:
     last: bool
 
 
-@passing
+@frozen
 class Piece:
     """A piece of the message, in the form that `Begin` says."""
 

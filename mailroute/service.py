@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,16 +28,19 @@ from mailroute import config
 from mailroute.backend import Backend, Dial
 from mailroute.checkers import check_with
 from mailroute.config import Backend as BackendSettings
-from mailroute.config import Listener, Security, Settings
+from mailroute.config import Limits, Listener, Security, Settings
+from mailroute.delivery import DeliveryDoor, DeliverySession
 from mailroute.descriptors import Descriptors
+from mailroute.envelope import DeliveryTerms
 from mailroute.events import DialogTerms, Farewell
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
 from mailroute.house import Door, House, Join, Parting
-from mailroute.interfaces import IBackend
+from mailroute.interfaces import IBackend, IClientLeg, IDeliveryProtocol, ILoginProtocol, ISession
 from mailroute.pipe import Joint, Order, SpliceTerms, join
 from mailroute.routers import Chain
+from mailroute.session import Session
 from mailroute.sockets.endpoints import HubClientEndpoint, HubServerEndpoint, suits
 from mailroute.tls import ClientTLS, KeyPair, ServerTLS, client_context
 
@@ -292,15 +296,19 @@ def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any
     )
 
 
-def _factory(
+Begin = Callable[[IClientLeg], ISession]
+
+
+def _begin(
     listener: Listener,
     settings: Settings,
     house: House,
-    gate: Gate,
-    tls: IOpenSSLServerConnectionCreator | None,
-    descriptors: Descriptors,
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
-) -> ProxyServerFactory:
+) -> Begin:
+    """Return what makes a listener's sessions: they are of the kind that its protocol wants."""
+    protocol = listener.protocol
+    if IDeliveryProtocol.providedBy(protocol):
+        return _delivering(listener, settings.limits, house)
     starttls = listener.security is Security.STARTTLS
     terms = DialogTerms(
         tls_offered=starttls,
@@ -310,9 +318,43 @@ def _factory(
         bad_commands=settings.limits.bad_commands,
     )
     check = None if listener.authenticate is None else check_with(listener.authenticate, in_thread)
+    return partial(Session, house, Door(listener.name, ILoginProtocol(protocol), terms, check))
+
+
+def _delivering(listener: Listener, limits: Limits, house: House) -> Begin:
+    terms = DeliveryTerms(
+        host_name=listener.host_name or socket.gethostname(),
+        tls_offered=listener.security is Security.STARTTLS,
+        extensions=listener.capabilities,
+        message_size=limits.message_size,
+        recipients=limits.recipients,
+        messages=limits.messages,
+        bad_commands=limits.bad_commands,
+    )
+    door = DeliveryDoor(
+        listener.name,
+        IDeliveryProtocol(listener.protocol),
+        terms,
+        split=listener.split,
+        idle_timeout=limits.idle_timeout,
+        stall_timeout=limits.stall_timeout,
+        lookup_timeout=limits.backend_timeout,
+    )
+    return partial(DeliverySession, house, door)
+
+
+def _factory(
+    listener: Listener,
+    settings: Settings,
+    house: House,
+    gate: Gate,
+    tls: IOpenSSLServerConnectionCreator | None,
+    descriptors: Descriptors,
+    in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+) -> ProxyServerFactory:
     return ProxyServerFactory(
         house,
-        Door(listener.name, listener.protocol, terms, check),
+        _begin(listener, settings, house, in_thread),
         gate,
         tls,
         descriptors,

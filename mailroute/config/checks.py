@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from attrs import field, frozen
 
@@ -11,6 +12,7 @@ from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Security, Settings
 from mailroute.events import Method
+from mailroute.interfaces import IDeliveryProtocol
 from mailroute.tls import client_tls
 
 _OAUTH = ("XOAUTH2", "OAUTHBEARER")
@@ -96,12 +98,33 @@ def _of_listener(listener: Listener, whole: Parts) -> _Found:
         yield ("endpoint",), _NOT_SHARED.format(kind(listener.endpoint))
     if name not in whole.served and "backend" not in whole.missing:
         yield ("protocol",), f'no backend serves "{name}": add {name} = "tcp:HOST:PORT" to a [backend.NAME]'
+    yield from _of_delivery(listener)
+    if IDeliveryProtocol.providedBy(listener.protocol):
+        return
     if listener.authenticate is None:
         yield from _unchecked(name, whole.backends)
         return
     for word in listener.mechanisms:
         if word in _OAUTH:
             yield ("mechanisms",), f'"{word}" sends a token, which authenticate cannot check: remove one'
+
+
+def _of_delivery(listener: Listener) -> _Found:
+    """Find the keys that mean something only where mail is delivered, or only where it is not."""
+    protocol: Any = listener.protocol
+    name, given = protocol.name, listener.model_fields_set
+    if not IDeliveryProtocol.providedBy(protocol):
+        for key in {"split", "host_name"} & given:
+            yield (key,), f'means nothing with protocol = "{name}", where nothing is delivered: remove it'
+        return
+    if protocol.splits and "split" in given:
+        yield ("split",), f'means nothing with protocol = "{name}", which always splits: remove it'
+    for key in ("authenticate", "mechanisms", "cleartext_login"):
+        if key in given:
+            yield (key,), f'means nothing with protocol = "{name}", where nobody logs in: remove it'
+    for word in listener.capabilities:
+        if word.upper() != "DSN":
+            yield ("capabilities",), f'"{word}" is not what mailroute can pass on, which is "DSN": remove it'
 
 
 def _of_listener_tls(listener: Listener, certified: bool) -> _Found:

@@ -9,7 +9,7 @@ from twisted.cred.checkers import FilePasswordDB
 
 from mailroute.config.models import Backend, Certificate, Limits, Listener, Security, Settings
 from mailroute.events import Identity, Method
-from mailroute.interfaces import IRouter
+from mailroute.interfaces import IDeliveryProtocol, IRouter
 
 
 def describe(settings: Settings) -> list[str]:
@@ -26,7 +26,25 @@ def describe(settings: Settings) -> list[str]:
     ]
 
 
+def _delivery(listener: Listener) -> str:
+    when = {
+        Security.STARTTLS: "offers STARTTLS",
+        Security.TLS: "speaks TLS from the first byte",
+        Security.NONE: "without TLS",
+    }[listener.security]
+    splits = IDeliveryProtocol(listener.protocol).splits or listener.split
+    how = (
+        "a message goes to all its recipients' backends"
+        if splits
+        else "recipients on another backend than the first are asked for again"
+    )
+    where = _endpoint(listener.endpoint)
+    return f"Takes mail by {listener.protocol.name} on {where}: {when}; {how}."
+
+
 def _listener(listener: Listener) -> str:
+    if IDeliveryProtocol.providedBy(listener.protocol):
+        return _delivery(listener)
     when = {
         Security.STARTTLS: "takes logins once STARTTLS is done",
         Security.TLS: "speaks TLS from the first byte",
@@ -142,6 +160,9 @@ _LIMITS = (
     ),
     ("failed_logins", "{} failed logins end a connection.", "Any number of failed logins is answered."),
     ("bad_commands", "{} bad commands end a connection.", "Any number of bad commands is answered."),
+    ("message_size", "A message may have {} bytes.", "A message may have any size."),
+    ("recipients", "A message may have {} recipients.", "A message may have any number of recipients."),
+    ("messages", "A connection may bring {} messages.", "A connection may bring any number of messages."),
     ("connections", "At most {} connections at once.", "Any number of connections at once."),
     (
         "connections_per_address",

@@ -1,4 +1,4 @@
-"""Bounded readers of what SMTP and LMTP send in lines: commands, and replies (RFC 5321 sections 2.3.8, 4.2, 4.5.3.1)."""
+"""Bounded readers of SMTP's and LMTP's commands and replies (RFC 5321 sections 2.3.8, 4.2, 4.5.3.1)."""
 
 from __future__ import annotations
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 MAX_AHEAD = 160 * 1024
-"""Bytes that a client has sent while something of what it sent before is under way: two reads of a transport."""
+"""Bytes sent ahead while something of what came before is under way: two reads of a transport."""
 
 PIECE = 4096
-"""Bytes of a message that are passed on at once, as that much may have to wait at each backend."""
+"""Bytes of a message that are passed on at once: that much may have to wait at each backend."""
 
 MAX_COMMANDS = 2000
-"""Commands since the last message, of which bad ones as configured: RCPT for each recipient, and some more."""
+"""Commands since the last message, of which bad ones as configured: a RCPT for each recipient, and more."""
 
 MAX_BAD_WITHOUT_BOUND = 1000
 """Bad commands where the configuration sets no bound."""

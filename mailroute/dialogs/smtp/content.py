@@ -38,7 +38,7 @@ class Content:
     def read(self, reader: LineReader) -> list[Piece | End | Spoilt]:
         """Take what the reader has of it."""
         events: list[Piece | End | Spoilt] = []
-        while not self.ended:
+        while True:
             data = self._read_data(reader) if self._data is not None else self._read_chunk(reader)
             obstacle = self._look_at(data)
             if obstacle is not None and not self._spoilt:
@@ -48,9 +48,8 @@ class Content:
                 events += [Piece(data[at : at + PIECE]) for at in range(0, len(data), PIECE)]
             if self.ended:
                 events.append(End(self._last))
-            elif not len(reader):
-                break
-        return events
+            if self.ended or not len(reader):
+                return events
 
     def _read_data(self, reader: LineReader) -> bytes:
         assert self._data is not None  # noqa: S101 (asked by the caller)

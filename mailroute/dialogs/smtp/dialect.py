@@ -7,7 +7,7 @@ import secrets
 from attrs import frozen
 
 TOKEN = secrets.token_hex(4).encode("ascii")
-"""Tells this mailroute, all its processes together, from every other: a backend that greets with it is mailroute itself."""
+"""Tells this mailroute, with all its processes, from every other: a backend that greets with it is itself."""
 
 
 @frozen

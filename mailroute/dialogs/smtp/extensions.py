@@ -8,7 +8,7 @@ from mailroute.envelope import DeliveryTerms, MailFrom, Obstacle, RcptTo
 from mailroute.wire.smtp_syntax import Parameters
 
 ALWAYS = ("PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING")
-"""What can be kept whatever the backends do: where one lacks what a message needs, its recipients are refused."""
+"""What can be kept whatever backends do: where one lacks what a message needs, its recipients are refused."""
 
 OPTIONAL = ("DSN",)
 """What only backends can keep: a listener announces it if it is told to."""
@@ -64,7 +64,7 @@ def passed_on(parameters: Parameters, extensions: Extensions) -> bytes:
 
 
 def lacking(mail: MailFrom, recipient: RcptTo, extensions: Extensions) -> Obstacle | None:
-    """Return why a backend cannot take this message for this recipient (RFC 6152 section 3, RFC 6531 section 3.5)."""
+    """Return why a backend cannot take this message (RFC 6152 section 3, RFC 6531 section 3.5)."""
     parameters = dict(mail.parameters)
     if (parameters.get(b"BODY") or b"").upper() == b"8BITMIME" and b"8BITMIME" not in extensions:
         return Obstacle.NO_8BITMIME

@@ -1,4 +1,4 @@
-"""The backend's side of SMTP and LMTP, from the first recipient to the message's end (RFC 5321, 2033, 2920, 3030)."""
+"""The backend's side of a delivery by SMTP or LMTP (RFC 5321, 2033, 2920, 3030)."""
 
 from __future__ import annotations
 
