@@ -59,6 +59,7 @@ class HubTransport(WithTLS):
         "events",
         "heard_all",
         "hub",
+        "producer",
     )
 
     def __init__(self, sock: socket.socket, hub: Hub, peer: Any, *, client: bool = False) -> None:
@@ -71,6 +72,7 @@ class HubTransport(WithTLS):
         self.disconnecting = self.handshaking = self.said_goodbye = self.heard_all = False
         self.reading = True
         self.rest = self.early = b""
+        self.producer: Any = None
         self.reason: Failure | None = None
         self.tls: SSL.Connection | None = None
         self.ssl: Any = None
@@ -192,14 +194,19 @@ class HubTransport(WithTLS):
         self.loseConnection()
 
     def unregisterProducer(self) -> None:
-        """Nothing: there are none."""
+        """Forget who writes."""
+        self.producer = None
 
-    def registerProducer(self, producer: object, streaming: bool) -> None:
-        """Refuse: the splice does without.
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        """Pause this one as soon as the socket does not take what is written, and resume it when all is sent.
 
-        :raises NotImplementedError: always.
+        :raises NotImplementedError: it is a pull producer.
         """
-        raise NotImplementedError
+        if not streaming:
+            raise NotImplementedError
+        self.producer = producer
+        if self.rest:
+            producer.pauseProducing()
 
     def fileno(self) -> int:
         """Return the socket's descriptor; -1 once it is closed."""
@@ -258,6 +265,8 @@ class HubTransport(WithTLS):
         if sent < len(data):
             self.rest = bytes(data[sent:])
             self._watch()
+            if self.producer is not None:
+                self.producer.pauseProducing()
 
     def _send_rest(self) -> None:
         rest, self.rest = self.rest, b""
@@ -269,6 +278,8 @@ class HubTransport(WithTLS):
             self._shake_hands()
         elif self.disconnecting:
             self._say_goodbye()
+        elif self.producer is not None:
+            self.producer.resumeProducing()
 
     def _watch(self) -> None:
         events = (READ if self.reading or self.handshaking else 0) | (WRITE if self.rest else 0) or NOTHING
@@ -313,6 +324,7 @@ class HubTransport(WithTLS):
         if not self.connected:
             return
         self.connected = 0
+        self.producer = None
         self.hub.remove(self.sock.fileno())
         if self.tls is not None:
             self.tls.set_app_data(None)

@@ -30,7 +30,8 @@ from attrs import frozen
 
 from mailroute import config
 from mailroute.config import Settings
-from mailroute.service import ServerContexts, StartError, server_contexts
+from mailroute.listening import StartError
+from mailroute.service import ServerContexts, server_contexts
 from mailroute.workers import start
 from mailroute.workers.channel import MAX_DESCRIPTORS, MAX_MESSAGE
 from mailroute.workers.counts import Counts
