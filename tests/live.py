@@ -91,6 +91,7 @@ class Backends(Factory):
     """A backend's listening end: each connection is a `Talk` that the test speaks through."""
 
     noisy = False
+    talk = Talk
 
     def __init__(self) -> None:
         self.talks: list[Talk] = []
@@ -99,7 +100,7 @@ class Backends(Factory):
 
     def buildProtocol(self, addr: Any) -> Talk:
         del addr
-        talk = Talk()
+        talk = self.talk()
         self.talks.append(talk)
         if self._waiting:
             reactor.callLater(0, self._waiting.pop(0).callback, talk)

@@ -1,0 +1,275 @@
+"""Mail on its way through mailroute, on real sockets, with scripted backends."""
+
+from __future__ import annotations
+
+import pytest
+from delivering import Server, delivering
+from pytest_twisted import ensureDeferred
+
+MAIL = b"MAIL FROM:<s@example.net>\r\n"
+
+
+def rcpt(*names: str) -> bytes:
+    return b"".join(b"RCPT TO:<%s>\r\n" % name.encode() for name in names)
+
+
+async def split_message(running, client) -> tuple[Server, Server]:
+    """Offer a message to one recipient on east and one on west, and wait until it may be sent."""
+    client.say(MAIL + rcpt("a@east.example", "a@west.example") + b"DATA\r\n")
+    east = await running.east.next()
+    await east.ready()
+    await east.takes(b"a@east.example")
+    west = await running.west.next()
+    await west.ready()
+    await west.takes(b"a@west.example")
+    for server in (east, west):
+        await server.hears(b"DATA\r\n")
+    east.say(b"354 go\r\n")
+    west.say(b"354 go\r\n")
+    await client.until(b"354 Send the message, and a dot on a line by itself\r\n")
+    return east, west
+
+
+@ensureDeferred
+async def test_a_message_is_split_and_answered_in_order():
+    """Recipients on two backends get one transaction each; the replies come back in the client's order."""
+    async with delivering() as running:
+        client = await running.client()
+        client.say(MAIL + rcpt("a@west.example", "a@east.example", "nobody@example.org", "b@west.example"))
+        client.say(b"DATA\r\n")
+        west = await running.west.next()
+        assert await west.ready() != b""
+        await west.takes(b"a@west.example")
+        east = await running.east.next()
+        await east.ready()
+        await east.takes(b"a@east.example")
+        await west.hears(b"RCPT TO:<b@west.example>")
+        west.say(b"250 2.1.5 b\r\n")
+        await west.hears(b"DATA\r\n")
+        await east.hears(b"DATA\r\n")
+        west.say(b"354 go\r\n")
+        east.say(b"354 go\r\n")
+        assert await client.until(b"354 ") == (
+            b"250 2.1.0 Sender taken\r\n250 2.1.5 a@west.example\r\n250 2.1.5 a@east.example\r\n"
+            b"550 5.1.1 No such mailbox here\r\n250 2.1.5 b\r\n354 "
+        )
+        await client.until(b"\r\n")
+        client.say(b"Subject: x\r\n\r\n..dot\r\n.\r\n")
+        assert await west.until(b"\r\n.\r\n") == b"Subject: x\r\n\r\n..dot\r\n.\r\n"
+        assert await east.until(b"\r\n.\r\n") == b"Subject: x\r\n\r\n..dot\r\n.\r\n"
+        west.say(b"250 2.0.0 one\r\n452 4.2.2 full\r\n")
+        east.say(b"250 2.0.0 two\r\n")
+        assert await client.until(b"full\r\n") == b"250 2.0.0 one\r\n250 2.0.0 two\r\n452 4.2.2 full\r\n"
+        client.say(b"QUIT\r\n")
+        await client.until(b"221 2.0.0 Bye\r\n")
+        await east.until(b"QUIT\r\n")
+        await west.until(b"QUIT\r\n")
+
+
+@ensureDeferred
+async def test_nothing_is_acknowledged_before_the_backend_has():
+    """The client has no word on its message as long as a backend has none."""
+    async with delivering() as running:
+        client = await running.client()
+        east, west = await split_message(running, client)
+        client.say(b"x\r\n.\r\n")
+        await east.until(b"\r\n.\r\n")
+        await west.until(b"\r\n.\r\n")
+        east.say(b"250 2.0.0 one\r\n")
+        client.say(b"NOOP\r\n")
+        west.say(b"250 2.0.0 ")
+        assert not client.heard
+        west.say(b"two\r\n")
+        assert await client.until(b"Nothing done\r\n") == (
+            b"250 2.0.0 one\r\n250 2.0.0 two\r\n250 2.0.0 Nothing done\r\n"
+        )
+
+
+@ensureDeferred
+async def test_a_backend_that_dies_in_the_middle_costs_only_its_own_recipients():
+    """Its recipients are to be tried again, the others have the message."""
+    async with delivering() as running:
+        client = await running.client()
+        east, west = await split_message(running, client)
+        client.say(b"one\r\n")
+        await east.until(b"one")
+        east.transport.abortConnection()
+        await east.lost
+        client.say(b"two\r\n.\r\n")
+        assert await west.until(b"\r\n.\r\n") == b"one\r\ntwo\r\n.\r\n"
+        west.say(b"250 2.0.0 two\r\n")
+        assert await client.until(b"two\r\n") == (
+            b"451 4.4.2 The connection to the mail server was lost, try again later\r\n250 2.0.0 two\r\n"
+        )
+
+
+@ensureDeferred
+async def test_a_backend_that_dies_at_the_end_has_not_answered():
+    """A backend that has the whole message and says nothing gives a 4xx, and what it has answered stays."""
+    async with delivering() as running:
+        client = await running.client()
+        client.say(MAIL + rcpt("a@east.example", "b@east.example") + b"DATA\r\n")
+        east = await running.east.next()
+        await east.ready()
+        await east.takes(b"a@east.example", b"b@east.example")
+        await east.hears(b"DATA\r\n")
+        east.say(b"354 go\r\n")
+        await client.until(b"354 ")
+        client.say(b"x\r\n.\r\n")
+        await east.until(b"\r\n.\r\n")
+        east.say(b"250 2.0.0 one\r\n")
+        east.transport.loseConnection()
+        await client.until(b"250 2.0.0 one\r\n451 4.4.2 ")
+
+
+@pytest.mark.parametrize("how", ["abort", "close", "half"])
+@ensureDeferred
+async def test_a_client_that_dies_in_the_middle_delivers_nothing(how):
+    """Every backend's connection ends without the message's end."""
+    async with delivering() as running:
+        client = await running.client()
+        east, west = await split_message(running, client)
+        client.say(b"one\r\n")
+        await east.until(b"one\r\n")
+        await west.until(b"one\r\n")
+        if how == "abort":
+            client.transport.abortConnection()
+        elif how == "close":
+            client.transport.loseConnection()
+        else:
+            client.transport.loseWriteConnection()
+        assert await east.end() == b""
+        assert await west.end() == b""
+
+
+@ensureDeferred
+async def test_a_client_that_dies_before_the_first_byte_delivers_nothing():
+    """A backend that waits for the message gets no command in its place."""
+    async with delivering() as running:
+        client = await running.client()
+        east, west = await split_message(running, client)
+        client.transport.abortConnection()
+        assert await east.end() == b""
+        assert await west.end() == b""
+
+
+LOST = b"451 4.4.2 The connection to the mail server was lost, try again later"
+
+SMUGGLED = [
+    b"\n.\n",
+    b"\n.\r\n",
+    b"\r\n.\n",
+    b"\r.\r",
+    b"\r.\r\n",
+    b"\r\n.\r",
+    b"\r\n.\rX",
+    b"\r\n\0.\r\n",
+    b"\r\r\n.\r\r\n",
+    b"\n\n.\r\n",
+    b"\r\n\n.\r\n",
+    b"\r\n.\r\r\n",
+]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("end", SMUGGLED, ids=[repr(end) for end in SMUGGLED])
+@pytest.mark.parametrize("step", [0, 1])
+@ensureDeferred
+async def test_smuggling_is_refused(end, chunked, step):
+    """What some servers took for a message's end in 2023 is none, and the message is delivered nowhere."""
+    smuggled = (
+        b"first" + end + b"MAIL FROM:<admin@example.org>\r\nRCPT TO:<a@east.example>\r\nDATA\r\nsecond\r\n"
+    )
+    async with delivering() as running:
+        client = await running.client()
+        client.say(MAIL + rcpt("a@east.example"))
+        east = await running.east.next()
+        await east.ready("PIPELINING")
+        await east.takes(b"a@east.example")
+        await client.until(b"250 2.1.5 a@east.example\r\n")
+        client.say(b"BDAT %d LAST\r\n" % len(smuggled) if chunked else b"DATA\r\n")
+        await east.hears(b"DATA\r\n")
+        east.say(b"354 go\r\n")
+        if not chunked:
+            await client.until(b"354 Send the message, and a dot on a line by itself\r\n")
+            smuggled += b".\r\n"
+        for at in range(0, len(smuggled), step or len(smuggled)):
+            client.say(smuggled[at : at + (step or len(smuggled))])
+        client.say(b"NOOP\r\n")
+        assert await client.until(b"Nothing done\r\n") == (
+            b"550 5.6.0 The message has lines that do not end with CR LF\r\n250 2.0.0 Nothing done\r\n"
+        )
+        heard = await east.end()
+        assert b"second" not in heard
+        assert b"MAIL" not in heard
+        for line_end in (b"\r\n", b"\r", b"\n"):
+            assert line_end + b"." + line_end not in heard
+
+
+@ensureDeferred
+async def test_recipients_elsewhere_are_asked_for_again():
+    """Where a message has one reply, its recipients live on one backend: that of the first one accepted."""
+    async with delivering("smtp") as running:
+        client = await running.client(b"EHLO client.example")
+        client.say(MAIL + rcpt("c@east.example", "a@west.example", "b@east.example", "b@west.example"))
+        east = await running.east.next()
+        await east.ready(hello=b"EHLO")
+        await east.hears(b"MAIL FROM:")
+        await east.hears(b"RCPT TO:<c@east.example>")
+        east.say(b"250 2.1.0 sender\r\n550 5.1.1 not c\r\n")
+        west = await running.west.next()
+        await west.ready(hello=b"EHLO")
+        await west.takes(b"a@west.example")
+        await west.hears(b"RCPT TO:<b@west.example>")
+        west.say(b"250 2.1.5 b\r\n")
+        assert await client.until(b"2.1.5 b\r\n") == (
+            b"250 2.1.0 Sender taken\r\n550 5.1.1 not c\r\n250 2.1.5 a@west.example\r\n"
+            b"451 4.5.3 Not in one message with the recipients before, try again\r\n250 2.1.5 b\r\n"
+        )
+        client.say(b"DATA\r\n")
+        await west.hears(b"DATA\r\n")
+        west.say(b"354 go\r\n")
+        await client.until(b"354 ")
+        client.say(b"x\r\n.\r\n")
+        await west.until(b"\r\n.\r\n")
+        west.say(b"250 2.0.0 queued as 7\r\n")
+        await client.until(b"250 2.0.0 queued as 7\r\n")
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ((b"250 2.0.0 one", b"250 2.0.0 two"), b"250 2.0.0 one"),
+        ((b"250 2.0.0 one", b"452 4.2.2 full"), b"452 4.2.2 full"),
+        ((b"554 5.6.0 spam", b"452 4.2.2 full"), b"452 4.2.2 full"),
+        ((b"250 2.0.0 one", b"554 5.6.0 spam"), b"554 5.6.0 spam"),
+        (
+            (b"250 2.0.0 one", b"421 4.3.2 bye"),
+            b"451 4.4.2 The connection to the mail server was lost, try again later",
+        ),
+        ((b"250 2.0.0 one", b"503 5.5.1 what"), b"451 4.3.5 The mail service is not set up correctly"),
+    ],
+)
+@ensureDeferred
+async def test_one_reply_for_several_backends(answers, told):
+    """With split, a message is taken only if every backend has taken it; if any may still, it is tried again."""
+    async with delivering("smtp", listen={"split": True}) as running:
+        client = await running.client(b"EHLO client.example")
+        client.say(MAIL + rcpt("a@east.example", "a@west.example") + b"DATA\r\n")
+        east = await running.east.next()
+        await east.ready(hello=b"EHLO")
+        await east.takes(b"a@east.example")
+        west = await running.west.next()
+        await west.ready(hello=b"EHLO")
+        await west.takes(b"a@west.example")
+        for server in (east, west):
+            await server.hears(b"DATA\r\n")
+            server.say(b"354 go\r\n")
+        await client.until(b"354 Send the message, and a dot on a line by itself\r\n")
+        client.say(b"x\r\n.\r\n")
+        for server, answer in zip((east, west), answers, strict=True):
+            await server.until(b"\r\n.\r\n")
+            server.say(answer + b"\r\n")
+        assert await client.until(b"\r\n") == told + b"\r\n"
+        client.say(b"NOOP\r\n")
+        assert await client.until(b"\r\n") == b"250 2.0.0 Nothing done\r\n"
