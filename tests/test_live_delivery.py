@@ -129,9 +129,9 @@ async def test_a_client_that_dies_in_the_middle_delivers_nothing(how):
     async with delivering() as running:
         client = await running.client()
         east, west = await split_message(running, client)
-        client.say(b"one\r\n")
-        await east.until(b"one\r\n")
-        await west.until(b"one\r\n")
+        client.say(b"one\r\ntwo")
+        await east.until(b"one\r\ntwo")
+        await west.until(b"one\r\ntwo")
         if how == "abort":
             client.transport.abortConnection()
         elif how == "close":

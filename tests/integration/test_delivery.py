@@ -1,0 +1,162 @@
+"""Mail delivered through mailroute to real Dovecots, by Python's clients and by a real Postfix."""
+
+from __future__ import annotations
+
+import email
+import hashlib
+import random
+import smtplib
+from collections.abc import Iterator
+
+import pytest
+from servers.accounts import Account, message
+from servers.certificates import Authority, Certificate
+from servers.dovecot import Dovecot, Terms
+from servers.processes import wait_until
+from servers.proxy import Mailroute
+
+pytestmark = pytest.mark.integration
+
+EAST = [Account(f"user{n}@east.example.org", "a secret", "east") for n in range(12)]
+WEST = [Account(f"user{n}@west.example.org", "a secret", "west") for n in range(12)]
+SENDER = "author@example.net"
+
+
+@pytest.fixture(scope="module")
+def servers(certificate: Certificate) -> Iterator[dict[str, Dovecot]]:
+    terms = Terms(certificate=certificate, lmtp=True)
+    with Dovecot(terms, *EAST) as east, Dovecot(terms, *WEST) as west:
+        yield {"east": east, "west": west}
+
+
+def configuration(
+    servers: dict[str, Dovecot], authority: Authority, certificate: Certificate, **keys: object
+) -> dict[str, object]:
+    tls = {"verify": "localhost", "ca": str(authority.file)}
+    return {
+        "certificate": [{"chain": str(certificate.chain), "key": str(certificate.key)}],
+        "backend": {
+            name: {"lmtp": f"tcp:127.0.0.1:{server.lmtp}", "security": "starttls", **tls, **keys}
+            for name, server in servers.items()
+        },
+        "route": [
+            {"source": "pattern", "match": rf".+@{name}\.example\.org", "backend": name} for name in servers
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def proxy(servers: dict[str, Dovecot], authority: Authority, certificate: Certificate) -> Iterator[Mailroute]:
+    listen = {"lmtp": {"protocol": "lmtp", "security": "starttls"}}
+    with Mailroute(listen, configuration(servers, authority, certificate)) as mailroute:
+        yield mailroute
+
+
+def body(delivered: bytes) -> bytes:
+    """Return what stands behind the head."""
+    return delivered.replace(b"\r\n", b"\n").partition(b"\n\n")[2]
+
+
+def test_one_message_reaches_users_on_both_backends(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
+    """A message for users on two Dovecots, and for nobody, is in both mailboxes, and Dovecot knows the client."""
+    text = message("split", "Hello.\n.\n..\n.dots\n", number=1)
+    with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"], source_address=("127.0.0.2", 0)) as client:
+        refused = client.sendmail(
+            SENDER, [EAST[0].user, "nobody@east.example.org", "nobody@example.com", WEST[0].user], text
+        )
+    assert set(refused) == {"nobody@east.example.org", "nobody@example.com"}
+    assert {code for code, _ in refused.values()} == {550}
+    for server, account in ((servers["east"], EAST[0]), (servers["west"], WEST[0])):
+        [delivered] = server.delivered(account)
+        assert body(delivered) == body(text)
+        # What Dovecot writes of whom it has the message from.
+        assert b"127.0.0.2" in delivered.partition(b"\n\n")[0]
+    proxy.log.wait_for(
+        r"message 1 delivered in part: from=<author@example.net> recipients=4 delivered=2 "
+        r"bytes=\d+ backends=east,west to=.*user0@east"
+    )
+
+
+def test_starttls_from_the_client(
+    servers: dict[str, Dovecot], proxy: Mailroute, authority: Authority
+) -> None:
+    """A client that wants TLS has it, and several messages over one connection arrive."""
+    with smtplib.LMTP("localhost", proxy.ports["lmtp"]) as client:
+        client.starttls(context=authority.client_context())
+        for number in range(3):
+            assert not client.sendmail(
+                SENDER, [WEST[1].user, EAST[1].user], message(f"tls {number}", number=number)
+            )
+    for server, account in ((servers["east"], EAST[1]), (servers["west"], WEST[1])):
+        subjects = {email.message_from_bytes(text)["Subject"] for text in server.delivered(account)}
+        assert subjects == {"tls 0", "tls 1", "tls 2"}
+
+
+def test_a_large_message_arrives_whole(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
+    """50 MB arrive byte for byte in two mailboxes, and mailroute does not grow by more than a few megabytes."""
+    random.seed(1)
+    line = b"".join(b"%c" % random.choice(b".abcdefgh \xe9\xff") for _ in range(996)) + b"\r\n"
+    lines = [line[n % 900 :] for n in range(95000)]
+    text = message("large", number=3).replace(b"Content-Type", b"X-Was") + b"".join(lines)
+    assert len(text) > 50_000_000
+    before = proxy.memory()
+    with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"]) as client:
+        assert not client.sendmail(SENDER, [EAST[2].user, WEST[2].user], text, ["BODY=8BITMIME"])
+    assert proxy.memory() - before < 10_000_000
+    wanted = hashlib.sha256(body(text)).hexdigest()
+    for server, account in ((servers["east"], EAST[2]), (servers["west"], WEST[2])):
+        [delivered] = server.delivered(account)
+        assert hashlib.sha256(body(delivered)).hexdigest() == wanted
+
+
+@pytest.mark.parametrize("chunks", [1, 7])
+def test_chunks_arrive_whole(servers: dict[str, Dovecot], proxy: Mailroute, chunks: int) -> None:
+    """A message that comes by BDAT goes on as it is."""
+    account = EAST[2 + chunks]
+    text = message("chunks", "Hello.\n.\n..\nend", number=4)
+    size = len(text) // chunks + 1
+    with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"]) as client:
+        client.lhlo() if hasattr(client, "lhlo") else client.ehlo()
+        client.mail(SENDER)
+        assert client.rcpt(account.user)[0] == 250
+        for at in range(0, len(text), size):
+            piece = text[at : at + size]
+            last = b" LAST" if at + size >= len(text) else b""
+            client.send(b"BDAT %d%s\r\n" % (len(piece), last) + piece)
+            assert client.getreply()[0] == 250
+    [delivered] = servers["east"].delivered(account)
+    assert body(delivered) == body(text)
+
+
+@pytest.mark.parametrize("identity", ["proxy-v1", "proxy-v2", "none"])
+def test_other_ways_to_tell_who_the_client_is(
+    servers: dict[str, Dovecot], authority: Authority, certificate: Certificate, identity: str
+) -> None:
+    """Dovecot learns the client's address from a PROXY header, and without either it sees mailroute's."""
+    account = EAST[["proxy-v1", "proxy-v2", "none"].index(identity) + 4]
+    settings = configuration(servers, authority, certificate, identity=identity)
+    if identity != "none":
+        for name, server in servers.items():
+            settings["backend"][name]["lmtp"] = f"tcp:127.0.0.1:{server.lmtp_behind_proxy}"
+    with (
+        Mailroute({"lmtp": {"protocol": "lmtp", "security": "none"}}, settings) as mailroute,
+        smtplib.LMTP("127.0.0.1", mailroute.ports["lmtp"], source_address=("127.0.0.2", 0)) as client,
+    ):
+        client.sendmail(SENDER, [account.user], message("identity", number=5))
+    [delivered] = servers["east"].delivered(account)
+    assert (b"127.0.0.2" in delivered.partition(b"\n\n")[0]) == (identity != "none")
+
+
+def test_a_backend_that_is_down_costs_its_own_recipients(
+    certificate: Certificate, authority: Authority, servers: dict[str, Dovecot]
+) -> None:
+    """Recipients of a backend that is not there are to be tried again; the others get the message."""
+    settings = configuration(servers, authority, certificate)
+    settings["backend"]["east"]["lmtp"] = "tcp:127.0.0.1:1"
+    with (
+        Mailroute({"lmtp": {"protocol": "lmtp", "security": "none"}}, settings) as mailroute,
+        smtplib.LMTP("127.0.0.1", mailroute.ports["lmtp"]) as client,
+    ):
+        refused = client.sendmail(SENDER, [EAST[8].user, WEST[8].user], message("down", number=6))
+    assert [code for code, _ in refused.values()] == [451]
+    wait_until("the delivery", lambda: servers["west"].delivered(WEST[8]))
