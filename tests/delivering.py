@@ -53,10 +53,12 @@ class Server(Talk):
             self.say(b"" if number else b"250 2.1.0 sender\r\n")
             self.say(b"250 2.1.5 " + recipient + b"\r\n")
 
-    async def message(self) -> bytes:
-        """Ask for the message, and return it as it was sent, with its end."""
+    async def message_after(self, client: Talk, text: bytes) -> bytes:
+        """Ask for the message, have the client send it, and return what came."""
         await self.hears(b"DATA\r\n")
         self.say(b"354 go\r\n")
+        await client.until(b"354 Send the message, and a dot on a line by itself\r\n")
+        client.say(text)
         return await self.until(b"\r\n.\r\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from delivering import Server, delivering
+from live import patient
 from pytest_twisted import ensureDeferred
 
 MAIL = b"MAIL FROM:<s@example.net>\r\n"
@@ -273,3 +274,121 @@ async def test_one_reply_for_several_backends(answers, told):
         assert await client.until(b"\r\n") == told + b"\r\n"
         client.say(b"NOOP\r\n")
         assert await client.until(b"\r\n") == b"250 2.0.0 Nothing done\r\n"
+
+
+@ensureDeferred
+async def test_a_backend_that_does_not_read_holds_little_and_is_left_behind():
+    """While one backend takes nothing the client is held up, with 256 KiB here at most; then the others go on."""
+    async with delivering(limits={"stall_timeout": 2}) as running:
+        client = await running.client()
+        east, west = await split_message(running, client)
+        east.transport.pauseProducing()
+        text = b"0123456789abcdef\r\n.." * 1_500_000
+        client.say(text + b"\r\n.\r\n")
+        [session] = running.listener.factory.sessions
+        await patient(lambda: session._paused)
+        forwarding = session._forwarding
+        held = sum(len(event.data) for event in session._todo)
+        held += len(session._receiver._reader)
+        held += sum(len(target._connection._transport.rest) for target in forwarding._targets.values())
+        assert held <= 256 * 1024
+        assert await west.until(b"\r\n.\r\n") == text + b"\r\n.\r\n"
+        west.say(b"250 2.0.0 two\r\n")
+        assert await client.until(b"two\r\n") == (
+            b"451 4.4.2 The mail server took too long, try again later\r\n250 2.0.0 two\r\n"
+        )
+
+
+@ensureDeferred
+async def test_a_client_that_takes_no_replies_is_not_listened_to():
+    """Whoever asks and asks and reads nothing is paused, and what waits for it is bounded."""
+    async with delivering(limits={"stall_timeout": 2}) as running:
+        client = await running.client()
+        [session] = running.listener.factory.sessions
+        client.transport.pauseProducing()
+        for _ in range(40):
+            client.say((MAIL + b"HELP\r\nRSET\r\n" * 200 + b"BDAT 0 LAST\r\n") * 10)
+        await patient(lambda: session._full or session._over)
+        assert len(session._leg.transport.rest) < 256 * 1024
+        await patient(lambda: session._over)
+
+
+@ensureDeferred
+async def test_one_connection_serves_many_messages():
+    """A backend's connection is kept from one message to the next, and a transaction called off is reset."""
+    async with delivering() as running:
+        client = await running.client()
+        client.say(MAIL + rcpt("a@east.example") + b"RSET\r\n")
+        east = await running.east.next()
+        await east.ready()
+        await east.takes(b"a@east.example")
+        await east.hears(b"RSET\r\n")
+        for number in (b"1", b"2"):
+            client.say(MAIL + rcpt("b@east.example") + b"DATA\r\n")
+            await east.hears(b"MAIL FROM:<s@example.net>\r\n")
+            if number == b"1":
+                east.say(b"250 2.0.0 reset\r\n")
+            await east.hears(b"RCPT TO:<b@east.example>\r\n")
+            east.say(b"250 2.1.0 s\r\n250 2.1.5 b\r\n")
+            await east.hears(b"DATA\r\n")
+            east.say(b"354 go\r\n")
+            client.say(b"x\r\n.\r\n")
+            await east.until(b"\r\n.\r\n")
+            east.say(b"250 2.0.0 taken " + number + b"\r\n")
+            await client.until(b"250 2.0.0 taken " + number + b"\r\n")
+        assert len(running.east.talks) == 1
+
+
+@ensureDeferred
+async def test_a_connection_that_has_ended_between_messages_is_made_anew():
+    """A backend that closes an idle connection costs the next message nothing."""
+    async with delivering() as running:
+        client = await running.client()
+        for number in (b"1", b"2"):
+            client.say(MAIL + rcpt("a@east.example") + b"DATA\r\n")
+            east = await running.east.next()
+            await east.ready()
+            await east.takes(b"a@east.example")
+            assert await east.message_after(client, b"x\r\n.\r\n") == b"x\r\n.\r\n"
+            east.say(b"250 2.0.0 taken " + number + b"\r\n")
+            await client.until(b"250 2.0.0 taken " + number + b"\r\n")
+            east.transport.loseConnection()
+            await east.lost
+            [session] = running.listener.factory.sessions
+            await patient(lambda: session._forwarding._targets["east"].gone)
+
+
+@ensureDeferred
+async def test_chunks_go_as_data_to_a_backend_that_knows_none():
+    """BDAT's message gets its dots and its end where the backend has no CHUNKING, and goes as it is where it has."""
+    async with delivering() as running:
+        client = await running.client()
+        client.say(MAIL + rcpt("a@east.example", "a@west.example"))
+        east = await running.east.next()
+        await east.ready("PIPELINING")
+        await east.takes(b"a@east.example")
+        west = await running.west.next()
+        await west.ready()
+        await west.takes(b"a@west.example")
+        client.say(b"BDAT 8\r\n.one\r\n.tBDAT 5 LAST\r\nwo\r\n.")
+        await east.hears(b"DATA\r\n")
+        east.say(b"354 go\r\n")
+        assert await west.until(b".t") == b"BDAT 8\r\n.one\r\n.t"
+        west.say(b"250 2.0.0 8 bytes\r\n")
+        assert await west.until(b"wo\r\n.") == b"BDAT 5 LAST\r\nwo\r\n."
+        west.say(b"250 2.0.0 west\r\n")
+        assert await east.until(b"\r\n.\r\n") == b"..one\r\n..two\r\n..\r\n.\r\n"
+        east.say(b"250 2.0.0 east\r\n")
+        await client.until(b"250 2.0.0 Chunk taken\r\n250 2.0.0 east\r\n250 2.0.0 west\r\n")
+
+
+@ensureDeferred
+async def test_a_route_may_give_another_name():
+    """The name that a route gives takes the place of the local part, and the domain stays."""
+    async with delivering() as running:
+        client = await running.client()
+        client.say(MAIL + rcpt("renamed@EAST.example", "A@east.example", "a@EAST.example"))
+        east = await running.east.next()
+        await east.ready()
+        await east.takes(b"other@EAST.example", b"a@EAST.example")
+        await client.until(b"250 2.1.5 other@EAST.example\r\n550 5.1.1 No such mailbox here\r\n250 2.1.5 ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import email
 import hashlib
-import random
+import re
 import smtplib
 from collections.abc import Iterator
 
@@ -12,7 +12,6 @@ import pytest
 from servers.accounts import Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
-from servers.processes import wait_until
 from servers.proxy import Mailroute
 
 pytestmark = pytest.mark.integration
@@ -52,20 +51,29 @@ def proxy(servers: dict[str, Dovecot], authority: Authority, certificate: Certif
         yield mailroute
 
 
+def send(
+    client: smtplib.LMTP, recipients: list[Account | str], text: bytes, options: tuple[str, ...] = ()
+) -> list[int]:
+    """Deliver a message, and return each recipient's last code; smtplib reads only one at the end."""
+    client.ehlo_or_helo_if_needed()
+    assert client.mail(SENDER, options)[0] == 250
+    codes = [client.rcpt(getattr(recipient, "user", recipient))[0] for recipient in recipients]
+    assert client.docmd("DATA")[0] == 354
+    client.send(re.sub(rb"(?m)^\.", b"..", text) + b".\r\n")
+    return [client.getreply()[0] if code == 250 else code for code in codes]
+
+
 def body(delivered: bytes) -> bytes:
     """Return what stands behind the head."""
     return delivered.replace(b"\r\n", b"\n").partition(b"\n\n")[2]
 
 
 def test_one_message_reaches_users_on_both_backends(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
-    """A message for users on two Dovecots, and for nobody, is in both mailboxes, and Dovecot knows the client."""
+    """A message for users on two Dovecots is in both mailboxes, and Dovecot knows the client."""
     text = message("split", "Hello.\n.\n..\n.dots\n", number=1)
     with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"], source_address=("127.0.0.2", 0)) as client:
-        refused = client.sendmail(
-            SENDER, [EAST[0].user, "nobody@east.example.org", "nobody@example.com", WEST[0].user], text
-        )
-    assert set(refused) == {"nobody@east.example.org", "nobody@example.com"}
-    assert {code for code, _ in refused.values()} == {550}
+        codes = send(client, [EAST[0], "nobody@east.example.org", "nobody@example.com", WEST[0]], text)
+    assert codes == [250, 550, 550, 250]
     for server, account in ((servers["east"], EAST[0]), (servers["west"], WEST[0])):
         [delivered] = server.delivered(account)
         assert body(delivered) == body(text)
@@ -82,26 +90,23 @@ def test_starttls_from_the_client(
 ) -> None:
     """A client that wants TLS has it, and several messages over one connection arrive."""
     with smtplib.LMTP("localhost", proxy.ports["lmtp"]) as client:
-        client.starttls(context=authority.client_context())
+        client.starttls(context=authority.context())
         for number in range(3):
-            assert not client.sendmail(
-                SENDER, [WEST[1].user, EAST[1].user], message(f"tls {number}", number=number)
-            )
+            assert send(client, [WEST[1], EAST[1]], message(f"tls {number}", number=number)) == [250, 250]
     for server, account in ((servers["east"], EAST[1]), (servers["west"], WEST[1])):
         subjects = {email.message_from_bytes(text)["Subject"] for text in server.delivered(account)}
         assert subjects == {"tls 0", "tls 1", "tls 2"}
 
 
 def test_a_large_message_arrives_whole(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
-    """50 MB arrive byte for byte in two mailboxes, and mailroute does not grow by more than a few megabytes."""
-    random.seed(1)
-    line = b"".join(b"%c" % random.choice(b".abcdefgh \xe9\xff") for _ in range(996)) + b"\r\n"
+    """50 MB arrive byte for byte in two mailboxes, and mailroute grows by a few megabytes at most."""
+    line = bytes(b".abcdefgh \xe9\xff"[number * number % 12] for number in range(996)) + b"\r\n"
     lines = [line[n % 900 :] for n in range(95000)]
     text = message("large", number=3).replace(b"Content-Type", b"X-Was") + b"".join(lines)
     assert len(text) > 50_000_000
     before = proxy.memory()
     with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"]) as client:
-        assert not client.sendmail(SENDER, [EAST[2].user, WEST[2].user], text, ["BODY=8BITMIME"])
+        assert send(client, [EAST[2], WEST[2]], text, ("BODY=8BITMIME",)) == [250, 250]
     assert proxy.memory() - before < 10_000_000
     wanted = hashlib.sha256(body(text)).hexdigest()
     for server, account in ((servers["east"], EAST[2]), (servers["west"], WEST[2])):
@@ -116,7 +121,7 @@ def test_chunks_arrive_whole(servers: dict[str, Dovecot], proxy: Mailroute, chun
     text = message("chunks", "Hello.\n.\n..\nend", number=4)
     size = len(text) // chunks + 1
     with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"]) as client:
-        client.lhlo() if hasattr(client, "lhlo") else client.ehlo()
+        client.ehlo()
         client.mail(SENDER)
         assert client.rcpt(account.user)[0] == 250
         for at in range(0, len(text), size):
@@ -142,7 +147,7 @@ def test_other_ways_to_tell_who_the_client_is(
         Mailroute({"lmtp": {"protocol": "lmtp", "security": "none"}}, settings) as mailroute,
         smtplib.LMTP("127.0.0.1", mailroute.ports["lmtp"], source_address=("127.0.0.2", 0)) as client,
     ):
-        client.sendmail(SENDER, [account.user], message("identity", number=5))
+        assert send(client, [account], message("identity", number=5)) == [250]
     [delivered] = servers["east"].delivered(account)
     assert (b"127.0.0.2" in delivered.partition(b"\n\n")[0]) == (identity != "none")
 
@@ -157,6 +162,5 @@ def test_a_backend_that_is_down_costs_its_own_recipients(
         Mailroute({"lmtp": {"protocol": "lmtp", "security": "none"}}, settings) as mailroute,
         smtplib.LMTP("127.0.0.1", mailroute.ports["lmtp"]) as client,
     ):
-        refused = client.sendmail(SENDER, [EAST[8].user, WEST[8].user], message("down", number=6))
-    assert [code for code, _ in refused.values()] == [451]
-    wait_until("the delivery", lambda: servers["west"].delivered(WEST[8]))
+        assert send(client, [EAST[8], WEST[8]], message("down", number=6)) == [451, 250]
+    assert servers["west"].delivered(WEST[8])

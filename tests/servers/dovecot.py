@@ -186,7 +186,7 @@ class Dovecot:
             os.utime(folder, (1700000000, 1700000000))
 
     def delivered(self, account: Account) -> list[bytes]:
-        """Return the messages that have been delivered to an account and not been read, less what Dovecot adds."""
+        """Return the messages that have been delivered to an account and not been read."""
         new = self.folder / "home" / account.user / "Maildir" / "new"
         return [path.read_bytes() for path in sorted(new.iterdir())] if new.exists() else []
 
