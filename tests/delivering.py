@@ -75,6 +75,12 @@ class Delivering:
         self.listener = listener
         self.east, self.west = backends["east"], backends["west"]
         self.ports = ports
+        self.clients: list[Talk] = []
+
+    def nobody_is_connected(self) -> bool:
+        """Tell whether no session has a backend."""
+        targets = [t for s in self.listener.factory.sessions for t in s._forwarding._targets.values()]
+        return all(target.gone for target in targets)
 
     @property
     def port(self) -> int:
@@ -83,6 +89,7 @@ class Delivering:
     async def client(self, hello: bytes = b"LHLO client.example") -> Talk:
         """Connect, and exchange greetings."""
         talk = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", self.port), Talk())
+        self.clients.append(talk)
         await talk.until(b" ready\r\n")
         if hello:
             talk.say(hello + b"\r\n")
@@ -120,13 +127,14 @@ async def delivering(
     running.privilegedStartService()
     running.startService()
     (listener,) = (child for child in running if hasattr(child, "factory"))
+    delivery = Delivering(listener, backends, ports)
     try:
-        yield Delivering(listener, backends, ports)
+        yield delivery
     finally:
         await running.stopService()
-        for name, servers in backends.items():
-            await defer.maybeDeferred(ports[name].stopListening)
-            for talk in servers.talks:
-                if talk.reason is None:
-                    talk.transport.abortConnection()
-                    await talk.lost
+        for port in ports.values():
+            await defer.maybeDeferred(port.stopListening)
+        for talk in [*delivery.clients, *backends["east"].talks, *backends["west"].talks]:
+            if talk.reason is None:
+                talk.transport.abortConnection()
+                await talk.lost

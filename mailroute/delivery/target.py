@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime, ITransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -39,9 +40,12 @@ from mailroute.envelope import (
 )
 from mailroute.events import NOBODY, Client, LoginRefused, Opened, Reason, Send
 from mailroute.interfaces import IBackend, ISender
-from mailroute.pipe.transport_leg import layer
+from mailroute.pipe.transport_leg import layer, socket_under
 
 _log = Logger(namespace="mailroute.delivery")
+
+BUFFER = 4096
+"""Bytes that may wait in a transport of Twisted's before it asks for a pause; the hub's ask at once."""
 
 Then = Callable[[tuple[Outcome, ...]], None]
 
@@ -277,6 +281,9 @@ class _Connection(TwistedProtocol):
         self._target: Target | None = target
         self._transport: Any = layer(transport)
         self._closing: Any = None
+        under = socket_under(transport)
+        if isinstance(under, FileDescriptor):
+            under.bufferSize = BUFFER
         self.gone = not getattr(transport, "connected", True)
         if isinstance(self._transport, ProtocolWrapper):
             self._transport.wrappedProtocol = self
