@@ -56,9 +56,9 @@ def read_path(text: bytes) -> tuple[bytes, Parameters]:
 def _read_parameters(text: bytes) -> Parameters:
     if text.strip(b" ") and not text.startswith(b" "):
         raise BadSyntax("no space behind the path")
-    words = text.split()
-    if len(words) > MAX_PARAMETERS:
-        raise BadSyntax("too many parameters")
+    words = [word for word in text.split(b" ") if word]
+    if len(words) > MAX_PARAMETERS or not is_utf8(text):
+        raise BadSyntax("too many parameters, or not UTF-8")
     found: dict[bytes, bytes | None] = {}
     for word in words:
         match = _PARAMETER.fullmatch(word)

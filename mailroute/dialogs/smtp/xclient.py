@@ -26,6 +26,8 @@ def xclient_commands(listed: Sequence[bytes], client: Client, seam: Seam, dialec
         if name not in listed:
             continue
         word = b" " + name + b"=" + value
+        if len(b"XCLIENT" + word) + 2 > MAX_LINE:
+            word = b" " + name + b"=" + UNAVAILABLE
         if len(line) + len(word) + 2 > MAX_LINE:
             lines.append(line + b"\r\n")
             line = b"XCLIENT"
