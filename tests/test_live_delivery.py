@@ -6,6 +6,12 @@ import pytest
 from delivering import Server, delivering
 from live import patient
 from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import globalLogPublisher
+from zope.interface import implementer
+
+from mailroute.events import LoginRefused, Reason, Refusal, Route
+from mailroute.interfaces import IRouter
 
 MAIL = b"MAIL FROM:<s@example.net>\r\n"
 
@@ -391,3 +397,93 @@ async def test_a_route_may_give_another_name():
         await east.ready()
         await east.takes(b"other@EAST.example", b"a@EAST.example")
         await client.until(b"250 2.1.5 other@EAST.example\r\n550 5.1.1 No such mailbox here\r\n250 2.1.5 ")
+
+
+@implementer(IRouter)
+class Slow:
+    """Answers each look-up as the test wants."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def route(self, lookup):
+        del lookup
+        return self.answer()
+
+
+def refuses(reason):
+    raise LoginRefused(Refusal(reason, "the test"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda: refuses(Reason.UNAVAILABLE), b"451 4.3.0 "),
+        (lambda: fail(LoginRefused(Refusal(Reason.UNAVAILABLE, "the test"))), b"451 4.3.0 "),
+        (lambda: fail(LoginRefused(Refusal(Reason.CONTACT_ADMIN, "the test"))), b"550 5.2.1 "),
+        (lambda: succeed(None), b"550 5.1.1 "),
+        (lambda: Route("east", "not\r\na name"), b"451 4.3.5 "),
+        (Deferred, b"451 4.3.0 "),  # which never fires
+    ],
+)
+@ensureDeferred
+async def test_look_ups_that_come_to_nothing(answer, told):
+    """A look-up that fails, or takes too long, is a reason to try again; one that finds nobody is not."""
+    router = Slow(answer)
+    async with delivering(route=[router], limits={"backend_timeout": 0.5}) as running:
+        client = await running.client()
+        client.say(MAIL + rcpt("a@east.example") + b"NOOP\r\n")
+        said = await client.until(b"Nothing done\r\n")
+        assert said.removeprefix(b"250 2.1.0 Sender taken\r\n").startswith(told)
+
+
+@ensureDeferred
+async def test_a_look_up_may_take_its_time():
+    """What is pipelined behind a look-up that is under way waits for it."""
+    waiting = Deferred()
+    async with delivering(route=[Slow(lambda: waiting)]) as running:
+        client = await running.client()
+        client.say(MAIL + rcpt("a@east.example") + b"DATA\r\n")
+        await client.until(b"Sender taken\r\n")
+        waiting.callback(Route("east"))
+        east = await running.east.next()
+        await east.ready()
+        await east.takes(b"a@east.example")
+        assert await east.message_after(client, b"x\r\n.\r\n") == b"x\r\n.\r\n"
+
+
+@ensureDeferred
+async def test_a_client_that_begins_nothing_is_sent_away():
+    """Until the first MAIL, login_timeout counts from the connection's begin, whatever else is said."""
+    async with delivering(limits={"login_timeout": 0.5}) as running:
+        client = await running.client()
+        assert (await client.end()).endswith(b"421 4.4.2 Nothing was said for too long\r\n")
+
+
+@ensureDeferred
+async def test_the_log_tells_what_became_of_a_message():
+    """One event for each message: session, backends, how many recipients and bytes, and what came of each."""
+    seen = []
+    globalLogPublisher.addObserver(seen.append)
+    try:
+        async with delivering() as running:
+            client = await running.client()
+            east, west = await split_message(running, client)
+            client.say(b"secret\r\n.\r\n")
+            east.say(b"250 2.0.0 taken\r\n")
+            west.say(b"452 4.2.2 full\r\n")
+            await client.until(b"full\r\n")
+            client.say(MAIL + rcpt("nobody@example.org") + b"RSET\r\n")
+            await client.until(b"Forgotten\r\n")
+    finally:
+        globalLogPublisher.removeObserver(seen.append)
+    first, second = [event for event in seen if "recipients" in event]
+    assert first["log_namespace"] == "mailroute.delivery"
+    assert (first["outcome"], first["delivered"], first["recipients"]) == ("delivered in part", 1, 2)
+    assert (first["backends"], first["bytes"], first["message"]) == ("east,west", 8, 1)
+    assert first["to"] == ("<a@east.example>(east: 250 2.0.0 taken), <a@west.example>(west: 452 4.2.2 full)")
+    assert (second["outcome"], second["delivered"], second["message"]) == ("called off", 0, 2)
+    assert not [event for event in seen if "secret" in str(event)]
+    [ended] = [event for event in seen if " ended: " in event.get("line", "")]
+    assert ended["backend"] == "east,west"
+    assert ended["session_id"] == first["session_id"]
