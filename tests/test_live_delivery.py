@@ -282,10 +282,19 @@ async def test_one_reply_for_several_backends(answers, told):
         assert await client.until(b"\r\n") == b"250 2.0.0 Nothing done\r\n"
 
 
+def waiting_at(connection) -> int:
+    """Return how many bytes wait in a backend's transport, whoever made it."""
+    transport = connection._transport
+    if hasattr(transport, "rest"):
+        return len(transport.rest)
+    return transport._tempDataLen + len(transport.dataBuffer) - transport.offset
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @ensureDeferred
-async def test_a_backend_that_does_not_read_holds_little_and_is_left_behind():
+async def test_a_backend_that_does_not_read_holds_little_and_is_left_behind(host):
     """While a backend takes nothing the client is held up, with 256 KiB at most; then the others go on."""
-    async with delivering(limits={"stall_timeout": 2}) as running:
+    async with delivering(limits={"stall_timeout": 2}, host=host) as running:
         client = await running.client()
         east, west = await split_message(running, client)
         east.transport.pauseProducing()
@@ -296,9 +305,11 @@ async def test_a_backend_that_does_not_read_holds_little_and_is_left_behind():
         forwarding = session._forwarding
         held = sum(len(event.data) for event in session._todo)
         held += len(session._receiver._reader)
-        held += sum(len(target._connection._transport.rest) for target in forwarding._targets.values())
+        held += sum(waiting_at(target._connection) for target in forwarding._targets.values())
         assert held <= 256 * 1024
-        assert await west.until(b"\r\n.\r\n") == text + b"\r\n.\r\n"
+        # To look for the end in all that has come so far, each time some more comes, takes long.
+        await west.wait_for(lambda: len(west.heard) >= len(text) + 5)
+        assert (west.heard == text + b"\r\n.\r\n") is True
         west.say(b"250 2.0.0 two\r\n")
         assert await client.until(b"two\r\n") == (
             b"451 4.4.2 The mail server took too long, try again later\r\n250 2.0.0 two\r\n"
