@@ -7,11 +7,20 @@ from delivering import Server, delivering
 from live import patient
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from zope.interface import implementer
 
+from mailroute.delivery import DeliveryDoor, DeliverySession
+from mailroute.delivery.terms import STALL_TIMEOUT
+from mailroute.dialogs.smtp import LMTP
+from mailroute.envelope import DeliveryTerms
 from mailroute.events import LoginRefused, Reason, Refusal, Route
+from mailroute.failures import FailureTiming
+from mailroute.house import House
 from mailroute.interfaces import IRouter
+from mailroute.names import UserNames
+from mailroute.testing import FakeLeg, FakeRouter
 
 MAIL = b"MAIL FROM:<s@example.net>\r\n"
 
@@ -316,18 +325,45 @@ async def test_a_backend_that_does_not_read_holds_little_and_is_left_behind(host
         )
 
 
-@ensureDeferred
-async def test_a_client_that_takes_no_replies_is_not_listened_to():
-    """Whoever asks and asks and reads nothing is paused, and what waits for it is bounded."""
-    async with delivering(limits={"stall_timeout": 2}) as running:
-        client = await running.client()
-        [session] = running.listener.factory.sessions
-        client.transport.pauseProducing()
-        for _ in range(40):
-            client.say((MAIL + b"HELP\r\nRSET\r\n" * 200 + b"BDAT 0 LAST\r\n") * 10)
-        await patient(lambda: session._full or session._over)
-        assert len(session._leg.transport.rest) < 256 * 1024
-        await patient(lambda: session._over)
+def full_session() -> tuple[DeliverySession, FakeLeg, Clock]:
+    """Return a session whose client does not take replies, its leg and the time."""
+    clock, leg = Clock(), FakeLeg()
+    house = House(
+        router=FakeRouter({}),
+        backends={},
+        normalise=UserNames().from_wire,
+        join=lambda *_: None,
+        failures=FailureTiming(0, ["east"]),
+        clock=clock,
+        login_timeout=0,
+    )
+    session = DeliverySession(house, DeliveryDoor("test", LMTP, DeliveryTerms("mx.example")), leg)
+    session.begin()
+    assert leg.producer is session
+    leg.written()
+    session.pauseProducing()
+    session.received(b"NOOP\r\n")
+    session.received(b"HELP\r\n")
+    return session, leg, clock
+
+
+def test_a_client_that_takes_no_replies_is_not_listened_to():
+    """Nothing is done for a client whose replies wait, and nothing more is read, until it takes them."""
+    session, leg, _ = full_session()
+    assert leg.written() == b""
+    assert leg.paused
+    session.resumeProducing()
+    assert leg.written() == b"250 2.0.0 Nothing done\r\n214 2.0.0 RFC 2033\r\n"
+    assert not leg.paused
+
+
+def test_a_client_that_takes_no_replies_is_cut_off():
+    """It has as long as a backend that takes nothing."""
+    _, leg, clock = full_session()
+    clock.advance(STALL_TIMEOUT - 1)
+    assert not leg.closed
+    clock.advance(2)
+    assert leg.closed
 
 
 @ensureDeferred
