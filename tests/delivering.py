@@ -104,9 +104,10 @@ async def delivering(
     listen: dict[str, Any] | None = None,
     backend: dict[str, Any] | None = None,
     route: list[Any] | None = None,
+    host: str = "127.0.0.1",
     **tables: Any,
 ) -> AsyncIterator[Delivering]:
-    """Run mailroute with these tables."""
+    """Run mailroute with these tables; a backend that is known by name has a transport of Twisted's."""
     backends = {"east": Servers(), "west": Servers()}
     ports = {
         name: await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(servers)
@@ -117,7 +118,7 @@ async def delivering(
         reactor,
         listen=[{**usual, **(listen or {})}],
         backend={
-            name: {protocol: f"tcp:127.0.0.1:{port.getHost().port}", "security": "none"} | (backend or {})
+            name: {protocol: f"tcp:{host}:{port.getHost().port}", "security": "none"} | (backend or {})
             for name, port in ports.items()
         },
         route=route or [FakeRouter(ROUTES)],

@@ -300,6 +300,8 @@ def run_receiver(data: bytes, step: int) -> list[object]:
         todo += half.receive(data[at : at + step])
         while todo:
             event = todo.pop(0)
+            if isinstance(event, Spoilt) and said and isinstance(said[-1], Piece):
+                said.pop()  # how much of it went before depends on the segments, and nobody gets it
             if type(event) in (Send, Piece) and said and type(said[-1]) is type(event):
                 said[-1] = type(event)(said[-1].data + event.data)
             else:

@@ -7,11 +7,15 @@ import hashlib
 import re
 import smtplib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from aiosmtpd.controller import Controller
 from servers.accounts import Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
+from servers.postfix import Postfix
+from servers.processes import free_port
 from servers.proxy import Mailroute
 
 pytestmark = pytest.mark.integration
@@ -164,3 +168,56 @@ def test_a_backend_that_is_down_costs_its_own_recipients(
     ):
         assert send(client, [EAST[8], WEST[8]], message("down", number=6)) == [451, 250]
     assert servers["west"].delivered(WEST[8])
+
+
+def test_a_mail_server_delivers_through_it(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
+    """Postfix hands a message for both backends to mailroute once, and hears of each recipient."""
+    nobody = "nobody@west.example.org"
+    with Postfix(default_transport=f"lmtp:inet:127.0.0.1:{proxy.ports['lmtp']}") as postfix:
+        with smtplib.SMTP("127.0.0.1", postfix.port) as client:
+            client.sendmail(SENDER, [EAST[10].user, WEST[10].user, nobody], message("mta", number=7))
+        for account in (EAST[10], WEST[10]):
+            postfix.log.wait_for(rf"to=<{account.user}>.* dsn=2\.0\.0, status=sent")
+        postfix.log.wait_for(r"to=<nobody@west.example.org>.* dsn=5\.1\.1, status=bounced")
+    for server, account in ((servers["east"], EAST[10]), (servers["west"], WEST[10])):
+        assert len(server.delivered(account)) == 1
+
+
+def test_mail_servers_before_and_behind_it() -> None:
+    """Python's SMTP client, and two of aiosmtpd's servers: recipients elsewhere are asked for again."""
+    received: dict[str, list[tuple[list[str], bytes]]] = {"east": [], "west": []}
+
+    def keep(name: str) -> object:
+        class Handler:
+            async def handle_DATA(self, _: object, __: object, envelope: Any) -> str:  # noqa: N802
+                received[name].append((envelope.rcpt_tos, envelope.content))
+                return "250 2.0.0 taken"
+
+        return Handler()
+
+    controllers = {name: Controller(keep(name), "127.0.0.1", free_port()) for name in received}
+    for controller in controllers.values():
+        controller.start()
+    settings = {
+        "backend": {
+            name: {"smtp": f"tcp:127.0.0.1:{controller.port}", "security": "none"}
+            for name, controller in controllers.items()
+        },
+        "route": [
+            {"source": "pattern", "match": rf".+@{name}\.example\.org", "backend": name} for name in received
+        ],
+    }
+    users = [EAST[0].user, WEST[0].user, EAST[1].user]
+    text = message("smtp", "Hello.\n.\n..dots\n", number=8)
+    try:
+        with (
+            Mailroute({"smtp": {"protocol": "smtp", "security": "none"}}, settings) as mailroute,
+            smtplib.SMTP("127.0.0.1", mailroute.ports["smtp"]) as client,
+        ):
+            refused = client.sendmail(SENDER, users, text)
+            assert {user: code for user, (code, _) in refused.items()} == {WEST[0].user: 451}
+            assert not client.sendmail(SENDER, list(refused), text)
+    finally:
+        for controller in controllers.values():
+            controller.stop()
+    assert received == {"east": [([EAST[0].user, EAST[1].user], text)], "west": [([WEST[0].user], text)]}
