@@ -27,6 +27,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "aiosmtpd>=1.4.5",
             "coverage[toml]>=7.5",
             "hypothesis>=6.100",
             "imapclient>=3.0",

@@ -155,6 +155,7 @@ class Farewell(enum.Enum):
     TOO_MANY_COMMANDS = "too many commands before login"
     TOO_MANY_BAD_COMMANDS = "too many bad commands"
     TOO_MANY_FAILURES = "too many failed logins"
+    TOO_MANY_MESSAGES = "too many messages"
     TOO_LONG = "line or literal too long"
     LOGIN_TIMEOUT = "no login in time"
     INJECTION = "bytes behind STARTTLS"

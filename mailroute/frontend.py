@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
     IOpenSSLServerConnectionCreator,
+    IPushProducer,
     ITCPTransport,
     ITransport,
 )
@@ -29,9 +30,8 @@ from zope.interface import implementer
 from mailroute.descriptors import NOTHING, Descriptors
 from mailroute.events import Address, Client, Farewell
 from mailroute.gate import Gate
-from mailroute.house import Door, House
-from mailroute.interfaces import IClientLeg, IDeparture
-from mailroute.session import Session
+from mailroute.house import House
+from mailroute.interfaces import IClientLeg, IDeparture, ISession
 from mailroute.sockets.transport import HubTransport
 from mailroute.tls import explain, shakes_hands
 
@@ -88,7 +88,7 @@ class ProxyServer(Protocol):
     def __init__(self, factory: ProxyServerFactory) -> None:
         self.factory: ProxyServerFactory = factory
         self._client: Client | None = None
-        self._session: Session | None = None
+        self._session: ISession | None = None
         self._linger: IDelayedCall | None = None
         self._turned_away: Farewell | None = None
         self._tls_first = False
@@ -112,7 +112,7 @@ class ProxyServer(Protocol):
             self.factory.turned_away += 1
             # A handshake is no reason to keep somebody who cannot stay.
             self._linger = self.factory.house.clock.callLater(LINGER, transport.abortConnection)
-        self._session = Session(self.factory.house, self.factory.door, self)
+        self._session = self.factory.begin(self)
         self.factory.sessions.add(self._session)
         if self.factory.tls_first:
             self._tls_first = True
@@ -181,12 +181,18 @@ class ProxyServer(Protocol):
         """Read again."""
         self._transport().resumeProducing()
 
+    def watch(self, producer: IPushProducer) -> None:
+        """Pause this one while the client does not take what is written."""
+        self._transport().registerProducer(producer, True)
+
     def close(self) -> None:
         """Close once everything is written, or after `LINGER` seconds."""
         self._forget_session()
         if not self.connected:
             return
         transport = self._transport()
+        # With one, Twisted's TLS would never close.
+        transport.unregisterProducer()
         if self._shaking_hands:
             # There is no way to say anything yet, and nothing to wait for.
             transport.abortConnection()
@@ -270,7 +276,7 @@ class _Departure:
 
     __slots__ = ("_factory", "_host", "_session")
 
-    def __init__(self, factory: ProxyServerFactory, host: str | None, session: Session | None) -> None:
+    def __init__(self, factory: ProxyServerFactory, host: str | None, session: ISession | None) -> None:
         self._factory = factory
         self._host = host
         self._session = session
@@ -298,6 +304,7 @@ def _explain(reason: Failure) -> str:
 class ProxyServerFactory(Factory[ProxyServer]):
     """Makes the connections of one listener.
 
+    :param begin: makes the session of one connection, which is of the protocol's kind.
     :param tls: makes the server's side of TLS; None where there is none.
     :param tls_first: TLS begins with the first byte.
     """
@@ -307,7 +314,7 @@ class ProxyServerFactory(Factory[ProxyServer]):
     def __init__(
         self,
         house: House,
-        door: Door,
+        begin: Callable[[IClientLeg], ISession],
         gate: Gate,
         tls: IOpenSSLServerConnectionCreator | None,
         descriptors: Descriptors,
@@ -315,12 +322,12 @@ class ProxyServerFactory(Factory[ProxyServer]):
         tls_first: bool,
     ) -> None:
         self.house = house
-        self.door = door
+        self.begin = begin
         self.gate = gate
         self.tls = tls
         self.descriptors = descriptors
         self.tls_first = tls_first
-        self.sessions: set[Session] = set()
+        self.sessions: set[ISession] = set()
         self.turned_away = 0
         self.made = 0
 

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime, ITransport
 from mailroute.deadlines import Deadlines, deadlines_of
 from mailroute.events import DialogTerms, Route
 from mailroute.failures import FailureTiming
-from mailroute.interfaces import IBackend, IMailProtocol, IRouter
+from mailroute.interfaces import IBackend, ILoginProtocol, IRouter
 
 Check = Callable[[str, bytes], Deferred[str]]
 """Takes a normalised user name and a password; the Deferred gives the name to route."""
@@ -53,7 +53,7 @@ class Door:
     """
 
     name: str
-    protocol: IMailProtocol
+    protocol: ILoginProtocol
     terms: DialogTerms
     check: Check | None = None
     route: Route | None = None

@@ -8,7 +8,15 @@ A session goes through them in this order::
     IMailProtocol ──makes──▶ ILogin     log in there
     mailroute.splice                    join both connections
 
-A dialog and a login do no I/O: bytes go in, the values of `mailroute.events`
+Where mail is delivered there is neither login nor splice, and the recipients
+take the place of the user::
+
+    IDeliveryProtocol ──makes──▶ IReceiver    for whom?
+    IRouter                                   where do they live?
+    IDeliveryProtocol ──makes──▶ ILogin       ready to take mail there?
+    IDeliveryProtocol ──makes──▶ ISender      pass the message on
+
+A dialog and a login, a receiver and a sender do no I/O: bytes go in, the values of `mailroute.events`
 come out.  Whoever implements one owns no socket, no timer and no thread.
 """
 
@@ -20,9 +28,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import ITransport
+from twisted.internet.interfaces import IPushProducer, ITransport
 from zope.interface import Attribute, Interface
 
+from mailroute.envelope import (
+    Begin,
+    Chunk,
+    DeliveryTerms,
+    End,
+    MailFrom,
+    Outcome,
+    Piece,
+    RcptTo,
+    ReceiverEvent,
+    SenderEvent,
+)
 from mailroute.events import (
     Client,
     Credentials,
@@ -102,7 +122,8 @@ class IMailProtocol(Interface):
     """One protocol that mailroute routes.
 
     To add one, provide this from a Twisted plugin (``twisted/plugins/*.py``),
-    or give the object as a listener's ``protocol`` from Python.
+    or give the object as a listener's ``protocol`` from Python.  What its clients
+    do decides which of the two that follow it is.
     """
 
     name: str = Attribute("What the configuration calls it, for example ``imap``.")
@@ -111,16 +132,115 @@ class IMailProtocol(Interface):
     )
     mechanisms: tuple[str, ...] = Attribute("The SASL mechanisms that its dialog understands.")
     logins: bool = Attribute(
-        "Whether its clients say who they are.  If not, its dialog attempts as `mailroute.events.NOBODY`, "
-        "and a listener says to which backend that leads."
+        "Whether its clients say who they are.  If not, logins at backends are those of "
+        "`mailroute.events.NOBODY`; unless its messages are routed (`IDeliveryProtocol`), a listener "
+        "says to which backend that leads."
     )
     starttls: bool = Attribute("Whether TLS can begin in the middle of it.")
+
+    def login(terms: LoginTerms) -> ILogin:
+        """Make the login for one connection to a backend."""
+
+
+class ILoginProtocol(IMailProtocol):
+    """A protocol in which a client logs in, and is then joined with its backend."""
 
     def dialog(terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""
 
-    def login(terms: LoginTerms) -> ILogin:
-        """Make the login for one connection to a backend."""
+
+class IDeliveryProtocol(IMailProtocol):
+    """A protocol in which a client delivers messages, each to any number of backends.
+
+    Its `login` is done as `mailroute.events.NOBODY`, once for each backend of a
+    session; the ``welcome`` goes to `sender`, and what `IReceiver.seam` returns to the login.
+    """
+
+    splits: bool = Attribute(
+        "Whether each recipient of a message gets a reply of its own, so that they may live on several "
+        "backends.  If not, the listener's ``split`` decides."
+    )
+
+    def receiver(terms: DeliveryTerms) -> IReceiver:
+        """Make the client's half for one client."""
+
+    def sender(welcome: object) -> ISender:
+        """Make the backend's half for one connection that is ready."""
+
+
+class IReceiver(Interface):
+    """The client's side of a delivery, from its greeting to its end.
+
+    One that has said `RcptTo`, `Begin` or `End` keeps what it receives until it
+    is answered: with `answer`, or where a message may come with `proceed`, and
+    where one has ended with `finish`.
+    """
+
+    def greet() -> list[ReceiverEvent]:
+        """Say the first words, once the connection is ready (TLS included)."""
+
+    def receive(data: bytes) -> list[ReceiverEvent]:
+        """Take bytes from the client.  Any bytes: never raises, never keeps more than a bound."""
+
+    def secured() -> list[ReceiverEvent]:
+        """TLS asked for with `StartTLS` is on: forget what was said before it."""
+
+    def answer(outcome: Outcome) -> list[ReceiverEvent]:
+        """Tell what has become of a recipient, or of a chunk that was not the last."""
+
+    def proceed() -> list[ReceiverEvent]:
+        """Some backend is ready for the message: have it sent."""
+
+    def finish(outcomes: tuple[Outcome, ...]) -> list[ReceiverEvent]:
+        """Tell what has become of the message: for each accepted recipient, in order.
+
+        Instead of `proceed`, that it cannot be sent.
+        """
+
+    def farewell(why: Farewell) -> bytes:
+        """Return the polite last words for a connection that mailroute ends."""
+
+    def seam() -> object:
+        """Return what logins at backends have to know of the client."""
+
+    def idle() -> bool:
+        """Whether the client has nothing under way that it could lose."""
+
+
+class ISender(Interface):
+    """A backend's side of a delivery, once its connection is ready.
+
+    It is asked one thing after the other, and answers each: a recipient, the
+    message's begin and each chunk's end with one `Answered`, the message's end
+    with one for each accepted recipient.
+    """
+
+    def recipient(mail: MailFrom, recipient: RcptTo) -> list[SenderEvent]:
+        """Offer a recipient, and before the first one of a transaction its sender."""
+
+    def begin(event: Begin) -> list[SenderEvent]:
+        """Ask for leave to send the message."""
+
+    def chunk(event: Chunk) -> list[SenderEvent]:
+        """Begin a chunk."""
+
+    def piece(event: Piece) -> list[SenderEvent]:
+        """Pass a piece of the message on."""
+
+    def end(event: End) -> list[SenderEvent]:
+        """End a chunk, or the message."""
+
+    def reset() -> list[SenderEvent]:
+        """Call the transaction off; nothing is answered."""
+
+    def quit() -> list[SenderEvent]:
+        """Say the last words."""
+
+    def receive(data: bytes) -> list[SenderEvent]:
+        """Take bytes from the backend.  Any bytes: never raises, never keeps more than a bound."""
+
+    def doing() -> str:
+        """Return what it waits for, such as "waiting for the answer to RCPT", for the log."""
 
 
 class IRouter(Interface):
@@ -172,6 +292,28 @@ class IBackend(Interface):
         """
 
 
+class ISession(Interface):
+    """What carries one client's connection, as that sees it."""
+
+    def begin() -> None:
+        """The connection is ready, TLS from the first byte included: greet."""
+
+    def received(data: bytes) -> None:
+        """Bytes came from the client."""
+
+    def half_closed() -> None:
+        """The client will send no more, and may still read."""
+
+    def secured() -> None:
+        """TLS that was asked for is on."""
+
+    def lost(why: str) -> None:
+        """The client's connection is gone."""
+
+    def leave(why: Farewell) -> None:
+        """End the connection."""
+
+
 class IClientLeg(Interface):
     """A client's connection, as its session sees it."""
 
@@ -186,6 +328,9 @@ class IClientLeg(Interface):
 
     def resume() -> None:
         """Read again; if the client has shut its writing side, say so again."""
+
+    def watch(producer: IPushProducer) -> None:
+        """Pause this one while the client does not take what is written, and resume it then."""
 
     def close() -> None:
         """Close once everything is written, or soon in any case."""

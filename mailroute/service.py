@@ -2,116 +2,48 @@
 
 from __future__ import annotations
 
-import errno
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLServerConnectionCreator,
-    IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from mailroute import config
 from mailroute.backend import Backend, Dial
 from mailroute.checkers import check_with
 from mailroute.config import Backend as BackendSettings
-from mailroute.config import Listener, Security, Settings
+from mailroute.config import Limits, Listener, Security, Settings
+from mailroute.delivery import DeliveryDoor, DeliverySession
 from mailroute.descriptors import Descriptors
+from mailroute.envelope import DeliveryTerms
 from mailroute.events import DialogTerms, Farewell, Route
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
 from mailroute.house import Door, House, Join, Parting
+from mailroute.interfaces import IClientLeg, IDeliveryProtocol, ILoginProtocol, ISession
+from mailroute.listening import Listening
 from mailroute.pipe import Joint, Order, SpliceTerms, join
 from mailroute.routers import Chain
+from mailroute.session import Session
 from mailroute.sockets.endpoints import HubClientEndpoint, HubServerEndpoint, suits
 from mailroute.tls import ClientTLS, KeyPair, ServerTLS, client_context
 from mailroute.warm import WarmStock
 
 _log = Logger(namespace="mailroute")
-
-
-class StartError(SystemExit, Exception):
-    """mailroute cannot start; the text says why.
-
-    As an `Exception` it makes twistd remove its pid file and tell the process
-    that started a daemon; as a `SystemExit` it makes the interpreter print the
-    text instead of a traceback, and exit with status 1.
-    """
-
-
-class Listening(Service):
-    """A listener's port: it is bound, or the program does not start.
-
-    :param name: what the log calls the listener.
-    :param endpoint: returns what to listen on, or raises `ValueError`.
-    :param announced: the log has it already that there is this listener.
-    """
-
-    def __init__(
-        self,
-        factory: IProtocolFactory,
-        name: str,
-        endpoint: Callable[[], IStreamServerEndpoint],
-        *,
-        announced: bool = False,
-    ) -> None:
-        self._announced = announced
-        self._accepting = factory
-        self._listener = name
-        self._endpoint = endpoint
-        self._listening: Deferred[IListeningPort] | None = None
-        self._port: IListeningPort | None = None
-
-    def privilegedStartService(self) -> None:
-        """Bind, while the program may still bind low ports.
-
-        :raises StartError: it cannot.
-        """
-        super().privilegedStartService()
-        failed: list[Failure] = []
-        try:
-            self._listening = self._endpoint().listen(self._accepting)
-        except ValueError as error:
-            raise StartError(self._cannot(error)) from None
-        self._listening.addCallbacks(self._listens, failed.append)
-        if failed:
-            raise StartError(self._cannot(failed[0].value))
-
-    def startService(self) -> None:
-        """Begin, and bind if that has not been done (a service that is added late)."""
-        super().startService()
-        if self._listening is None:
-            self.privilegedStartService()
-
-    def stopService(self) -> Deferred[Any]:
-        """Stop listening."""
-        super().stopService()
-        port, self._port, self._listening = self._port, None, None
-        return succeed(None) if port is None else maybeDeferred(port.stopListening)
-
-    def _listens(self, port: IListeningPort) -> None:
-        self._port = port
-        if not self._announced:
-            _log.info("listening: {listener}", listener=self._listener)
-
-    def _cannot(self, error: BaseException | None) -> str:
-        reason = getattr(error, "socketError", None) or error
-        busy = getattr(reason, "errno", None) == errno.EADDRINUSE
-        remedy = "stop what uses it, or change the listener's endpoint" if busy else "change its endpoint"
-        return f"mailroute: cannot listen on {self._listener}: {reason}: {remedy}"
 
 
 class ListenerService(Listening):
@@ -181,16 +113,19 @@ def service(settings: Settings, reactor: Any = None) -> IService:
     return assemble(settings, reactor, Share(gate, endpoints, server_contexts(settings)))
 
 
-ServerContexts = Sequence[IOpenSSLServerConnectionCreator | None]
+ServerContexts = Sequence[ServerTLS | None]
 """For each listener its side of TLS, or None if it has none."""
 
 
-def server_contexts(settings: Settings) -> ServerContexts:
-    """Make the listeners' side of TLS."""
+def server_contexts(settings: Settings, days: int = 1) -> ServerContexts:
+    """Make the listeners' side of TLS.
+
+    :param days: those of `mailroute.tls.ServerTLS`.
+    """
     pairs = [
         KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
     ]
-    tls = ServerTLS(pairs) if pairs else None
+    tls = ServerTLS(pairs, days=days) if pairs else None
     return tuple(
         None if tls is None or listener.security is Security.NONE else tls.speaking(listener.protocol.alpn)
         for listener in settings.listeners
@@ -301,15 +236,19 @@ def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any
     )
 
 
-def _factory(
+Begin = Callable[[IClientLeg], ISession]
+
+
+def _begin(
     listener: Listener,
     settings: Settings,
     house: House,
-    gate: Gate,
-    tls: IOpenSSLServerConnectionCreator | None,
-    descriptors: Descriptors,
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
-) -> ProxyServerFactory:
+) -> Begin:
+    """Return what makes a listener's sessions: they are of the kind that its protocol wants."""
+    protocol = listener.protocol
+    if IDeliveryProtocol.providedBy(protocol):
+        return _delivering(listener, settings.limits, house)
     starttls = listener.security is Security.STARTTLS
     terms = DialogTerms(
         tls_offered=starttls,
@@ -319,10 +258,49 @@ def _factory(
         bad_commands=settings.limits.bad_commands,
     )
     check = None if listener.authenticate is None else check_with(listener.authenticate, in_thread)
-    route = None if listener.backend is None else Route(listener.backend)
+    door = Door(listener.name, ILoginProtocol(protocol), terms, check, _fixed(listener))
+    return partial(Session, house, door)
+
+
+def _fixed(listener: Listener) -> Route | None:
+    return None if listener.backend is None else Route(listener.backend)
+
+
+def _delivering(listener: Listener, limits: Limits, house: House) -> Begin:
+    terms = DeliveryTerms(
+        host_name=listener.host_name or socket.gethostname(),
+        tls_offered=listener.security is Security.STARTTLS,
+        extensions=listener.capabilities,
+        message_size=limits.message_size,
+        recipients=limits.recipients,
+        messages=limits.messages,
+        bad_commands=limits.bad_commands,
+    )
+    door = DeliveryDoor(
+        listener.name,
+        IDeliveryProtocol(listener.protocol),
+        terms,
+        split=listener.split,
+        route=_fixed(listener),
+        idle_timeout=limits.idle_timeout,
+        stall_timeout=limits.stall_timeout,
+        lookup_timeout=limits.backend_timeout,
+    )
+    return partial(DeliverySession, house, door)
+
+
+def _factory(
+    listener: Listener,
+    settings: Settings,
+    house: House,
+    gate: Gate,
+    tls: IOpenSSLServerConnectionCreator | None,
+    descriptors: Descriptors,
+    in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+) -> ProxyServerFactory:
     return ProxyServerFactory(
         house,
-        Door(listener.name, listener.protocol, terms, check, route),
+        _begin(listener, settings, house, in_thread),
         gate,
         tls,
         descriptors,

@@ -14,6 +14,7 @@ from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from mailroute.deadlines import Deadline
 from mailroute.events import (
@@ -34,7 +35,7 @@ from mailroute.events import (
     Send,
 )
 from mailroute.house import Door, House, Joined
-from mailroute.interfaces import IBackend, IClientLeg
+from mailroute.interfaces import IBackend, IClientLeg, ISession
 from mailroute.record import SessionRecord
 from mailroute.states import NEXT, Happening, State
 
@@ -53,6 +54,7 @@ _UNROUTED = Refusal(Reason.CONTACT_ADMIN, "the password is right, but no route k
 """Where the password was checked here there is nothing to hide."""
 
 
+@implementer(ISession)
 class Session:
     """One client's connection from its first byte to its last."""
 

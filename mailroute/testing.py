@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from mailroute.events import (
@@ -120,6 +121,7 @@ class FakeLeg:
         self.closed = 0
         self.handshakes = 0
         self.handed_over = False
+        self.producer: IPushProducer | None = None
 
     def written(self) -> bytes:
         """Return what was written since the last call."""
@@ -142,6 +144,10 @@ class FakeLeg:
     def resume(self) -> None:
         """Remember that reading goes on."""
         self.paused = False
+
+    def watch(self, producer: IPushProducer) -> None:
+        """Keep who is to be paused, for the test to do so."""
+        self.producer = producer
 
     def close(self) -> None:
         """Count the close."""

@@ -78,7 +78,8 @@ class Talk(Protocol):
         try:
             await waiting
         except defer.TimeoutError:
-            raise AssertionError(f"heard only {bytes(self.heard)!r}, ended by {self.reason!r}") from None
+            heard = bytes(self.heard[-1000:])
+            raise AssertionError(f"heard only …{heard!r}, ended by {self.reason!r}") from None
 
     def _look(self) -> None:
         for entry in list(self._waiting):

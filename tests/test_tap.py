@@ -65,7 +65,8 @@ file = "{values["file"]}"
         assert ended.returncode == 1, ended
         assert "Traceback" not in ended.stdout + ended.stderr
         assert "Usage:" not in ended.stdout + ended.stderr
-        assert not (self.folder / "twistd.pid").exists()
+        # A daemon tells why it ends before it has removed the file.
+        wait_until("the removal of the pid file", lambda: not (self.folder / "twistd.pid").exists())
         return ended.stdout + ended.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from attrs import field, frozen
 
@@ -12,7 +13,7 @@ from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Security, Settings
 from mailroute.events import Identity, Method
-from mailroute.interfaces import IMailProtocol
+from mailroute.interfaces import IDeliveryProtocol, IMailProtocol
 from mailroute.routers import unknown_backend
 from mailroute.tls import client_tls
 
@@ -68,7 +69,8 @@ def protocol_of(name: str, listeners: Iterable[Listener]) -> IMailProtocol | Non
 
 def asks_routes(listener: Listener) -> bool:
     """Tell whether it needs routes: it neither says itself where its sessions go, nor has to."""
-    return listener.backend is None and listener.protocol.logins
+    protocol = listener.protocol
+    return listener.backend is None and (protocol.logins or IDeliveryProtocol.providedBy(protocol))
 
 
 def needed(blocks: object, listeners: Mapping[int, Listener]) -> tuple[str, ...]:
@@ -109,7 +111,7 @@ _MISSING = {
     "route": 'nobody would be routed: add a [[route]] block, such as source = "default"',
 }
 
-_ABOUT_LOGINS = ("cleartext_login", "mechanisms", "capabilities", "authenticate")
+_ABOUT_LOGINS = ("cleartext_login", "mechanisms", "authenticate", "capabilities")
 
 _SHARED = ("tcp", "tcp6", "unix", "systemd")
 
@@ -128,15 +130,18 @@ _Found = Iterator[tuple[tuple[str, ...], str]]
 def _of_listener(listener: Listener, whole: Parts) -> _Found:
     name = listener.protocol.name
     if not listener.protocol.logins:
-        for key in _given(listener, _ABOUT_LOGINS):
+        delivers = IDeliveryProtocol.providedBy(listener.protocol)
+        # Where mail is delivered there is something to announce all the same.
+        for key in _given(listener, _ABOUT_LOGINS[:-1] if delivers else _ABOUT_LOGINS):
             yield (key,), f"means nothing for {name}, which has no logins: remove it"
-        if listener.backend is None:
+        if listener.backend is None and not asks_routes(listener):
             message = f'missing: {name} does not say who is calling; name its backend, as in backend = "east"'
             yield ("backend",), message
     yield from _of_listener_tls(listener, whole.certified)
     if whole.shared and isinstance(listener.endpoint, str) and kind(listener.endpoint) not in _SHARED:
         yield ("endpoint",), _NOT_SHARED.format(kind(listener.endpoint))
     yield from _of_listener_backend(listener, whole)
+    yield from _of_delivery(listener)
     if not listener.protocol.logins:
         return
     if listener.authenticate is None:
@@ -165,6 +170,21 @@ def _of_listener_backend(listener: Listener, whole: Parts) -> _Found:
     elif listener.backend in whole.backends and name not in whole.backends[listener.backend].endpoints:
         message = f'does not serve {name}: add {name} = "tcp:HOST:PORT" to [backend.{listener.backend}]'
         yield ("backend",), message
+
+
+def _of_delivery(listener: Listener) -> _Found:
+    """Find the keys that mean something only where mail is delivered, or only where it is not."""
+    protocol: Any = listener.protocol
+    name, given = protocol.name, listener.model_fields_set
+    if not IDeliveryProtocol.providedBy(protocol):
+        for key in {"split", "host_name"} & given:
+            yield (key,), f'means nothing with protocol = "{name}", where nothing is delivered: remove it'
+        return
+    if protocol.splits and "split" in given:
+        yield ("split",), f'means nothing with protocol = "{name}", which always splits: remove it'
+    for word in listener.capabilities:
+        if word.upper() != "DSN":
+            yield ("capabilities",), f'"{word}" is not what mailroute can pass on, which is "DSN": remove it'
 
 
 def _of_listener_tls(listener: Listener, certified: bool) -> _Found:

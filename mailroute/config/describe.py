@@ -10,7 +10,7 @@ from twisted.cred.checkers import FilePasswordDB
 from mailroute.config.checks import asks_routes, protocol_of
 from mailroute.config.models import Backend, Certificate, Listener, Security, Settings
 from mailroute.events import Identity, Method
-from mailroute.interfaces import IRouter
+from mailroute.interfaces import IDeliveryProtocol, IRouter
 from mailroute.names import UserNames
 
 
@@ -29,7 +29,25 @@ def describe(settings: Settings) -> list[str]:
     ]
 
 
+def _delivery(listener: Listener) -> str:
+    when = {
+        Security.STARTTLS: "offers STARTTLS",
+        Security.TLS: "speaks TLS from the first byte",
+        Security.NONE: "without TLS",
+    }[listener.security]
+    splits = IDeliveryProtocol(listener.protocol).splits or listener.split
+    how = (
+        "a message goes to all its recipients' backends"
+        if splits
+        else "recipients on another backend than the first are asked for again"
+    )
+    where = _endpoint(listener.endpoint)
+    return f"Takes mail by {listener.protocol.name} on {where}: {when}; {how}."
+
+
 def _listener(listener: Listener) -> str:
+    if IDeliveryProtocol.providedBy(listener.protocol):
+        return _delivery(listener)
     where = f"Listens for {listener.protocol.name} on {_endpoint(listener.endpoint)}"
     if not listener.protocol.logins:
         how = "in the clear" if listener.security is Security.NONE else "with TLS from the first byte"
@@ -75,9 +93,10 @@ def _backend(name: str, backend: Backend, settings: Settings) -> str:
     }[backend.login]
     served = [protocol_of(key, settings.listeners) for key in backend.endpoints]
     logs_in = any(protocol is None or protocol.logins for protocol in served)
+    speaks = logs_in or any(map(IDeliveryProtocol.providedBy, served))
     native = "tells the client's address in the protocol's own words"
     identity = {
-        Identity.NATIVE: native if logs_in else "does not tell the client's address",
+        Identity.NATIVE: native if speaks else "does not tell the client's address",
         Identity.PROXY_V1: "tells the client's address in a PROXY v1 header",
         Identity.PROXY_V2: "tells the client's address in a PROXY v2 header",
         Identity.NONE: "does not tell the client's address",
@@ -108,12 +127,13 @@ def _router(router: IRouter) -> str:
     return str(router)
 
 
-def _have_logins(settings: Settings) -> bool:
-    return any(listener.protocol.logins for listener in settings.listeners)
+def _have_users(settings: Settings) -> bool:
+    protocols = [listener.protocol for listener in settings.listeners]
+    return any(protocol.logins or IDeliveryProtocol.providedBy(protocol) for protocol in protocols)
 
 
 def _user_names(settings: Settings) -> Iterator[str]:
-    names = settings.user_names if _have_logins(settings) else UserNames()
+    names = settings.user_names if _have_users(settings) else UserNames()
     if names.lowercase_local_part:
         yield "User names are compared in lower case; without the option, only their domains are."
     if names.default_domain:
@@ -132,7 +152,9 @@ def _workers(settings: Settings) -> Iterator[str]:
 
 
 def _limits(settings: Settings) -> Iterator[str]:
-    for name, sentence, without in _LIMITS if _have_logins(settings) else _LIMITS_WITHOUT_LOGINS:
+    delivers = any(IDeliveryProtocol.providedBy(listener.protocol) for listener in settings.listeners)
+    limits = _LIMITS if _have_users(settings) else _LIMITS_WITHOUT_LOGINS
+    for name, sentence, without in (*limits, *(_LIMITS_OF_MAIL if delivers else ())):
         value = getattr(settings.limits, name)
         yield sentence.format(f"{value:g}" if isinstance(value, float) else value) if value else without
 
@@ -164,6 +186,12 @@ _LIMITS = (
         "At most {} connections at once from one address.",
         "Any number of connections at once from one address.",
     ),
+)
+
+_LIMITS_OF_MAIL = (
+    ("message_size", "A message may have {} bytes.", "A message may have any size."),
+    ("recipients", "A message may have {} recipients.", "A message may have any number of recipients."),
+    ("messages", "A connection may bring {} messages.", "A connection may bring any number of messages."),
 )
 
 _ABOUT_LOGINS = ("login_timeout", "backend_timeout", "failure_delay", "failed_logins", "bad_commands")

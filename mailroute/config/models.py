@@ -108,6 +108,14 @@ class Listener(_Block):
     """Who checks passwords before mailroute routes: a Twisted strcred string such as ``file:passwd``, or an
     `ICredentialsChecker`; unless given, the backend does."""
 
+    split: bool = False
+    """Whether one message may go to several backends though it gets one reply; ``false`` unless given, and
+    only for protocols in which mail is delivered and gets one reply."""
+
+    host_name: Annotated[str, values.HOST_NAME] = ""
+    """What mailroute calls itself where mail is delivered, to clients and backends; the system's host name
+    unless given."""
+
     @property
     def name(self) -> str:
         """What the log calls it."""
@@ -215,6 +223,15 @@ class Limits(_Block):
 
     bad_commands: _Count = 5
     """Bad commands before the client is sent away; 5 unless given."""
+
+    message_size: _Count = 0
+    """Bytes of a message that is delivered; 0, any number, unless given."""
+
+    recipients: _Count = 1000
+    """Recipients of one message; 1000 unless given."""
+
+    messages: _Count = 1000
+    """Messages over one connection; 1000 unless given."""
 
     connections: _Count = 10000
     """Connections at once, in all; 10000 unless given."""

@@ -7,10 +7,11 @@ from functools import cache
 from twisted.plugin import getPlugins
 
 from mailroute.dialogs.imap import IMAP
+from mailroute.dialogs.smtp import LMTP, SMTP
 from mailroute.dialogs.tcp import TCP
 from mailroute.interfaces import IMailProtocol
 
-_BUILT_IN: tuple[IMailProtocol, ...] = (IMAP, TCP)
+_BUILT_IN: tuple[IMailProtocol, ...] = (IMAP, LMTP, SMTP, TCP)
 
 
 class UnknownProtocol(LookupError):

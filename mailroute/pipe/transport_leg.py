@@ -50,7 +50,7 @@ class TransportLeg(Leg):
         super().__init__(owner)
         # Any: no one interface has writing, pausing, half-close and abort.
         self.transport: Any = layer(transport)
-        self.socket: Any = _socket_under(transport)
+        self.socket: Any = socket_under(transport)
         self.half_closes = _half_closes(self.transport)
         self.gone = not getattr(transport, "connected", True)
 
@@ -206,7 +206,7 @@ class TransportLeg(Leg):
             self.transport.abortConnection()
 
 
-def _socket_under(transport: Any) -> Any:
+def socket_under(transport: Any) -> Any:
     """Return the transport that has the socket, below any layers of TLS and the like."""
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport

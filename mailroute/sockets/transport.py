@@ -61,6 +61,7 @@ class HubTransport(WithTLS):
         "events",
         "heard_all",
         "hub",
+        "producer",
     )
 
     def __init__(self, sock: socket.socket, hub: Hub, peer: Any, *, client: bool = False) -> None:
@@ -74,6 +75,7 @@ class HubTransport(WithTLS):
         self.blocked = False
         self.reading = True
         self.rest = self.early = b""
+        self.producer: Any = None
         self.reason: Failure | None = None
         self.tls: SSL.Connection | None = None
         self.ssl: Any = None
@@ -202,14 +204,19 @@ class HubTransport(WithTLS):
         self.loseConnection()
 
     def unregisterProducer(self) -> None:
-        """Nothing: there are none."""
+        """Forget who writes."""
+        self.producer = None
 
-    def registerProducer(self, producer: object, streaming: bool) -> None:
-        """Refuse: the splice does without.
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        """Pause this one as soon as the socket does not take what is written, and resume it when all is sent.
 
-        :raises NotImplementedError: always.
+        :raises NotImplementedError: it is a pull producer.
         """
-        raise NotImplementedError
+        if not streaming:
+            raise NotImplementedError
+        self.producer = producer
+        if self.rest:
+            producer.pauseProducing()
 
     def fileno(self) -> int:
         """Return the socket's descriptor; -1 once it is closed."""
@@ -269,6 +276,8 @@ class HubTransport(WithTLS):
             self.rest = bytes(data[sent:])
             self.blocked = True
             self._watch()
+            if self.producer is not None:
+                self.producer.pauseProducing()
 
     def _send_rest(self) -> None:
         rest, self.rest = self.rest, b""
@@ -281,12 +290,19 @@ class HubTransport(WithTLS):
             self._shake_hands()
         elif self.disconnecting:
             self._say_goodbye()
+        elif self.producer is not None:
+            self.producer.resumeProducing()
 
     def _watch(self) -> None:
         events = (READ if self.reading or self.handshaking else 0) | (WRITE if self.blocked else 0) or NOTHING
         if self.connected and events != self.events:
             self.events = events
             self.hub.modify(self.sock.fileno(), events)
+
+    def _wait_to_write(self) -> None:
+        """Read no more until the socket takes something; then `_send_rest` sees what is to be watched."""
+        self.events = WRITE
+        self.hub.modify(self.sock.fileno(), WRITE)
 
     # --- ends ---
 
@@ -326,6 +342,7 @@ class HubTransport(WithTLS):
         if not self.connected:
             return
         self.connected = 0
+        self.producer = None
         self.hub.remove(self.sock.fileno())
         if self.tls is not None:
             self.tls.set_app_data(None)

@@ -14,7 +14,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from mailroute.config import Settings
-from mailroute.service import StartError
+from mailroute.listening import StartError
 from mailroute.workers.counts import Counts, layout, share
 from mailroute.workers.letter import Letter, post
 from mailroute.workers.process import Nursery, Worker

@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
 from mailroute.config import Listener
-from mailroute.service import Listening
+from mailroute.listening import Listening
 
 
 @implementer(IListeningPort)

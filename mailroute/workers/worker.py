@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from twisted.application.service import IService
 from twisted.logger import globalLogBeginner
 
+from mailroute.listening import StartError
 from mailroute.routers import BadOption
-from mailroute.service import Share, StartError, assemble
+from mailroute.service import Share, assemble
 from mailroute.workers.channel import Channel
 from mailroute.workers.counts import SharedGate
 from mailroute.workers.inherited import Inherited

@@ -29,6 +29,7 @@ from servers.processes import Log, ServerProcess, accepts, free_port, wait_until
 from servers.programs import program
 
 PACKAGE = "dovecot-imapd"
+LMTP_PACKAGE = "dovecot-lmtpd"
 
 Settings = dict[str, "str | Settings | list[Settings]"]
 
@@ -42,7 +43,8 @@ class Terms:
     client is taken, by ID and by PROXY headers.  ``failure_delay``: how long
     Dovecot sits on a failed login.  ``per_user_and_address``: its limit of
     connections, 0 for none.  ``master``: may log in as anybody.  ``tokens``: the
-    secret that signs the OAuth tokens it takes, if any.
+    secret that signs the OAuth tokens it takes, if any.  ``lmtp``: mail is
+    delivered to it.
     """
 
     certificate: Certificate | None = None
@@ -55,6 +57,7 @@ class Terms:
     per_user_and_address: int = 0
     master: Account | None = None
     tokens: bytes = field(default=b"", repr=False)
+    lmtp: bool = False
 
 
 class Dovecot:
@@ -62,7 +65,8 @@ class Dovecot:
 
     The ports are ``imap`` (STARTTLS, unless without TLS), ``imaps`` (TLS from
     the first byte) and ``imap_behind_proxy`` and ``imaps_behind_proxy`` (the
-    same, and a PROXY header comes first).
+    same, and a PROXY header comes first); where mail is delivered, ``lmtp``
+    (STARTTLS) and ``lmtp_behind_proxy`` as well.
     """
 
     def __init__(self, terms: Terms, *accounts: Account) -> None:
@@ -73,6 +77,7 @@ class Dovecot:
         self.folder = _new_folder()
         self.log = Log(self.folder / "log")
         self.imap = self.imaps = self.imap_behind_proxy = self.imaps_behind_proxy = 0
+        self.lmtp = self.lmtp_behind_proxy = 0
         self._process: ServerProcess | None = None
         self._owner = _mail_owner()
         for name in ("run", "state", "home"):
@@ -124,6 +129,8 @@ class Dovecot:
     def ports(self) -> list[int]:
         """All ports on which it listens."""
         plain = [self.imap, self.imap_behind_proxy]
+        if self.terms.lmtp:
+            plain += [self.lmtp, self.lmtp_behind_proxy]
         return plain if self.terms.ssl == "no" else [*plain, self.imaps, self.imaps_behind_proxy]
 
     def kill(self) -> None:
@@ -139,6 +146,8 @@ class Dovecot:
     def _choose_ports(self) -> None:
         self.imap, self.imaps = free_port(self.host), free_port(self.host)
         self.imap_behind_proxy, self.imaps_behind_proxy = free_port(self.host), free_port(self.host)
+        if self.terms.lmtp:
+            self.lmtp, self.lmtp_behind_proxy = free_port(self.host), free_port(self.host)
 
     # --- accounts and mail --------------------------------------------------
 
@@ -175,6 +184,11 @@ class Dovecot:
         # What has changed just now, Dovecot does not trust to be the end of it.
         for folder in (box / "cur", box / "new"):
             os.utime(folder, (1700000000, 1700000000))
+
+    def delivered(self, account: Account) -> list[bytes]:
+        """Return the messages that have been delivered to an account and not been read."""
+        new = self.folder / "home" / account.user / "Maildir" / "new"
+        return [path.read_bytes() for path in sorted(new.iterdir())] if new.exists() else []
 
     def settle(self, account: Account) -> None:
         """Open all mailboxes: the next session is then told the same as the one behind it.
@@ -228,6 +242,11 @@ class Dovecot:
             "service anvil": {"client_limit": "2000", "unix_listener anvil-auth-penalty": {"mode": "0"}},
             "service auth": {"client_limit": "2000"},
         }
+        if terms.lmtp:
+            services["service lmtp"] = {
+                "inet_listener lmtp": {"port": str(self.lmtp)},
+                "inet_listener lmtp_behind_proxy": {"port": str(self.lmtp_behind_proxy), "haproxy": "yes"},
+            }
         if terms.ssl == "no":
             del services["service imap-login"]["inet_listener imaps_behind_proxy"]
             services["service imap-login"]["inet_listener imaps"] = {"port": "0"}
@@ -257,11 +276,17 @@ class Dovecot:
             return {"restart_request_count": str(count or "unlimited")}
         return {"service_count": str(count)}
 
+    def _protocols(self) -> str:
+        if not self.terms.lmtp:
+            return "imap"
+        program("/usr/lib/dovecot/lmtp", LMTP_PACKAGE)
+        return "imap lmtp"
+
     def _for_2_3(self) -> Settings:
         uid, gid = self._owner
         certificate = self.terms.certificate
         settings: Settings = {
-            "protocols": "imap",
+            "protocols": self._protocols(),
             "state_dir": str(self.folder / "state"),
             "disable_plaintext_auth": "no" if self.terms.cleartext else "yes",
             "mail_location": "maildir:~/Maildir",
@@ -290,7 +315,7 @@ class Dovecot:
         uid, gid = self._owner
         certificate = self.terms.certificate
         settings: Settings = {
-            "protocols": "imap",
+            "protocols": self._protocols(),
             "state_dir": str(self.folder / "state"),
             "auth_allow_cleartext": "yes" if self.terms.cleartext else "no",
             "mail_driver": "maildir",

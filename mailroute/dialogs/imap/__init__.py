@@ -9,11 +9,11 @@ from zope.interface import implementer
 from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import ImapLogin
 from mailroute.events import DialogTerms, LoginTerms
-from mailroute.interfaces import IDialog, ILogin, IMailProtocol
+from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
 from mailroute.wire.sasl import MECHANISMS
 
 
-@implementer(IMailProtocol)
+@implementer(ILoginProtocol)
 class ImapProtocol:
     """Makes the two halves of an IMAP session's beginning."""
 

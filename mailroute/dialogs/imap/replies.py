@@ -24,6 +24,7 @@ FAREWELLS = {
     Farewell.TOO_MANY_COMMANDS: b"Too many commands before login.",
     Farewell.TOO_MANY_BAD_COMMANDS: b"Too many bad commands.",
     Farewell.TOO_MANY_FAILURES: b"Too many failed logins.",
+    Farewell.TOO_MANY_MESSAGES: b"Too many messages.",
     Farewell.TOO_LONG: b"Line or literal too long.",
     Farewell.LOGIN_TIMEOUT: b"No login in time.",
     Farewell.INJECTION: b"Nothing may follow STARTTLS before TLS is on.",

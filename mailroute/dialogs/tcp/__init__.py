@@ -9,10 +9,10 @@ from zope.interface import implementer
 from mailroute.dialogs.tcp.dialog import TcpDialog
 from mailroute.dialogs.tcp.login import TcpLogin
 from mailroute.events import DialogTerms, LoginTerms
-from mailroute.interfaces import IDialog, ILogin, IMailProtocol
+from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
 
 
-@implementer(IMailProtocol)
+@implementer(ILoginProtocol)
 class TcpProtocol:
     """Makes two halves that say nothing: connections are joined as they are."""
 

@@ -1,0 +1,74 @@
+"""What stands behind MAIL, RCPT and BDAT, with what is wrong with it (RFC 5321, 1870, 3030, 6152, 6531)."""
+
+from __future__ import annotations
+
+import re
+
+from mailroute.dialogs.smtp.bounds import MAX_SIZE_DIGITS
+from mailroute.dialogs.smtp.extensions import unknown_parameter
+from mailroute.envelope import Chunk, DeliveryTerms, MailFrom, RcptTo
+from mailroute.wire.smtp_syntax import BadSyntax, Parameters, account_of, read_path
+
+MAX_HELLO = 255
+"""Bytes of the name that a client gives itself: a domain's (RFC 5321 section 4.5.3.1.2)."""
+
+_BDAT = re.compile(rb"([0-9]{1,%d})(?: +(LAST))?" % MAX_SIZE_DIGITS, re.IGNORECASE)
+_SIZE = re.compile(rb"[0-9]{1,%d}" % MAX_SIZE_DIGITS)
+
+_NO_SMTPUTF8 = b"553 5.6.7 Use SMTPUTF8 for such an address"
+
+
+def read_mail(rest: bytes, terms: DeliveryTerms) -> MailFrom | bytes:
+    """Return the sender, or the reply that says what is wrong."""
+    if rest[:5].upper() != b"FROM:":
+        return b"501 5.5.4 Write MAIL FROM:<address>"
+    try:
+        mailbox, parameters = read_path(rest[5:])
+    except BadSyntax:
+        return b"501 5.1.7 Not a sender's address"
+    if unknown_parameter(parameters, terms, of_mail=True):
+        return b"555 5.5.4 Parameter not known"
+    given = dict(parameters)
+    if not _are_sound(given):
+        return b"501 5.5.4 Parameter not understood"
+    if terms.message_size and int(given.get(b"SIZE") or 0) > terms.message_size:
+        return b"552 5.3.4 Message too large"
+    if not mailbox.isascii() and b"SMTPUTF8" not in given:
+        return _NO_SMTPUTF8
+    return MailFrom(mailbox, parameters)
+
+
+def _are_sound(given: dict[bytes, bytes | None]) -> bool:
+    if b"SIZE" in given and not _SIZE.fullmatch(given[b"SIZE"] or b""):
+        return False
+    if b"BODY" in given and (given[b"BODY"] or b"").upper() not in (b"7BIT", b"8BITMIME"):
+        return False
+    return given.get(b"SMTPUTF8") is None
+
+
+def read_rcpt(rest: bytes, terms: DeliveryTerms, mail: MailFrom) -> RcptTo | bytes:
+    """Return the recipient, or the reply that says what is wrong."""
+    if rest[:3].upper() != b"TO:":
+        return b"501 5.5.4 Write RCPT TO:<address>"
+    try:
+        mailbox, parameters = read_path(rest[3:])
+        account = account_of(mailbox)
+    except BadSyntax:
+        return b"501 5.1.3 Not a recipient's address"
+    if not account:
+        return b"501 5.1.3 Not a recipient's address"
+    if unknown_parameter(parameters, terms, of_mail=False):
+        return b"555 5.5.4 Parameter not known"
+    if not mailbox.isascii() and not _has(mail.parameters, b"SMTPUTF8"):
+        return _NO_SMTPUTF8
+    return RcptTo(mailbox, account, parameters)
+
+
+def _has(parameters: Parameters, key: bytes) -> bool:
+    return any(name == key for name, _ in parameters)
+
+
+def read_bdat(rest: bytes) -> Chunk | None:
+    """Return the chunk that follows, ``None`` if that is not known."""
+    found = _BDAT.fullmatch(rest)
+    return None if found is None else Chunk(int(found[1]), found[2] is not None)

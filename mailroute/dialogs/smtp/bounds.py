@@ -1,0 +1,21 @@
+"""How much a stranger may say."""
+
+from __future__ import annotations
+
+MAX_AHEAD = 160 * 1024
+"""Bytes sent ahead while something of what came before is under way: two reads of a transport."""
+
+PIECE = 4096
+"""Bytes of a message that are passed on at once: that much may have to wait at each backend."""
+
+MAX_COMMANDS = 2000
+"""Commands since the last message, of which bad ones as configured: a RCPT for each recipient, and more."""
+
+MAX_BAD_WITHOUT_BOUND = 1000
+"""Bad commands where the configuration sets no bound."""
+
+MAX_SHOWN = 400
+"""Bytes of each line of a backend's reply to pass on or to log."""
+
+MAX_SIZE_DIGITS = 20
+"""Digits of a size: RFC 1870 section 3 has 20."""

@@ -1,0 +1,36 @@
+"""In what SMTP (RFC 5321) and LMTP (RFC 2033) differ."""
+
+from __future__ import annotations
+
+import secrets
+
+from attrs import frozen
+
+TOKEN = secrets.token_hex(4).encode("ascii")
+"""Tells this mailroute, with all its processes, from every other: a backend that greets with it is itself."""
+
+
+@frozen
+class Dialect:
+    """One of the two.
+
+    ``hello``: the command that begins a session.  ``proto``: what XCLIENT
+    calls it.  ``splits``: the message's end is answered for each recipient.
+    """
+
+    name: str
+    hello: bytes
+    proto: bytes
+    splits: bool
+
+
+SMTP = Dialect("smtp", b"EHLO", b"ESMTP", splits=False)
+LMTP = Dialect("lmtp", b"LHLO", b"LMTP", splits=True)
+
+
+@frozen
+class Seam:
+    """What a login at a backend has to know of the client's half: its name for itself, and ours."""
+
+    host_name: str
+    hello: bytes = b""

@@ -1,0 +1,86 @@
+"""A port that is bound, or the program does not start."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+_log = Logger(namespace="mailroute")
+
+
+class StartError(SystemExit, Exception):
+    """mailroute cannot start; the text says why.
+
+    As an `Exception` it makes twistd remove its pid file and tell the process
+    that started a daemon; as a `SystemExit` it makes the interpreter print the
+    text instead of a traceback, and exit with status 1.
+    """
+
+
+class Listening(Service):
+    """A listener's port: it is bound, or the program does not start.
+
+    :param name: what the log calls the listener.
+    :param endpoint: returns what to listen on, or raises `ValueError`.
+    :param announced: the log has it already that there is this listener.
+    """
+
+    def __init__(
+        self,
+        factory: IProtocolFactory,
+        name: str,
+        endpoint: Callable[[], IStreamServerEndpoint],
+        *,
+        announced: bool = False,
+    ) -> None:
+        self._announced = announced
+        self._accepting = factory
+        self._listener = name
+        self._endpoint = endpoint
+        self._listening: Deferred[IListeningPort] | None = None
+        self._port: IListeningPort | None = None
+
+    def privilegedStartService(self) -> None:
+        """Bind, while the program may still bind low ports.
+
+        :raises StartError: it cannot.
+        """
+        super().privilegedStartService()
+        failed: list[Failure] = []
+        try:
+            self._listening = self._endpoint().listen(self._accepting)
+        except ValueError as error:
+            raise StartError(self._cannot(error)) from None
+        self._listening.addCallbacks(self._listens, failed.append)
+        if failed:
+            raise StartError(self._cannot(failed[0].value))
+
+    def startService(self) -> None:
+        """Begin, and bind if that has not been done (a service that is added late)."""
+        super().startService()
+        if self._listening is None:
+            self.privilegedStartService()
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop listening."""
+        super().stopService()
+        port, self._port, self._listening = self._port, None, None
+        return succeed(None) if port is None else maybeDeferred(port.stopListening)
+
+    def _listens(self, port: IListeningPort) -> None:
+        self._port = port
+        if not self._announced:
+            _log.info("listening: {listener}", listener=self._listener)
+
+    def _cannot(self, error: BaseException | None) -> str:
+        reason = getattr(error, "socketError", None) or error
+        busy = getattr(reason, "errno", None) == errno.EADDRINUSE
+        remedy = "stop what uses it, or change the listener's endpoint" if busy else "change its endpoint"
+        return f"mailroute: cannot listen on {self._listener}: {reason}: {remedy}"

@@ -1,0 +1,223 @@
+"""Mail delivered through mailroute to real Dovecots, by Python's clients and by a real Postfix."""
+
+from __future__ import annotations
+
+import email
+import hashlib
+import re
+import smtplib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from servers.accounts import Account, message
+from servers.certificates import Authority, Certificate
+from servers.dovecot import Dovecot, Terms
+from servers.postfix import Postfix
+from servers.processes import free_port
+from servers.proxy import Mailroute
+
+pytestmark = pytest.mark.integration
+
+EAST = [Account(f"user{n}@east.example.org", "a secret", "east") for n in range(12)]
+WEST = [Account(f"user{n}@west.example.org", "a secret", "west") for n in range(12)]
+SENDER = "author@example.net"
+
+
+@pytest.fixture(scope="module")
+def servers(certificate: Certificate) -> Iterator[dict[str, Dovecot]]:
+    terms = Terms(certificate=certificate, lmtp=True)
+    with Dovecot(terms, *EAST) as east, Dovecot(terms, *WEST) as west:
+        yield {"east": east, "west": west}
+
+
+def configuration(
+    servers: dict[str, Dovecot], authority: Authority, certificate: Certificate, **keys: object
+) -> dict[str, object]:
+    tls = {"verify": "localhost", "ca": str(authority.file)}
+    return {
+        "certificate": [{"chain": str(certificate.chain), "key": str(certificate.key)}],
+        "backend": {
+            name: {"lmtp": f"tcp:127.0.0.1:{server.lmtp}", "security": "starttls", **tls, **keys}
+            for name, server in servers.items()
+        },
+        "route": [
+            {"source": "pattern", "match": rf".+@{name}\.example\.org", "backend": name} for name in servers
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def proxy(servers: dict[str, Dovecot], authority: Authority, certificate: Certificate) -> Iterator[Mailroute]:
+    listen = {"lmtp": {"protocol": "lmtp", "security": "starttls"}}
+    with Mailroute(listen, configuration(servers, authority, certificate)) as mailroute:
+        yield mailroute
+
+
+def send(
+    client: smtplib.LMTP, recipients: list[Account | str], text: bytes, options: tuple[str, ...] = ()
+) -> list[int]:
+    """Deliver a message, and return each recipient's last code; smtplib reads only one at the end."""
+    client.ehlo_or_helo_if_needed()
+    assert client.mail(SENDER, options)[0] == 250
+    codes = [client.rcpt(getattr(recipient, "user", recipient))[0] for recipient in recipients]
+    assert client.docmd("DATA")[0] == 354
+    client.send(re.sub(rb"(?m)^\.", b"..", text) + b".\r\n")
+    return [client.getreply()[0] if code == 250 else code for code in codes]
+
+
+def body(delivered: bytes) -> bytes:
+    """Return what stands behind the head."""
+    return delivered.replace(b"\r\n", b"\n").partition(b"\n\n")[2]
+
+
+def test_one_message_reaches_users_on_both_backends(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
+    """A message for users on two Dovecots is in both mailboxes, and Dovecot knows the client."""
+    text = message("split", "Hello.\n.\n..\n.dots\n", number=1)
+    with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"], source_address=("127.0.0.2", 0)) as client:
+        codes = send(client, [EAST[0], "nobody@east.example.org", "nobody@example.com", WEST[0]], text)
+    assert codes == [250, 550, 550, 250]
+    for server, account in ((servers["east"], EAST[0]), (servers["west"], WEST[0])):
+        [delivered] = server.delivered(account)
+        assert body(delivered) == body(text)
+        # What Dovecot writes of whom it has the message from.
+        assert b"127.0.0.2" in delivered.partition(b"\n\n")[0]
+    proxy.log.wait_for(
+        r"message 1 delivered in part: from=<author@example.net> recipients=4 delivered=2 "
+        r"bytes=\d+ backends=east,west to=.*user0@east"
+    )
+
+
+def test_starttls_from_the_client(
+    servers: dict[str, Dovecot], proxy: Mailroute, authority: Authority
+) -> None:
+    """A client that wants TLS has it, and several messages over one connection arrive."""
+    with smtplib.LMTP("localhost", proxy.ports["lmtp"]) as client:
+        client.starttls(context=authority.context())
+        for number in range(3):
+            assert send(client, [WEST[1], EAST[1]], message(f"tls {number}", number=number)) == [250, 250]
+    for server, account in ((servers["east"], EAST[1]), (servers["west"], WEST[1])):
+        subjects = {email.message_from_bytes(text)["Subject"] for text in server.delivered(account)}
+        assert subjects == {"tls 0", "tls 1", "tls 2"}
+
+
+def test_a_large_message_arrives_whole(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
+    """50 MB arrive byte for byte in two mailboxes, and mailroute grows by a few megabytes at most."""
+    line = bytes(b".abcdefgh \xe9\xff"[number * number % 12] for number in range(996)) + b"\r\n"
+    lines = [line[n % 900 :] for n in range(95000)]
+    text = message("large", number=3).replace(b"Content-Type", b"X-Was") + b"".join(lines)
+    assert len(text) > 50_000_000
+    before = proxy.memory()
+    with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"]) as client:
+        assert send(client, [EAST[2], WEST[2]], text, ("BODY=8BITMIME",)) == [250, 250]
+    assert proxy.memory() - before < 10_000_000
+    wanted = hashlib.sha256(body(text)).hexdigest()
+    for server, account in ((servers["east"], EAST[2]), (servers["west"], WEST[2])):
+        [delivered] = server.delivered(account)
+        assert hashlib.sha256(body(delivered)).hexdigest() == wanted
+
+
+@pytest.mark.parametrize("chunks", [1, 7])
+def test_chunks_arrive_whole(servers: dict[str, Dovecot], proxy: Mailroute, chunks: int) -> None:
+    """A message that comes by BDAT goes on as it is."""
+    account = EAST[2 + chunks]
+    text = message("chunks", "Hello.\n.\n..\nend", number=4)
+    size = len(text) // chunks + 1
+    with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"]) as client:
+        client.ehlo()
+        client.mail(SENDER)
+        assert client.rcpt(account.user)[0] == 250
+        for at in range(0, len(text), size):
+            piece = text[at : at + size]
+            last = b" LAST" if at + size >= len(text) else b""
+            client.send(b"BDAT %d%s\r\n" % (len(piece), last) + piece)
+            assert client.getreply()[0] == 250
+    [delivered] = servers["east"].delivered(account)
+    assert body(delivered) == body(text)
+
+
+@pytest.mark.parametrize("identity", ["proxy-v1", "proxy-v2", "none"])
+def test_other_ways_to_tell_who_the_client_is(
+    servers: dict[str, Dovecot], authority: Authority, certificate: Certificate, identity: str
+) -> None:
+    """Dovecot learns the client's address from a PROXY header, and without either it sees mailroute's."""
+    account = EAST[["proxy-v1", "proxy-v2", "none"].index(identity) + 4]
+    settings = configuration(servers, authority, certificate, identity=identity)
+    if identity != "none":
+        for name, server in servers.items():
+            settings["backend"][name]["lmtp"] = f"tcp:127.0.0.1:{server.lmtp_behind_proxy}"
+    with (
+        Mailroute({"lmtp": {"protocol": "lmtp", "security": "none"}}, settings) as mailroute,
+        smtplib.LMTP("127.0.0.1", mailroute.ports["lmtp"], source_address=("127.0.0.2", 0)) as client,
+    ):
+        assert send(client, [account], message("identity", number=5)) == [250]
+    [delivered] = servers["east"].delivered(account)
+    assert (b"127.0.0.2" in delivered.partition(b"\n\n")[0]) == (identity != "none")
+
+
+def test_a_backend_that_is_down_costs_its_own_recipients(
+    certificate: Certificate, authority: Authority, servers: dict[str, Dovecot]
+) -> None:
+    """Recipients of a backend that is not there are to be tried again; the others get the message."""
+    settings = configuration(servers, authority, certificate)
+    settings["backend"]["east"]["lmtp"] = "tcp:127.0.0.1:1"
+    with (
+        Mailroute({"lmtp": {"protocol": "lmtp", "security": "none"}}, settings) as mailroute,
+        smtplib.LMTP("127.0.0.1", mailroute.ports["lmtp"]) as client,
+    ):
+        assert send(client, [EAST[8], WEST[8]], message("down", number=6)) == [451, 250]
+    assert servers["west"].delivered(WEST[8])
+
+
+def test_a_mail_server_delivers_through_it(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
+    """Postfix hands a message for both backends to mailroute once, and hears of each recipient."""
+    nobody = "nobody@west.example.org"
+    with Postfix(default_transport=f"lmtp:inet:127.0.0.1:{proxy.ports['lmtp']}") as postfix:
+        with smtplib.SMTP("127.0.0.1", postfix.port) as client:
+            client.sendmail(SENDER, [EAST[10].user, WEST[10].user, nobody], message("mta", number=7))
+        for account in (EAST[10], WEST[10]):
+            postfix.log.wait_for(rf"to=<{account.user}>.* dsn=2\.0\.0, status=sent")
+        postfix.log.wait_for(r"to=<nobody@west.example.org>.* dsn=5\.1\.1, status=bounced")
+    for server, account in ((servers["east"], EAST[10]), (servers["west"], WEST[10])):
+        assert len(server.delivered(account)) == 1
+
+
+def test_mail_servers_before_and_behind_it() -> None:
+    """Python's SMTP client, and two of aiosmtpd's servers: recipients elsewhere are asked for again."""
+    received: dict[str, list[tuple[list[str], bytes]]] = {"east": [], "west": []}
+
+    def keep(name: str) -> object:
+        class Handler:
+            async def handle_DATA(self, _: object, __: object, envelope: Any) -> str:  # noqa: N802
+                received[name].append((envelope.rcpt_tos, envelope.content))
+                return "250 2.0.0 taken"
+
+        return Handler()
+
+    controllers = {name: Controller(keep(name), "127.0.0.1", free_port()) for name in received}
+    for controller in controllers.values():
+        controller.start()
+    settings = {
+        "backend": {
+            name: {"smtp": f"tcp:127.0.0.1:{controller.port}", "security": "none"}
+            for name, controller in controllers.items()
+        },
+        "route": [
+            {"source": "pattern", "match": rf".+@{name}\.example\.org", "backend": name} for name in received
+        ],
+    }
+    users = [EAST[0].user, WEST[0].user, EAST[1].user]
+    text = message("smtp", "Hello.\n.\n..dots\n", number=8)
+    try:
+        with (
+            Mailroute({"smtp": {"protocol": "smtp", "security": "none"}}, settings) as mailroute,
+            smtplib.SMTP("127.0.0.1", mailroute.ports["smtp"]) as client,
+        ):
+            refused = client.sendmail(SENDER, users, text)
+            assert {user: code for user, (code, _) in refused.items()} == {WEST[0].user: 451}
+            assert not client.sendmail(SENDER, list(refused), text)
+    finally:
+        for controller in controllers.values():
+            controller.stop()
+    assert received == {"east": [([EAST[0].user, EAST[1].user], text)], "west": [([WEST[0].user], text)]}

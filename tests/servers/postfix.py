@@ -1,0 +1,110 @@
+"""A private Postfix: a mail server of Debian's package with a queue, a configuration and a port of its own.
+
+Its master has to be root, which the mail that it carries never is.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Self
+
+from servers.processes import Log, ServerProcess, accepts, free_port, wait_until
+from servers.programs import lacking, program
+
+PACKAGE = "postfix"
+
+_SERVICES = """\
+{port} inet n - n - - smtpd
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+lmtp unix - - n - - lmtp
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+
+class Postfix:
+    """One instance, which takes mail on ``port``; use it as a context manager.
+
+    ``settings`` are of main.cf, beside those that keep it to itself.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        if os.geteuid():
+            lacking("the root user, whom Postfix needs,", "sudo make test")
+        self.binary = program("postfix", PACKAGE)
+        self.folder = Path(tempfile.mkdtemp(prefix="postfix-", dir="/tmp"))
+        self.folder.chmod(0o755)
+        self.log = Log(self.folder / "log" / "log")
+        self.port = free_port()
+        self._settings = settings
+        self._process: ServerProcess | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        for name in ("queue", "data", "log"):
+            (self.folder / name).mkdir()
+        owner = pwd.getpwnam("postfix")
+        os.chown(self.folder / "data", owner.pw_uid, owner.pw_gid)
+        settings = {
+            "compatibility_level": "3.6",
+            "queue_directory": str(self.folder / "queue"),
+            "data_directory": str(self.folder / "data"),
+            "maillog_file": str(self.log.path),
+            "maillog_file_prefixes": str(self.folder),
+            "myhostname": "mx.example.net",
+            "mydestination": "",
+            "mynetworks": "127.0.0.0/8",
+            "inet_interfaces": "127.0.0.1",
+            "inet_protocols": "ipv4",
+            "alias_maps": "",
+            "alias_database": "",
+            "smtpd_relay_restrictions": "permit_mynetworks, reject",
+            **self._settings,
+        }
+        config = self.folder / "config"
+        config.mkdir()
+        (config / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
+        (config / "master.cf").write_text(_SERVICES.format(port=f"127.0.0.1:{self.port}"))
+        self._process = ServerProcess([self.binary, "-c", str(config), "start-fg"], self.folder / "output")
+        if wait_until("Postfix's start", self._state) != "listens":
+            output = Log(self.folder / "output").text()
+            raise AssertionError(f"Postfix does not start:\n{output}\n{self.log.text()}")
+
+    def _state(self) -> str:
+        if not self._process.running():
+            return "ended"
+        return "listens" if accepts("127.0.0.1", self.port) else ""
+
+    def stop(self) -> None:
+        """End it, and remove all that it has written."""
+        if self._process:
+            self._process.stop()
+        shutil.rmtree(self.folder)
