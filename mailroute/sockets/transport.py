@@ -215,7 +215,7 @@ class HubTransport(WithTLS):
         if not streaming:
             raise NotImplementedError
         self.producer = producer
-        if self.rest:
+        if self.blocked:
             producer.pauseProducing()
 
     def fileno(self) -> int:
@@ -281,7 +281,7 @@ class HubTransport(WithTLS):
 
     def _send_rest(self) -> None:
         rest, self.rest = self.rest, b""
-        self.blocked = False
+        was_blocked, self.blocked = self.blocked, False
         self._send(memoryview(rest))
         if self.rest:
             return
@@ -290,7 +290,7 @@ class HubTransport(WithTLS):
             self._shake_hands()
         elif self.disconnecting:
             self._say_goodbye()
-        elif self.producer is not None:
+        elif was_blocked and self.producer is not None:
             self.producer.resumeProducing()
 
     def _watch(self) -> None:

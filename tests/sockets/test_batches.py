@@ -178,6 +178,36 @@ def test_last_words_to_a_client_that_says_goodbye_with_its_first_bytes(rig, tmp_
     assert not transport.connected
 
 
+def test_what_waits_for_the_end_of_a_batch_pauses_nobody(rig):
+    """A producer is paused and resumed because of a socket that is full, and not because of a batch."""
+    told: list[str] = []
+    producer = SimpleNamespace(
+        pauseProducing=lambda: told.append("pause"), resumeProducing=lambda: told.append("resume")
+    )
+
+    def produce(_: bytes) -> None:
+        transport.write(b"before")
+        transport.registerProducer(producer, True)
+        transport.write(size * b"x")
+
+    transport, peer = rig.connection()
+    _, other = rig.connection(produce)
+    size = 1
+    other.send(b"x")
+    rig.serve()
+    assert peer.recv(100) == b"beforex"
+    assert told == []
+    size = 10_000_000
+    other.send(b"x")
+    rig.serve()
+    assert told == ["pause"]
+    came = 0
+    while came < len(b"before") + size:
+        came += len(peer.recv(1 << 20))
+        rig.serve()
+    assert told[-1] == "resume"
+
+
 def test_a_dial_given_up_in_the_batch_that_it_is_made_in(rig):
     """Nobody is called who has not been called yet, and the caller hears nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
