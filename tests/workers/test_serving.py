@@ -7,9 +7,11 @@ import os
 import re
 import signal
 import socket
+import ssl
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import twistd
@@ -358,6 +360,45 @@ def test_a_worker_started_later_has_the_same_settings(files: Files, secure: Auth
             running.kill(pid)
         for _ in range(10):
             served_certificate(running, secure)
+        running.stop()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_a_tls_session_is_resumed_by_any_worker(
+    files: Files, secure: Authority, stack: ExitStack, version: ssl.TLSVersion
+) -> None:
+    """A ticket that one worker has given resumes at the others, and at one that is made later."""
+    context = secure.context()
+    context.minimum_version = context.maximum_version = version
+
+    def connect(running: Running, session: ssl.SSLSession | None = None) -> tuple[int, Any]:
+        client = stack.enter_context(running.dial())
+        client.handshake(context, session=session)
+        assert client.greeting().startswith(b"* OK")  # TLS 1.3's tickets come before it
+        [worker] = running.serving(client)
+        return worker, client.socket
+
+    def resumes(running: Running, session: ssl.SSLSession) -> dict[int, bool]:
+        """Offer a ticket until each worker has been met, and return for each whether it took it."""
+        found: dict[int, bool] = {}
+        while found.keys() != set(running.workers().values()):
+            worker, client = connect(running, session)
+            assert found.setdefault(worker, client.session_reused) == client.session_reused
+        return found
+
+    with files.run() as running:
+        given: dict[int, ssl.SSLSession] = {}
+        while len(given) < 2:
+            worker, client = connect(running)
+            assert not client.session_reused
+            given[worker] = client.session
+        assert all(session.has_ticket for session in given.values())
+        for session in given.values():
+            assert resumes(running, session) == dict.fromkeys(given, True)
+        running.kill(min(given))
+        later = resumes(running, given[min(given)])
+        assert later.keys() != given.keys()
+        assert all(later.values())
         running.stop()
 
 
