@@ -181,16 +181,19 @@ def service(settings: Settings, reactor: Any = None) -> IService:
     return assemble(settings, reactor, Share(gate, endpoints, server_contexts(settings)))
 
 
-ServerContexts = Sequence[IOpenSSLServerConnectionCreator | None]
+ServerContexts = Sequence[ServerTLS | None]
 """For each listener its side of TLS, or None if it has none."""
 
 
-def server_contexts(settings: Settings) -> ServerContexts:
-    """Make the listeners' side of TLS."""
+def server_contexts(settings: Settings, days: int = 1) -> ServerContexts:
+    """Make the listeners' side of TLS.
+
+    :param days: those of `mailroute.tls.ServerTLS`.
+    """
     pairs = [
         KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
     ]
-    tls = ServerTLS(pairs) if pairs else None
+    tls = ServerTLS(pairs, days=days) if pairs else None
     return tuple(
         None if tls is None or listener.security is Security.NONE else tls.speaking(listener.protocol.alpn)
         for listener in settings.listeners

@@ -56,7 +56,8 @@ class ServerTLS:
     that one cannot be made to speak to the wrong server (ALPACA).
 
     :param alpn: the protocol ids to agree to; empty to leave ALPN alone.
-    :param seconds: a clock, for the age of the tickets' key.
+    :param seconds: a clock, for the age of the tickets' key; if there are forks, one for all.
+    :param days: for how many days to have a key at once, so that all forks have the same ones.
     """
 
     def __init__(
@@ -65,15 +66,20 @@ class ServerTLS:
         alpn: tuple[bytes, ...] = (),
         *,
         seconds: Callable[[], float] = time.monotonic,
+        days: int = 1,
     ) -> None:
         self._alpn = alpn
-        self._contexts = _Contexts(pairs, seconds)
+        self._contexts = _Contexts(pairs, seconds, days)
 
     def speaking(self, alpn: tuple[bytes, ...]) -> ServerTLS:
         """Return the same for another protocol: contexts, and so tickets, are shared."""
         other = copy.copy(self)
         other._alpn = alpn
         return other
+
+    def renew(self) -> None:
+        """Forget the tickets' key if its time is over, as the next connection would."""
+        self._contexts.default()
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Make the connection object of one client (`IOpenSSLServerConnectionCreator`)."""
@@ -117,14 +123,15 @@ class _Connection(SSL.Connection):
 class _Contexts:
     """The contexts of all certificates: one for each set of key pairs that has a name in common."""
 
-    def __init__(self, pairs: Sequence[KeyPair], seconds: Callable[[], float]) -> None:
+    def __init__(self, pairs: Sequence[KeyPair], seconds: Callable[[], float], days: int) -> None:
         self._seconds = seconds
         self._names = _by_name(pairs)
         self._first = _one_of_each_kind(
             [pairs[0], *(pair for name in pairs[0].names for pair in self._names[name.lower()])]
         )
         self._default = _context(self._first)
-        self._renewed = seconds()
+        self._later = tuple(_context(self._first) for _ in range(days - 1))
+        self._until = seconds() + TICKET_KEY_LIFETIME
         contexts = {_identity(self._first): self._default}
         for together in self._names.values():
             if _identity(together) not in contexts:
@@ -147,9 +154,12 @@ class _Contexts:
 
         OpenSSL makes that key with the context, and has no other way to change it from Python.
         """
-        if self._seconds() - self._renewed >= TICKET_KEY_LIFETIME:
-            self._default = _context(self._first)
-            self._renewed = self._seconds()
+        late = self._seconds() - self._until
+        if late >= 0:
+            passed = int(late // TICKET_KEY_LIFETIME)  # besides the one that has ended
+            self._until += (passed + 1) * TICKET_KEY_LIFETIME
+            later = self._later[passed:]
+            self._default, self._later = (later[0], later[1:]) if later else (_context(self._first), ())
         return self._default
 
     def chosen(self, name: bytes) -> SSL.Context | None:

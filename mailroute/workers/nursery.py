@@ -36,6 +36,15 @@ from mailroute.workers.channel import MAX_DESCRIPTORS, MAX_MESSAGE
 from mailroute.workers.counts import Counts
 from mailroute.workers.letter import Letter
 
+DAYS = 90
+"""Days for which the keys of session tickets are made ahead, 15 kB each, so that all workers have the same.
+
+After that each worker makes its own.  Few certificates are good for longer, and a new one takes a restart.
+"""
+
+RENEW_EVERY = 3600
+"""Seconds after which the nursery looks, at the latest, whether there is a key to forget."""
+
 
 @frozen
 class Identity:
@@ -142,7 +151,7 @@ def run(letter: Letter) -> None:
     given = Given(
         letter.reactor,
         settings,
-        server_contexts(settings),
+        server_contexts(settings, DAYS),
         counts,
         letter.gate_key,
         letter.salt,
@@ -152,14 +161,15 @@ def run(letter: Letter) -> None:
     # What is here now stays: the collector must not touch, and so copy, the memory that all share.
     gc.collect()
     gc.freeze()
-    worker.run(given, _Nursery(socket.socket(fileno=start.CONTROL)).serve())
+    worker.run(given, _Nursery(socket.socket(fileno=start.CONTROL), given.tls).serve())
 
 
 class _Nursery:
     """Waits for what the parent wants, and for the ends of its children."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, tls: ServerContexts) -> None:
         self._control = control
+        self._tls = [each for each in tls if each is not None]
         self._control.setblocking(True)
         self._keys: dict[int, int] = {}
         self._woken, self._wake = os.pipe()
@@ -174,7 +184,9 @@ class _Nursery:
         poll.register(self._control, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
         while True:
-            ready = [descriptor for descriptor, _ in poll.poll()]
+            ready = [descriptor for descriptor, _ in poll.poll(RENEW_EVERY * 1000)]
+            for tls in self._tls:
+                tls.renew()
             if self._woken in ready:
                 self._reap()
             if self._control.fileno() in ready and (order := self._obey()):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import gc
 import ssl
 import struct
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -84,6 +87,42 @@ def test_the_key_of_the_tickets_is_renewed(authority: Authority) -> None:
     second = visit(first.tls.session)
     assert not second.tls.session_reused
     assert visit(second.tls.session).tls.session_reused
+
+
+def test_workers_renew_the_key_of_the_tickets_together(authority: Authority) -> None:
+    """Copies of the contexts, as forks have them, have the same key on each of the days made ahead.
+
+    Of the days that are gone none is kept; behind the last one, each copy has keys of its own.
+    """
+    now = [0.0]
+    maker = ServerTLS([pair(authority.issue("a.example"))], seconds=lambda: now[0], days=3)
+    forks = []
+    for _ in range(2):
+        fork = copy.copy(maker)
+        fork._contexts = copy.copy(maker._contexts)
+        forks.append(fork)
+    context = authority.context()
+
+    def visit(number: int, session: ssl.SSLSession | None = None) -> Client:
+        return Client(context, "a.example", forks[number].serverConnectionForTLS(None), session)
+
+    yesterday = None
+    for day in (0, 2):
+        now[0] = day * TICKET_KEY_LIFETIME
+        ticket = visit(0, yesterday)
+        assert not ticket.tls.session_reused
+        now[0] = (day + 1) * TICKET_KEY_LIFETIME - 1
+        assert visit(1, ticket.tls.session).tls.session_reused
+        yesterday = ticket.tls.session
+    first = weakref.ref(maker._contexts.default())
+    assert first() is forks[0]._contexts.default()
+    now[0] = 3 * TICKET_KEY_LIFETIME
+    ticket = visit(0)
+    assert visit(0, ticket.tls.session).tls.session_reused
+    assert not visit(1, ticket.tls.session).tls.session_reused
+    maker.renew()
+    gc.collect()
+    assert first() is None
 
 
 def test_listeners_share_what_they_can(authority: Authority) -> None:
