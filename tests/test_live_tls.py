@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,16 +13,22 @@ from cryptography import x509
 from live import Talk, let_in, live, patient
 from OpenSSL import SSL
 from servers.certificates import Authority
+from servers.key_updates import Rekeying
+from twisted.internet import reactor
 from twisted.internet.ssl import (
     Certificate,
     optionsForClientTLS,
     trustRootFromCertificates,
 )
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 
 from mailroute import backend as backend_module
 from mailroute import frontend
 from mailroute.config.files import read_chain, read_key
 from mailroute.events import Route
+from mailroute.sockets import openssl
+from mailroute.sockets.hub import WRITE
 from mailroute.tls import KeyPair, ServerTLS
 
 BOB = {"bob": Route("east")}
@@ -134,6 +142,87 @@ async def test_alpn_is_held_to_imap(certificate, trust, protocols, welcome):
         else:
             await client.end()
             assert isinstance(client.reason, SSL.Error)
+
+
+@contextlib.asynccontextmanager
+async def rekeying(house, joined, room=None):
+    """Connect a client that can change its keys; it has logged in if it is to be ``joined``.
+
+    With it comes a way to see what the hub is asked to watch its connection for.
+
+    :param room: bytes that mailroute's socket is to keep for it.
+    """
+    client = await deferToThread(Rekeying, house.port)
+    try:
+        await deferToThread(client.connect)
+        await deferToThread(client.until, b"ready.\r\n")
+        (session,) = house.factory.sessions
+        near = session._leg.transport
+        if room is not None:
+            near.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+        if joined:
+            await deferToThread(client.say, b"a LOGIN bob secret\r\n")
+            await let_in(await house.east.next())
+            await deferToThread(client.until, b"Hi\r\n")
+            near = session._joined.a
+        yield client, lambda: near.events
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Count how often OpenSSL is asked for bytes."""
+    made = []
+    read = openssl.read
+
+    def counted(*arguments):
+        made.append(None)
+        return read(*arguments)
+
+    monkeypatch.setattr(openssl, "read", counted)
+    return made
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_changes_keys_keeps_nobody_waiting(certificate, reads, joined):
+    """However many KeyUpdates come at once, others have their turn behind each: one read takes one."""
+    async with live(BOB, listen={"security": "tls"}, certificate=[certificate]) as house:
+        async with rekeying(house, joined) as (client, _):
+            reads.clear()
+            # Not in a thread: all of it is there before anything is read.
+            client.update(300)
+            client.say(b"b CAPABILITY\r\n")
+            if joined:
+                await house.east.talks[0].until(b"b CAPABILITY\r\n")
+            else:
+                await deferToThread(client.until, b"b OK")
+            assert len(reads) > 300
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_changes_keys_and_does_not_read(certificate, reads, joined):
+    """Answers to KeyUpdates that a client does not take are waited with, and not tried again and again."""
+    async with live(BOB, listen={"security": "tls"}, certificate=[certificate]) as house:
+        async with rekeying(house, joined, room=4096) as (client, events):
+            updating = deferToThread(client.update, 10**9)
+            await patient(lambda: events() == WRITE)
+            reads.clear()
+            for _ in range(20):
+                await deferLater(reactor, 0)
+            assert len(reads) == 0
+            client.stop.set()
+            await updating
+            await deferToThread(client.say, b"b CAPABILITY\r\n")
+            if joined:
+                reading = deferToThread(client.until, b"hello")
+                await house.east.talks[0].until(b"b CAPABILITY\r\n")
+                house.east.talks[0].say(b"hello")
+                await reading
+            else:
+                await deferToThread(client.until, b"b OK")
 
 
 @pytest_twisted.ensureDeferred

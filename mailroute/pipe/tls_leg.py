@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from mailroute.pipe.hub_leg import HubLeg
 from mailroute.pipe.leg import Owner
 from mailroute.sockets import openssl
-from mailroute.sockets.hub import Hub
+from mailroute.sockets.hub import WRITE, Hub
 
 CUT_SHORT = "the TLS stream was cut short"
 
@@ -59,7 +59,13 @@ class TLSLeg(HubLeg):
         """Note why nothing more can be read."""
         if error == openssl.ZERO_RETURN:
             self.ended()
-        elif error != openssl.WANT_WRITE:
+        elif error == openssl.WANT_WRITE:
+            # OpenSSL has something of its own to say first (an answer to a KeyUpdate), which the
+            # peer does not take.  Until it does, reading on is to no purpose.
+            self.block(moved=False)
+            self.events = WRITE
+            self.hub.modify(self.sock.fileno(), WRITE)
+        else:
             self.fail(error)
 
     def fail(self, error: int) -> None:

@@ -22,6 +22,8 @@ _FUNCTIONS = (
     "SSL_get_error",
     "SSL_shutdown",
     "SSL_set_fd",
+    "SSL_clear_mode",
+    "SSL_MODE_AUTO_RETRY",
     "BIO_get_mem_data",
     "ERR_clear_error",
 )
@@ -64,6 +66,9 @@ def is_at_rest(connection: SSL.Connection) -> bool:
 def attach(connection: SSL.Connection, descriptor: int) -> Any:
     """Have a connection over memory BIOs, which must be empty, use a socket from now on.
 
+    A read then takes one record, whatever is in it: otherwise OpenSSL would go on within one call
+    for as long as the peer sends KeyUpdates (RFC 8446 section 4.6.3), and nobody else had a turn.
+
     :return: OpenSSL's own object, which lives as long as the connection.
     """
     inner: Any = connection
@@ -71,6 +76,7 @@ def attach(connection: SSL.Connection, descriptor: int) -> Any:
     inner._into_ssl = inner._from_ssl = None
     if _lib.SSL_set_fd(inner._ssl, descriptor) != 1:
         raise SSL.Error
+    _lib.SSL_clear_mode(inner._ssl, _lib.SSL_MODE_AUTO_RETRY)
     return inner._ssl
 
 

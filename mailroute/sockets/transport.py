@@ -275,6 +275,11 @@ class HubTransport(WithTLS):
             self.events = events
             self.hub.modify(self.sock.fileno(), events)
 
+    def _wait_to_write(self) -> None:
+        """Read no more until the socket takes something; then `_send_rest` sees what is to be watched."""
+        self.events = WRITE
+        self.hub.modify(self.sock.fileno(), WRITE)
+
     # --- ends ---
 
     def _end_of_stream(self) -> None:

@@ -142,7 +142,10 @@ class WithTLS:
         elif error == openssl.ZERO_RETURN:
             self._say_goodbye()
             self._lose(Failure(ConnectionDone()))
-        elif error not in (openssl.WANT_READ, openssl.WANT_WRITE):
+        elif error == openssl.WANT_WRITE:
+            # It has something of its own to say first.  Until it can, reading on is to no purpose.
+            self._wait_to_write()
+        elif error != openssl.WANT_READ:
             openssl.clear_errors()
             end = ConnectionDone() if self.said_goodbye else ConnectionLost("TLS was cut short")
             self._lose(Failure(end))
@@ -153,6 +156,9 @@ class WithTLS:
         raise NotImplementedError
 
     def _watch(self) -> None:
+        raise NotImplementedError
+
+    def _wait_to_write(self) -> None:
         raise NotImplementedError
 
     def _say_goodbye(self) -> None:
