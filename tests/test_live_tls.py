@@ -188,41 +188,45 @@ def reads(monkeypatch):
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_changes_keys_keeps_nobody_waiting(certificate, reads, joined):
     """However many KeyUpdates come at once, others have their turn behind each: one read takes one."""
-    async with live(BOB, listen={"security": "tls"}, certificate=[certificate]) as house:
-        async with rekeying(house, joined) as (client, _):
-            reads.clear()
-            # Not in a thread: all of it is there before anything is read.
-            client.update(300)
-            client.say(b"b CAPABILITY\r\n")
-            if joined:
-                await house.east.talks[0].until(b"b CAPABILITY\r\n")
-            else:
-                await deferToThread(client.until, b"b OK")
-            assert len(reads) > 300
+    async with (
+        live(BOB, listen={"security": "tls"}, certificate=[certificate]) as house,
+        rekeying(house, joined) as (client, _),
+    ):
+        reads.clear()
+        # Not in a thread: all of it is there before anything is read.
+        client.update(300)
+        client.say(b"b CAPABILITY\r\n")
+        if joined:
+            await house.east.talks[0].until(b"b CAPABILITY\r\n")
+        else:
+            await deferToThread(client.until, b"b OK")
+        assert len(reads) > 300
 
 
 @pytest.mark.parametrize("joined", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_changes_keys_and_does_not_read(certificate, reads, joined):
     """Answers to KeyUpdates that a client does not take are waited with, and not tried again and again."""
-    async with live(BOB, listen={"security": "tls"}, certificate=[certificate]) as house:
-        async with rekeying(house, joined, room=4096) as (client, events):
-            updating = deferToThread(client.update, 10**9)
-            await patient(lambda: events() == WRITE)
-            reads.clear()
-            for _ in range(20):
-                await deferLater(reactor, 0)
-            assert len(reads) == 0
-            client.stop.set()
-            await updating
-            await deferToThread(client.say, b"b CAPABILITY\r\n")
-            if joined:
-                reading = deferToThread(client.until, b"hello")
-                await house.east.talks[0].until(b"b CAPABILITY\r\n")
-                house.east.talks[0].say(b"hello")
-                await reading
-            else:
-                await deferToThread(client.until, b"b OK")
+    async with (
+        live(BOB, listen={"security": "tls"}, certificate=[certificate]) as house,
+        rekeying(house, joined, room=4096) as (client, events),
+    ):
+        updating = deferToThread(client.update, 10**9)
+        await patient(lambda: events() == WRITE)
+        reads.clear()
+        for _ in range(20):
+            await deferLater(reactor, 0)
+        assert len(reads) == 0
+        client.stop.set()
+        await updating
+        await deferToThread(client.say, b"b CAPABILITY\r\n")
+        if joined:
+            reading = deferToThread(client.until, b"hello")
+            await house.east.talks[0].until(b"b CAPABILITY\r\n")
+            house.east.talks[0].say(b"hello")
+            await reading
+        else:
+            await deferToThread(client.until, b"b OK")
 
 
 @pytest_twisted.ensureDeferred

@@ -94,5 +94,7 @@ class Rekeying:
             self._socket.close()
 
     def _wait(self) -> None:
-        if not select.select([self._socket], [], [], PATIENCE)[0] or not self._socket.recv(1, socket.MSG_PEEK):
+        if not select.select([self._socket], [], [], PATIENCE)[0] or not self._socket.recv(
+            1, socket.MSG_PEEK
+        ):
             raise TimeoutError
