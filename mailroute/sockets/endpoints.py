@@ -234,7 +234,11 @@ class Dialling:
             # Asked again at once: a server on this machine has answered by now.
             result = sock.connect_ex(self._sockaddr)
         if result in _UNDER_WAY:
-            self._hub.add(sock.fileno(), self, WRITE)
+            try:
+                self._hub.add(sock.fileno(), self, WRITE)
+            except OSError as error:
+                sock.close()
+                self._fail(error.errno or 0)
         elif result and result != errno.EISCONN:
             sock.close()
             self._fail(result)

@@ -65,18 +65,21 @@ class Hub:
         reactor.addReader(self)
 
     def add(self, descriptor: int, member: Member, events: int) -> None:
-        """Tell a member from now on what happens to its socket."""
-        self._members[descriptor] = member
+        """Tell a member from now on what happens to its socket.
+
+        :raises OSError: the kernel watches no more of them.
+        """
         self._epoll.register(descriptor, events)
+        self._members[descriptor] = member
 
     def replace(self, descriptor: int, member: Member) -> None:
         """Tell another member what happens to this socket."""
         self._members[descriptor] = member
 
     def remove(self, descriptor: int) -> None:
-        """Forget a socket, which its member then closes."""
-        del self._members[descriptor]
-        self._epoll.unregister(descriptor)
+        """Forget a socket, which its member then closes; one that could not be added is not known."""
+        if self._members.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
 
     # --- what the reactor wants ---
 

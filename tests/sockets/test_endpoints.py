@@ -283,6 +283,48 @@ async def test_a_protocol_that_fails_at_once(listening, monkeypatch):
         assert await deferToThread(sock.recv, 1) == b""
 
 
+class FullEpoll:
+    """An epoll that takes no more sockets, as the system's limit (fs.epoll.max_user_watches) has it."""
+
+    def __init__(self, real) -> None:
+        self.real = real
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def register(self, *_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_cannot_be_watched(listening, monkeypatch):
+    """When the kernel watches no more sockets, a client is closed, and a dial fails; nothing is left."""
+    logged = []
+    monkeypatch.setattr(endpoints, "_log", SimpleNamespace(failure=logged.append))
+    monkeypatch.setattr(hub, "_log", SimpleNamespace(failure=logged.append))
+    here = await listening()
+    the_hub = hub.hub_of(reactor)
+    members = dict(the_hub._members)
+    monkeypatch.setattr(the_hub, "_epoll", FullEpoll(the_hub._epoll))
+    with here.connect() as sock, socket.socket() as full:
+        assert await deferToThread(sock.recv, 1) == b""
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for one in waiting:  # so that a dial is not done at once
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        _, dialling = dial(full.getsockname())
+        with pytest.raises(ConnectError) as failed:
+            await within(dialling)
+        assert failed.value.osError == errno.ENOSPC
+        for one in waiting:
+            one.close()
+    assert the_hub._members == members
+    assert logged == ["a connection could not be begun"]
+    monkeypatch.undo()
+
+
 class Failing:
     """A member of the hub that fails, and fails at its end as well."""
 
