@@ -166,6 +166,23 @@ def test_a_socket_of_systemds_is_shared(files: Files, stack: ExitStack) -> None:
             pass
 
 
+@pytest.mark.parametrize("reactor", ["epoll", "select"])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_there_are_descriptors_for_many_sockets(files: Files, reactor: str, workers: int) -> None:
+    """The limit of open files is raised before the sockets are bound, of which each worker has its own."""
+    files.config["workers"] = workers
+    [listen] = files.config["listen"]
+    files.config["listen"] += [{**listen, "endpoint": f"tcp:0:interface=127.0.0.{n}"} for n in range(2, 62)]
+    limited = ["prlimit", "--nofile=64:2000", twistd.program("twistd")]
+    with files.run("--reactor", reactor, command=limited) as running:
+        running.greeted().socket.close()
+        for pid in (running.pid, *running.workers().values()):
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            raised = {"epoll": 2000, "select": 1024}[reactor]
+            assert re.search(rf"^Max open files +{raised} +2000 ", limits, re.M)
+        running.stop()
+
+
 # --- limits ---------------------------------------------------------------------
 
 
