@@ -28,7 +28,7 @@ from mailroute.backend import Backend, Dial
 from mailroute.checkers import check_with
 from mailroute.config import Backend as BackendSettings
 from mailroute.config import Listener, Security, Settings
-from mailroute.descriptors import Descriptors
+from mailroute.descriptors import Descriptors, remedy
 from mailroute.events import DialogTerms, Farewell
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
@@ -110,8 +110,9 @@ class Listening(Service):
     def _cannot(self, error: BaseException | None) -> str:
         reason = getattr(error, "socketError", None) or error
         busy = getattr(reason, "errno", None) == errno.EADDRINUSE
-        remedy = "stop what uses it, or change the listener's endpoint" if busy else "change its endpoint"
-        return f"mailroute: cannot listen on {self._listener}: {reason}: {remedy}"
+        advice = "stop what uses it, or change the listener's endpoint" if busy else "change its endpoint"
+        advice = remedy(reason).removeprefix("; ") or advice
+        return f"mailroute: cannot listen on {self._listener}: {reason}: {advice}"
 
 
 class ListenerService(Listening):
