@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -306,20 +307,19 @@ async def test_a_connection_that_cannot_be_watched(listening, monkeypatch):
     the_hub = hub.hub_of(reactor)
     members = dict(the_hub._members)
     monkeypatch.setattr(the_hub, "_epoll", FullEpoll(the_hub._epoll))
-    with here.connect() as sock, socket.socket() as full:
+    with ExitStack() as stack:
+        sock, full = stack.enter_context(here.connect()), stack.enter_context(socket.socket())
         assert await deferToThread(sock.recv, 1) == b""
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        waiting = [socket.socket() for _ in range(3)]
-        for one in waiting:  # so that a dial is not done at once
+        for _ in range(3):  # so that a dial is not done at once
+            one = stack.enter_context(socket.socket())
             one.setblocking(False)
             one.connect_ex(full.getsockname())
         _, dialling = dial(full.getsockname())
         with pytest.raises(ConnectError) as failed:
             await within(dialling)
         assert failed.value.osError == errno.ENOSPC
-        for one in waiting:
-            one.close()
     assert the_hub._members == members
     assert logged == ["a connection could not be begun"]
     monkeypatch.undo()
