@@ -58,6 +58,11 @@ def remedy(error: object) -> str:
     return ""
 
 
+def most_of(reactor: Any) -> int | None:
+    """Return how many descriptors a reactor can handle; None for any number."""
+    return SELECT_AT_MOST if isinstance(reactor, SelectReactor) else None
+
+
 def raise_limit(at_most: int | None = None) -> int:
     """Raise the soft limit of open files to the hard one, and return it.
 
@@ -99,10 +104,15 @@ class Descriptors(Service):
         self._timer: IDelayedCall | None = None
         self._warned: dict[str, float] = {}
 
+    def privilegedStartService(self) -> None:
+        """Raise the limit before the listeners bind, of which there may be many."""
+        super().privilegedStartService()
+        raise_limit(most_of(self._reactor))
+
     def startService(self) -> None:
         """Raise the limit, and say so if it is too low for the sessions that there may be."""
         super().startService()
-        self._limit = raise_limit(SELECT_AT_MOST if isinstance(self._reactor, SelectReactor) else None)
+        self._limit = raise_limit(most_of(self._reactor))
         wanted = self._sessions * PER_SESSION + BESIDES
         if self._sessions and self._limit < wanted:
             _log.warn(

@@ -158,9 +158,10 @@ class ProxyServer(Protocol):
         self.connected = 0
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
+        # Counted out before the log says so.
+        self._leave()
         if self._session is not None:
             self._session.lost(_explain(reason))
-        self._leave()
 
     # --- IClientLeg ---
 

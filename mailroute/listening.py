@@ -12,6 +12,8 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailroute.descriptors import remedy
+
 _log = Logger(namespace="mailroute")
 
 
@@ -82,5 +84,6 @@ class Listening(Service):
     def _cannot(self, error: BaseException | None) -> str:
         reason = getattr(error, "socketError", None) or error
         busy = getattr(reason, "errno", None) == errno.EADDRINUSE
-        remedy = "stop what uses it, or change the listener's endpoint" if busy else "change its endpoint"
-        return f"mailroute: cannot listen on {self._listener}: {reason}: {remedy}"
+        advice = "stop what uses it, or change the listener's endpoint" if busy else "change its endpoint"
+        advice = remedy(reason).removeprefix("; ") or advice
+        return f"mailroute: cannot listen on {self._listener}: {reason}: {advice}"

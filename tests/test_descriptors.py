@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -11,17 +12,22 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers.certificates import Authority
 from servers.processes import PATIENCE, wait_until
 from servers.proxy import Mailroute
 from servers.raw import RawImap
+from twisted.internet.defer import fail
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
 from mailroute import descriptors
 from mailroute.descriptors import FRUITLESS, NOTHING, PAUSE, WARN_EVERY, Descriptors, remedy
+from mailroute.service import Listening, StartError
 
 LIMIT = 90
 
@@ -381,3 +387,15 @@ def test_what_to_do_about_an_error(error: Exception, what: str) -> None:
     """An error of too many files comes with its remedy, any other without."""
     assert what in remedy(error)
     assert bool(what) == bool(remedy(error))
+
+
+def test_a_listener_without_a_descriptor_says_what_to_do() -> None:
+    """Where the limit is too low for the listeners, nobody is told to change an endpoint."""
+
+    class Full:
+        def listen(self, _factory: object) -> Any:
+            return fail(CannotListenError("", 143, OSError(errno.EMFILE, "Too many open files")))
+
+    listening = Listening(Factory(), "imap tcp:143", Full)
+    with pytest.raises(StartError, match=r"imap tcp:143: .*Too many open files: raise LimitNOFILE="):
+        listening.privilegedStartService()

@@ -20,7 +20,7 @@ from twisted.internet.endpoints import (
     connectProtocol,
 )
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, globalLogPublisher
 
 from mailroute import frontend, proxy_client
 from mailroute.backend import Attempt
@@ -51,6 +51,28 @@ async def test_a_session_from_greeting_to_logout():
         assert await client.until(b"done\r\n") == b"b OK done\r\n"
         backend.transport.loseConnection()
         await client.end()
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_who_is_said_to_have_left_is_counted_out(joined):
+    """When the log says that a client's session has ended, its place is free already."""
+    taken = []
+
+    def observe(event):
+        if event.get("log_namespace") == "mailroute.session":
+            taken.append(len(house.factory.gate))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        async with live(BOB) as house:
+            client = (await house.logged_in())[0] if joined else await house.greeted()
+            assert len(house.factory.gate) == 1
+            reset(client)
+            await patient(lambda: taken)
+            assert taken == [0]
+    finally:
+        globalLogPublisher.removeObserver(observe)
 
 
 @pytest_twisted.ensureDeferred

@@ -244,8 +244,13 @@ class Dialling:
             # Asked again at once: a server on this machine has answered by now.
             result = sock.connect_ex(self._sockaddr)
         if result in _UNDER_WAY:
-            self._under_way = True
-            self._hub.add(sock.fileno(), self, WRITE)
+            try:
+                self._hub.add(sock.fileno(), self, WRITE)
+            except OSError as error:
+                sock.close()
+                self._fail(error.errno or 0)
+            else:
+                self._under_way = True
         elif result and result != errno.EISCONN:
             self._close()
             self._fail(result)

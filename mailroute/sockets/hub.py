@@ -73,18 +73,23 @@ class Hub:
         reactor.addReader(self)
 
     def add(self, descriptor: int, member: Member, events: int) -> None:
-        """Tell a member from now on what happens to its socket."""
-        self._members[descriptor] = member
+        """Tell a member from now on what happens to its socket.
+
+        :raises OSError: the kernel watches no more of them.
+        """
         self._epoll.register(descriptor, events)
+        self._members[descriptor] = member
 
     def replace(self, descriptor: int, member: Member) -> None:
         """Tell another member what happens to this socket."""
         self._members[descriptor] = member
 
     def remove(self, descriptor: int) -> None:
-        """Forget a socket, which its member then closes."""
-        del self._members[descriptor]
-        if not self._epoll.closed:  # else the reactor has stopped, and this is one of its last calls
+        """Forget a socket, which its member then closes; one that could not be added is not known."""
+        known = self._members.pop(descriptor, None) is not None
+        if (
+            known and not self._epoll.closed
+        ):  # else the reactor has stopped, and this is one of its last calls
             self._epoll.unregister(descriptor)
 
     def at_end(self, sender: Sender) -> bool:

@@ -14,6 +14,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from mailroute.config import Settings
+from mailroute.descriptors import most_of, raise_limit
 from mailroute.listening import StartError
 from mailroute.workers.counts import Counts, layout, share
 from mailroute.workers.letter import Letter, post
@@ -63,6 +64,8 @@ class WorkersService(MultiService):
 
         :raises StartError: a port cannot be had.
         """
+        # Each listener has a socket for each worker.
+        raise_limit(most_of(self._reactor))
         # Whom this process becomes may not be allowed to open them.
         self._folders = [os.open(name, os.O_PATH | os.O_DIRECTORY) for name in ("/", ".")]
         super().privilegedStartService()

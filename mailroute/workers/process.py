@@ -31,6 +31,9 @@ _log = Logger(namespace="mailroute.workers")
 LOG_PAUSE = 0.02
 """Seconds that a line of a worker's log may wait: those that come meanwhile are written with it."""
 
+_BURY_AGAIN = 1.0
+"""Seconds after which a nursery that is gone, and was not quite, is looked for again."""
+
 _ABOVE = 16  # above all descriptors that the nursery has
 
 
@@ -48,6 +51,7 @@ class Nursery:
         self.keys = itertools.count()
         self.channel: Channel | None = None
         self.words: Words | None = None
+        self._reactor: Any = None
         with ExitStack() as theirs, ExitStack() as ours:
             self._socket, end = pair()
             ours.callback(self._socket.close)
@@ -67,6 +71,7 @@ class Nursery:
 
         :param folders: descriptors of the root and the working directory.
         """
+        self._reactor = reactor
         self.channel = Channel(self._socket, reactor, self._received, self._lost)
         self.words = Words("the nursery", self._out, reactor)
         self.channel.send(b"become", pickle.dumps(Identity.mine()), folders)
@@ -89,8 +94,18 @@ class Nursery:
             self.channel.close()
         if self.words is not None:
             self.words.close()
+        self._bury()
+
+    def _bury(self) -> bool:
+        """Say whether the process has ended; then it is no zombie any more."""
         with contextlib.suppress(ChildProcessError):  # whoever becomes a daemon has no children from before
-            os.waitpid(self._process, os.WNOHANG)
+            return os.waitpid(self._process, os.WNOHANG) != (0, 0)
+        return True
+
+    def _bury_soon(self) -> None:
+        """See to it that no zombie is left: its sockets are closed before it has ended."""
+        if not self._bury():
+            self._reactor.callLater(_BURY_AGAIN, self._bury_soon)
 
     def _received(self, word: bytes, rest: bytes, descriptors: Sequence[int]) -> None:
         del descriptors
@@ -110,6 +125,7 @@ class Nursery:
             self.words.drain()
         _log.error("the nursery (process {pid}) is gone", pid=self._process)
         self.close()
+        self._bury_soon()
         for worker in list(self.workers.values()):
             worker.unseen()
 

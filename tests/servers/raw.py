@@ -30,10 +30,15 @@ class RawImap:
         self.command("s STARTTLS")
         self.handshake(context, name)
 
-    def handshake(self, context: ssl.SSLContext, name: str = "localhost") -> None:
-        """Begin TLS."""
+    def handshake(
+        self,
+        context: ssl.SSLContext,
+        name: str = "localhost",
+        session: ssl.SSLSession | None = None,
+    ) -> None:
+        """Begin TLS, and ask to resume a session of the same context if there is one."""
         assert not self._received, self._received
-        self.socket = context.wrap_socket(self.socket, server_hostname=name)
+        self.socket = context.wrap_socket(self.socket, server_hostname=name, session=session)
 
     def send(self, data: bytes) -> None:
         """Write bytes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -281,6 +282,47 @@ async def test_a_protocol_that_fails_at_once(listening, monkeypatch):
     assert logged == ["a connection could not be begun"]
     with here.connect() as sock:
         assert await deferToThread(sock.recv, 1) == b""
+
+
+class FullEpoll:
+    """An epoll that takes no more sockets, as the system's limit (fs.epoll.max_user_watches) has it."""
+
+    def __init__(self, real) -> None:
+        self.real = real
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def register(self, *_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_cannot_be_watched(listening, monkeypatch):
+    """When the kernel watches no more sockets, a client is closed, and a dial fails; nothing is left."""
+    logged = []
+    monkeypatch.setattr(endpoints, "_log", SimpleNamespace(failure=logged.append))
+    monkeypatch.setattr(hub, "_log", SimpleNamespace(failure=logged.append))
+    here = await listening()
+    the_hub = hub.hub_of(reactor)
+    members = dict(the_hub._members)
+    monkeypatch.setattr(the_hub, "_epoll", FullEpoll(the_hub._epoll))
+    with ExitStack() as stack:
+        sock, full = stack.enter_context(here.connect()), stack.enter_context(socket.socket())
+        assert await deferToThread(sock.recv, 1) == b""
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):  # so that a dial is not done at once
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        _, dialling = dial(full.getsockname())
+        with pytest.raises(ConnectError) as failed:
+            await within(dialling)
+        assert failed.value.osError == errno.ENOSPC
+    assert the_hub._members == members
+    assert logged == ["a connection could not be begun"]
+    monkeypatch.undo()
 
 
 class Failing:

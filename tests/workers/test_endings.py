@@ -140,6 +140,7 @@ def test_without_the_nursery_workers_go_on(running: Running, stack: ExitStack) -
     until("another one", lambda: running.workers()[1] != before[1])
     clients = [stack.enter_context(running.greeted()) for _ in range(30)]
     assert set(running.serving(*clients)) == set(running.workers().values())
+    until("the end of the zombie", lambda: nursery not in children(running.pid))
     os.kill(running.pid, signal.SIGTERM)
     until("the end of all", lambda: not strays(running.folder))
 

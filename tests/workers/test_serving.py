@@ -199,6 +199,23 @@ def test_a_socket_of_systemds_is_shared(files: Files, stack: ExitStack) -> None:
             pass
 
 
+@pytest.mark.parametrize("reactor", ["epoll", "select"])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_there_are_descriptors_for_many_sockets(files: Files, reactor: str, workers: int) -> None:
+    """The limit of open files is raised before the sockets are bound, of which each worker has its own."""
+    files.config["workers"] = workers
+    [listen] = files.config["listen"]
+    files.config["listen"] += [{**listen, "endpoint": f"tcp:0:interface=127.0.0.{n}"} for n in range(2, 62)]
+    limited = ["prlimit", "--nofile=64:2000", twistd.program("twistd")]
+    with files.run("--reactor", reactor, command=limited) as running:
+        running.greeted().socket.close()
+        for pid in (running.pid, *running.workers().values()):
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            raised = {"epoll": 2000, "select": 1024}[reactor]
+            assert re.search(rf"^Max open files +{raised} +2000 ", limits, re.M)
+        running.stop()
+
+
 # --- limits ---------------------------------------------------------------------
 
 
@@ -393,6 +410,45 @@ def test_a_worker_started_later_has_the_same_settings(files: Files, secure: Auth
             running.kill(pid)
         for _ in range(10):
             served_certificate(running, secure)
+        running.stop()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_a_tls_session_is_resumed_by_any_worker(
+    files: Files, secure: Authority, stack: ExitStack, version: ssl.TLSVersion
+) -> None:
+    """A ticket that one worker has given resumes at the others, and at one that is made later."""
+    context = secure.context()
+    context.minimum_version = context.maximum_version = version
+
+    def connect(running: Running, session: ssl.SSLSession | None = None) -> tuple[int, Any]:
+        client = stack.enter_context(running.dial())
+        client.handshake(context, session=session)
+        assert client.greeting().startswith(b"* OK")  # TLS 1.3's tickets come before it
+        [worker] = running.serving(client)
+        return worker, client.socket
+
+    def resumes(running: Running, session: ssl.SSLSession) -> dict[int, bool]:
+        """Offer a ticket until each worker has been met, and return for each whether it took it."""
+        found: dict[int, bool] = {}
+        while found.keys() != set(running.workers().values()):
+            worker, client = connect(running, session)
+            assert found.setdefault(worker, client.session_reused) == client.session_reused
+        return found
+
+    with files.run() as running:
+        given: dict[int, ssl.SSLSession] = {}
+        while len(given) < 2:
+            worker, client = connect(running)
+            assert not client.session_reused
+            given[worker] = client.session
+        assert all(session.has_ticket for session in given.values())
+        for session in given.values():
+            assert resumes(running, session) == dict.fromkeys(given, True)
+        running.kill(min(given))
+        later = resumes(running, given[min(given)])
+        assert later.keys() != given.keys()
+        assert all(later.values())
         running.stop()
 
 
