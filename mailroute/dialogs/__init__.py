@@ -7,10 +7,11 @@ from functools import cache
 from twisted.plugin import getPlugins
 
 from mailroute.dialogs.imap import IMAP
+from mailroute.dialogs.pop3 import POP3
 from mailroute.dialogs.tcp import TCP
 from mailroute.interfaces import IMailProtocol
 
-_BUILT_IN: tuple[IMailProtocol, ...] = (IMAP, TCP)
+_BUILT_IN: tuple[IMailProtocol, ...] = (IMAP, POP3, TCP)
 
 
 class UnknownProtocol(LookupError):

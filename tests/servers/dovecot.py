@@ -1,4 +1,4 @@
-"""A private Dovecot: an IMAP server of Debian's package in a folder and on ports of its own.
+"""A private Dovecot: a mail server of Debian's packages in a folder and on ports of its own.
 
 It knows the configuration of Dovecot 2.3 (Debian 12) and of 2.4 (Debian 13),
 and runs as root or as anybody else.
@@ -42,7 +42,7 @@ class Terms:
     client is taken, by ID and by PROXY headers.  ``failure_delay``: how long
     Dovecot sits on a failed login.  ``per_user_and_address``: its limit of
     connections, 0 for none.  ``master``: may log in as anybody.  ``tokens``: the
-    secret that signs the OAuth tokens it takes, if any.
+    secret that signs the OAuth tokens it takes, if any.  ``pop3``: it serves POP3 too.
     """
 
     certificate: Certificate | None = None
@@ -55,6 +55,7 @@ class Terms:
     per_user_and_address: int = 0
     master: Account | None = None
     tokens: bytes = field(default=b"", repr=False)
+    pop3: bool = False
 
 
 class Dovecot:
@@ -62,7 +63,8 @@ class Dovecot:
 
     The ports are ``imap`` (STARTTLS, unless without TLS), ``imaps`` (TLS from
     the first byte) and ``imap_behind_proxy`` and ``imaps_behind_proxy`` (the
-    same, and a PROXY header comes first).
+    same, and a PROXY header comes first), and where there is POP3, ``pop3`` and
+    ``pop3s``.
     """
 
     def __init__(self, terms: Terms, *accounts: Account) -> None:
@@ -73,6 +75,7 @@ class Dovecot:
         self.folder = _new_folder()
         self.log = Log(self.folder / "log")
         self.imap = self.imaps = self.imap_behind_proxy = self.imaps_behind_proxy = 0
+        self.pop3 = self.pop3s = 0
         self._process: ServerProcess | None = None
         self._owner = _mail_owner()
         for name in ("run", "state", "home"):
@@ -123,8 +126,10 @@ class Dovecot:
     @property
     def ports(self) -> list[int]:
         """All ports on which it listens."""
-        plain = [self.imap, self.imap_behind_proxy]
-        return plain if self.terms.ssl == "no" else [*plain, self.imaps, self.imaps_behind_proxy]
+        plain, tls = [self.imap, self.imap_behind_proxy], [self.imaps, self.imaps_behind_proxy]
+        if self.terms.pop3:
+            plain, tls = [*plain, self.pop3], [*tls, self.pop3s]
+        return plain if self.terms.ssl == "no" else [*plain, *tls]
 
     def kill(self) -> None:
         """End it, and all its sessions, without a word."""
@@ -139,6 +144,8 @@ class Dovecot:
     def _choose_ports(self) -> None:
         self.imap, self.imaps = free_port(self.host), free_port(self.host)
         self.imap_behind_proxy, self.imaps_behind_proxy = free_port(self.host), free_port(self.host)
+        if self.terms.pop3:
+            self.pop3, self.pop3s = free_port(self.host), free_port(self.host)
 
     # --- accounts and mail --------------------------------------------------
 
@@ -228,11 +235,16 @@ class Dovecot:
             "service anvil": {"client_limit": "2000", "unix_listener anvil-auth-penalty": {"mode": "0"}},
             "service auth": {"client_limit": "2000"},
         }
+        if terms.pop3:
+            services["service pop3-login"] = {
+                "inet_listener pop3": {"port": str(self.pop3)},
+                "inet_listener pop3s": {"port": "0" if terms.ssl == "no" else str(self.pop3s), "ssl": "yes"},
+            }
         if terms.ssl == "no":
             del services["service imap-login"]["inet_listener imaps_behind_proxy"]
             services["service imap-login"]["inet_listener imaps"] = {"port": "0"}
         if os.geteuid():
-            for service in ("imap-login", "anvil", "stats"):
+            for service in ("imap-login", "anvil", "stats", *(["pop3-login"] if terms.pop3 else [])):
                 services.setdefault(f"service {service}", {})["chroot"] = ""
         return {
             "base_dir": str(self.folder / "run"),
@@ -261,7 +273,7 @@ class Dovecot:
         uid, gid = self._owner
         certificate = self.terms.certificate
         settings: Settings = {
-            "protocols": "imap",
+            "protocols": "imap pop3" if self.terms.pop3 else "imap",
             "state_dir": str(self.folder / "state"),
             "disable_plaintext_auth": "no" if self.terms.cleartext else "yes",
             "mail_location": "maildir:~/Maildir",
@@ -290,7 +302,7 @@ class Dovecot:
         uid, gid = self._owner
         certificate = self.terms.certificate
         settings: Settings = {
-            "protocols": "imap",
+            "protocols": "imap pop3" if self.terms.pop3 else "imap",
             "state_dir": str(self.folder / "state"),
             "auth_allow_cleartext": "yes" if self.terms.cleartext else "no",
             "mail_driver": "maildir",
