@@ -7,6 +7,11 @@ import base64
 import pytest
 from attrs import evolve
 from logins import Case
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.portal import IRealm, Portal
+from twisted.internet.testing import StringTransport
+from twisted.mail import pop3
+from zope.interface import implementer
 
 from mailroute.dialogs.common.xclient import MAX_COMMAND
 from mailroute.dialogs.pop3 import POP3
@@ -303,3 +308,31 @@ def test_a_ready_backend_that_speaks_is_over(line):
     assert conversation.event() == Ready()
     conversation.hears(line)
     assert refusal(conversation).reason is Reason.UNAVAILABLE
+
+
+@implementer(IRealm)
+class Post:
+    """Has a mailbox without a message for everybody."""
+
+    def requestAvatar(self, _name, _mind, *interfaces):
+        """Return the mailbox."""
+        return interfaces[0], pop3.Mailbox(), lambda: None
+
+
+def test_twisteds_own_server():
+    """A server that has CAPA and no SASL, twisted.mail's, takes and refuses a password by USER and PASS."""
+    checker = InMemoryUsernamePasswordDatabaseDontUse(bob=b"two words")
+    for password, ending in ((b"two words", LoggedIn), (b"another", Refused)):
+        server, wire = pop3.POP3(), StringTransport()
+        server.portal = Portal(Post(), [checker])
+        server.makeConnection(wire)
+        conversation = talk(evolve(ORDER, credentials=Credentials("USER", b"bob", password)))
+        commands = b""
+        while not conversation.events:
+            conversation.hears(wire.value())
+            wire.clear()
+            commands += (said := conversation.said())
+            server.dataReceived(said)
+        server.setTimeout(None)
+        assert isinstance(conversation.event(), ending)
+        assert commands == b"CAPA\r\nUSER bob\r\nPASS %s\r\n" % password
