@@ -179,6 +179,18 @@ def test_a_refused_xclient_is_a_configuration_error():
     assert "XCLIENT" in refused.detail
 
 
+def test_xclient_is_answered_before_the_login():
+    """A backend that goes on with the login before it has answered XCLIENT gets no name and no password."""
+    order = evolve(ORDER, tell_client=True)
+    conversation = capable(b"+OK\r\nSASL LOGIN\r\n.\r\n", order, b"+OK [XCLIENT] hi\r\n")
+    assert conversation.said() == XCLIENT + b"\r\nAUTH LOGIN\r\n"
+    conversation.hears(b"+ VXNlcm5hbWU6\r\n")
+    assert conversation.said() == b""
+    refused = refusal(conversation)
+    assert refused.reason is Reason.UNAVAILABLE
+    assert "waiting for the answer to XCLIENT" in refused.detail
+
+
 @pytest.mark.parametrize(
     ("name", "word"),
     [
@@ -307,7 +319,9 @@ def test_a_ready_backend_that_speaks_is_over(line):
     conversation.hears(b"+OK hi\r\n" + CAPA)
     assert conversation.event() == Ready()
     conversation.hears(line)
-    assert refusal(conversation).reason is Reason.UNAVAILABLE
+    refused = refusal(conversation)
+    assert refused.reason is Reason.UNAVAILABLE
+    assert refused.detail == "the backend spoke before a login: " + line.decode().removesuffix("\r\n")
 
 
 @implementer(IRealm)
