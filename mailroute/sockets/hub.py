@@ -86,10 +86,8 @@ class Hub:
 
     def remove(self, descriptor: int) -> None:
         """Forget a socket, which its member then closes; one that could not be added is not known."""
-        known = self._members.pop(descriptor, None) is not None
-        if (
-            known and not self._epoll.closed
-        ):  # else the reactor has stopped, and this is one of its last calls
+        # The epoll is closed when the reactor has stopped, and this is one of its last calls.
+        if self._members.pop(descriptor, None) is not None and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
     def at_end(self, sender: Sender) -> bool:

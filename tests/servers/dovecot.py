@@ -1,4 +1,4 @@
-"""A private Dovecot: an IMAP server of Debian's package in a folder and on ports of its own.
+"""A private Dovecot: a mail server of Debian's packages in a folder and on ports of its own.
 
 It knows the configuration of Dovecot 2.3 (Debian 12) and of 2.4 (Debian 13),
 and runs as root or as anybody else.
@@ -44,7 +44,7 @@ class Terms:
     Dovecot sits on a failed login.  ``per_user_and_address``: its limit of
     connections, 0 for none.  ``master``: may log in as anybody.  ``tokens``: the
     secret that signs the OAuth tokens it takes, if any.  ``lmtp``: mail is
-    delivered to it.
+    delivered to it.  ``pop3``: it serves POP3 too.
     """
 
     certificate: Certificate | None = None
@@ -58,6 +58,7 @@ class Terms:
     master: Account | None = None
     tokens: bytes = field(default=b"", repr=False)
     lmtp: bool = False
+    pop3: bool = False
 
 
 class Dovecot:
@@ -66,7 +67,8 @@ class Dovecot:
     The ports are ``imap`` (STARTTLS, unless without TLS), ``imaps`` (TLS from
     the first byte) and ``imap_behind_proxy`` and ``imaps_behind_proxy`` (the
     same, and a PROXY header comes first); where mail is delivered, ``lmtp``
-    (STARTTLS) and ``lmtp_behind_proxy`` as well.
+    (STARTTLS) and ``lmtp_behind_proxy`` as well, and where there is POP3,
+    ``pop3`` and ``pop3s``.
     """
 
     def __init__(self, terms: Terms, *accounts: Account) -> None:
@@ -78,6 +80,7 @@ class Dovecot:
         self.log = Log(self.folder / "log")
         self.imap = self.imaps = self.imap_behind_proxy = self.imaps_behind_proxy = 0
         self.lmtp = self.lmtp_behind_proxy = 0
+        self.pop3 = self.pop3s = 0
         self._process: ServerProcess | None = None
         self._owner = _mail_owner()
         for name in ("run", "state", "home"):
@@ -128,10 +131,12 @@ class Dovecot:
     @property
     def ports(self) -> list[int]:
         """All ports on which it listens."""
-        plain = [self.imap, self.imap_behind_proxy]
+        plain, tls = [self.imap, self.imap_behind_proxy], [self.imaps, self.imaps_behind_proxy]
         if self.terms.lmtp:
             plain += [self.lmtp, self.lmtp_behind_proxy]
-        return plain if self.terms.ssl == "no" else [*plain, self.imaps, self.imaps_behind_proxy]
+        if self.terms.pop3:
+            plain, tls = [*plain, self.pop3], [*tls, self.pop3s]
+        return plain if self.terms.ssl == "no" else [*plain, *tls]
 
     def kill(self) -> None:
         """End it, and all its sessions, without a word."""
@@ -148,6 +153,8 @@ class Dovecot:
         self.imap_behind_proxy, self.imaps_behind_proxy = free_port(self.host), free_port(self.host)
         if self.terms.lmtp:
             self.lmtp, self.lmtp_behind_proxy = free_port(self.host), free_port(self.host)
+        if self.terms.pop3:
+            self.pop3, self.pop3s = free_port(self.host), free_port(self.host)
 
     # --- accounts and mail --------------------------------------------------
 
@@ -247,11 +254,16 @@ class Dovecot:
                 "inet_listener lmtp": {"port": str(self.lmtp)},
                 "inet_listener lmtp_behind_proxy": {"port": str(self.lmtp_behind_proxy), "haproxy": "yes"},
             }
+        if terms.pop3:
+            services["service pop3-login"] = {
+                "inet_listener pop3": {"port": str(self.pop3)},
+                "inet_listener pop3s": {"port": "0" if terms.ssl == "no" else str(self.pop3s), "ssl": "yes"},
+            }
         if terms.ssl == "no":
             del services["service imap-login"]["inet_listener imaps_behind_proxy"]
             services["service imap-login"]["inet_listener imaps"] = {"port": "0"}
         if os.geteuid():
-            for service in ("imap-login", "anvil", "stats"):
+            for service in ("imap-login", "anvil", "stats", *(["pop3-login"] if terms.pop3 else [])):
                 services.setdefault(f"service {service}", {})["chroot"] = ""
         return {
             "base_dir": str(self.folder / "run"),
@@ -277,10 +289,10 @@ class Dovecot:
         return {"service_count": str(count)}
 
     def _protocols(self) -> str:
-        if not self.terms.lmtp:
-            return "imap"
-        program("/usr/lib/dovecot/lmtp", LMTP_PACKAGE)
-        return "imap lmtp"
+        if self.terms.lmtp:
+            program("/usr/lib/dovecot/lmtp", LMTP_PACKAGE)
+        also = {"lmtp": self.terms.lmtp, "pop3": self.terms.pop3}
+        return " ".join(["imap", *(name for name, wanted in also.items() if wanted)])
 
     def _for_2_3(self) -> Settings:
         uid, gid = self._owner

@@ -1,0 +1,35 @@
+"""POP3 (RFC 1939, 2449, 2595, 5034, 3206): the record that the core works with."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from zope.interface import implementer
+
+from mailroute.dialogs.pop3.dialog import Pop3Dialog
+from mailroute.dialogs.pop3.login import Pop3Login
+from mailroute.events import DialogTerms, LoginTerms
+from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
+from mailroute.wire.sasl import MECHANISMS
+
+
+@implementer(ILoginProtocol)
+class Pop3Protocol:
+    """Makes the two halves of a POP3 session's beginning."""
+
+    name = "pop3"
+    alpn: ClassVar[tuple[bytes, ...]] = (b"pop3",)
+    mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    logins = True
+    starttls = True
+
+    def dialog(self, terms: DialogTerms) -> IDialog:
+        """Make the dialog for one client."""
+        return Pop3Dialog(terms)
+
+    def login(self, terms: LoginTerms) -> ILogin:
+        """Make the login for one connection to a backend."""
+        return Pop3Login(terms)
+
+
+POP3 = Pop3Protocol()
