@@ -25,6 +25,7 @@ FAREWELLS = {
     Farewell.TOO_MANY_COMMANDS: b"-ERR Too many commands before login.",
     Farewell.TOO_MANY_BAD_COMMANDS: b"-ERR Too many bad commands.",
     Farewell.TOO_MANY_FAILURES: b"-ERR [AUTH] Too many failed logins.",
+    Farewell.TOO_MANY_MESSAGES: b"-ERR Too many messages.",
     Farewell.TOO_LONG: b"-ERR Line too long.",
     Farewell.LOGIN_TIMEOUT: b"-ERR No login in time.",
     Farewell.INJECTION: b"-ERR Nothing may follow STLS before TLS is on.",
