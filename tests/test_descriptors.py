@@ -27,7 +27,7 @@ from twisted.logger import globalLogPublisher
 
 from mailroute import descriptors
 from mailroute.descriptors import FRUITLESS, NOTHING, PAUSE, WARN_EVERY, Descriptors, remedy
-from mailroute.service import Listening, StartError
+from mailroute.listening import Listening, StartError
 
 LIMIT = 90
 
