@@ -534,3 +534,15 @@ async def test_the_log_tells_what_became_of_a_message():
     [ended] = [event for event in seen if " ended: " in event.get("line", "")]
     assert ended["backend"] == "east,west"
     assert ended["session_id"] == first["session_id"]
+
+
+@ensureDeferred
+async def test_a_listener_may_name_its_backend():
+    """Where the listener says to which backend everybody goes, no route is asked."""
+    async with delivering(listen={"backend": "west"}) as running:
+        client = await running.client()
+        client.say(MAIL + rcpt("anybody@example.org"))
+        west = await running.west.next()
+        await west.ready()
+        await west.takes(b"anybody@example.org")
+        await client.until(b"250 2.1.5 anybody@example.org\r\n")

@@ -14,8 +14,5 @@ MAX_COMMANDS = 2000
 MAX_BAD_WITHOUT_BOUND = 1000
 """Bad commands where the configuration sets no bound."""
 
-MAX_SHOWN = 400
-"""Bytes of each line of a backend's reply to pass on or to log."""
-
 MAX_SIZE_DIGITS = 20
 """Digits of a size: RFC 1870 section 3 has 20."""

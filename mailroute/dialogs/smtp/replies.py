@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-from mailroute.dialogs.smtp.bounds import MAX_SHOWN
+from mailroute.dialogs.common.text import showable
 from mailroute.envelope import Obstacle, Outcome, Reply
 from mailroute.events import Farewell, Reason
 
@@ -52,8 +51,6 @@ FAREWELLS = {
     Farewell.FAULT: b"421 4.3.0 Internal error",
 }
 
-_UNSHOWABLE = re.compile(rb"[\x00-\x1f\x7f]")
-
 CLOSING = 421
 """The code of a server that ends the connection, whatever it was asked."""
 
@@ -63,7 +60,7 @@ _NOT_THE_CLIENTS = frozenset({500, 501, 502, 503, 504, 530, 538})
 
 def harmless(code: int, lines: Iterable[bytes]) -> Reply:
     """Return a backend's reply with nothing in it that could be taken for anything else."""
-    return Reply(code, tuple(_UNSHOWABLE.sub(b"?", line)[:MAX_SHOWN] for line in lines))
+    return Reply(code, tuple(map(showable, lines)))
 
 
 def outcome_of(reply: Reply) -> Outcome:
