@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 
 _PLAIN = re.compile(rb"[!-*,-<>-~]*")
-_ENCODED = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
-_ESCAPED = re.compile(rb"\+([0-9A-F]{2})")
 _TO_ESCAPE = re.compile(rb"[^!-*,-<>-~]")
 
 
@@ -15,13 +13,3 @@ def xtext(value: bytes) -> bytes:
     if _PLAIN.fullmatch(value):
         return value
     return _TO_ESCAPE.sub(lambda found: b"+%02X" % found[0][0], value)
-
-
-def from_xtext(text: bytes) -> bytes:
-    """Return the value that the text stands for.
-
-    :raises ValueError: it is no xtext.
-    """
-    if not _ENCODED.fullmatch(text):
-        raise ValueError("no xtext")
-    return _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), text)

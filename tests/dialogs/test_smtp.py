@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from logins import Case
 
+from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.smtp import LMTP, SMTP
-from mailroute.dialogs.smtp.bounds import MAX_AHEAD, PIECE
+from mailroute.dialogs.smtp.bounds import PIECE
 from mailroute.dialogs.smtp.dialect import TOKEN, Seam
 from mailroute.dialogs.smtp.replies import FAREWELLS, REPLIES, together
 from mailroute.envelope import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from mailroute.wire.smtp_data import ContentCheck, DataReader, DotStuffer
 from mailroute.wire.smtp_reader import MAX_REPLY, BadReply, LineReader, ReplyReader, Stop
 from mailroute.wire.smtp_syntax import BadSyntax, account_of, read_path, spell
-from mailroute.wire.xtext import from_xtext, xtext
+from mailroute.wire.xtext import xtext
 
 CUTS = st.lists(st.integers(0, 200), max_size=8)
 SHARDS = st.lists(st.sampled_from([b"\r\n", b".", b"..", b"a", b"\xff\x00", b"\r\n.x", b" "]), max_size=30)
@@ -152,15 +153,8 @@ def test_no_reply(text):
 def test_xtext_hides_everything(value):
     """Any value survives xtext, in which nothing ends a word or a line."""
     text = xtext(value)
-    assert from_xtext(text) == value
+    assert re.sub(rb"\+([0-9A-F]{2})", lambda found: bytes.fromhex(found[1].decode()), text) == value
     assert not set(text) & set(b" =\r\n\0")
-
-
-@pytest.mark.parametrize("text", [b"+4", b"+4g", b"a b", b"=", b"\xff"])
-def test_no_xtext(text):
-    """What is no xtext is refused."""
-    with pytest.raises(ValueError, match="no xtext"):
-        from_xtext(text)
 
 
 @pytest.mark.parametrize(

@@ -88,39 +88,6 @@ def test_workers_have_the_reactor_that_was_asked_for(files: Files, reactor: str)
         running.stop()
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_ticket_of_one_worker_is_good_at_another(files: Files, stack: ExitStack, version: Any) -> None:
-    """A client that comes back resumes its TLS session, whichever worker it meets."""
-    authority = Authority(files.folder / "authority")
-    certificate = authority.issue("localhost")
-    files.config["certificate"] = [{"chain": str(certificate.chain), "key": str(certificate.key)}]
-    files.config["listen"][0]["security"] = "tls"
-    running = stack.enter_context(files.run())
-    context = authority.context()
-    context.minimum_version = context.maximum_version = version
-
-    def come(session: ssl.SSLSession | None) -> tuple[int, bool, ssl.SSLSession | None]:
-        with running.dial() as client:
-            client.socket = context.wrap_socket(client.socket, server_hostname="localhost", session=session)
-            assert client.greeting().startswith(b"* OK")  # a ticket has come by now
-            [pid] = running.serving(client)
-            return pid, client.socket.session_reused, client.socket.session
-
-    first, reused, session = come(None)
-    assert not reused
-    met = set()
-    # Of 200 fair throws none falls on one side once in 10^60 times.
-    for _ in range(200):
-        pid, reused, _ = come(session)
-        met.add(pid)
-        assert reused
-        if len(met) == 2:
-            break
-    assert met == set(running.workers().values())
-    assert first in met
-    running.stop()
-
-
 # --- where clients come in ------------------------------------------------------
 
 

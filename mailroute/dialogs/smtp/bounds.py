@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-MAX_AHEAD = 160 * 1024
-"""Bytes sent ahead while something of what came before is under way: two reads of a transport."""
-
 PIECE = 4096
 """Bytes of a message that are passed on at once: that much may have to wait at each backend."""
 

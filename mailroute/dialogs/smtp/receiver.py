@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 
 from zope.interface import implementer
 
+from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.smtp import arguments
-from mailroute.dialogs.smtp.bounds import MAX_AHEAD, MAX_BAD_WITHOUT_BOUND, MAX_COMMANDS
+from mailroute.dialogs.smtp.bounds import MAX_BAD_WITHOUT_BOUND, MAX_COMMANDS
 from mailroute.dialogs.smtp.content import Content
 from mailroute.dialogs.smtp.dialect import TOKEN, Dialect, Seam
 from mailroute.dialogs.smtp.extensions import announced
