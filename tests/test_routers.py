@@ -63,15 +63,15 @@ class Says:
 
 
 def test_the_built_in_sources_are_known() -> None:
-    """The three sources of the configuration's contract are there, and provide what they promise."""
-    assert routers.known()[:3] == ("table", "pattern", "default")
-    for name in ("table", "pattern", "default"):
+    """The sources that the documentation names are there, and provide what they promise."""
+    assert routers.known()[:4] == ("table", "pattern", "default", "hash")
+    for name in ("table", "pattern", "default", "hash"):
         verify.verifyObject(IRouteSource, routers.source(name))
 
 
 def test_an_unknown_source_is_told_with_the_known_ones() -> None:
     """Whoever names a source that is not there reads which there are, or which was probably meant."""
-    with pytest.raises(routers.UnknownSource, match=r"ldap.*known: default, pattern, table"):
+    with pytest.raises(routers.UnknownSource, match=r"ldap.*known: default, hash, pattern, table"):
         routers.source("ldap")
     with pytest.raises(routers.UnknownSource, match='did you mean "pattern"'):
         routers.source("patern")
@@ -92,7 +92,7 @@ def test_a_plugin_is_a_source_and_hides_none_of_ours(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(routers, "getPlugins", lambda _: [table, ldap])
     assert routers.source("ldap") is ldap
     assert routers.source("table") is not table
-    assert routers.known() == ("table", "pattern", "default", "ldap")
+    assert routers.known() == ("table", "pattern", "default", "hash", "ldap")
 
 
 # --- default and pattern ------------------------------------------------------------

@@ -17,6 +17,7 @@ from mailroute.routers.context import (
     unknown_backend,
 )
 from mailroute.routers.default import DefaultSource
+from mailroute.routers.hashing import HashSource
 from mailroute.routers.pattern import PatternSource
 from mailroute.routers.table import TableSource
 
@@ -33,7 +34,7 @@ __all__ = [
     "unknown_backend",
 ]
 
-_BUILT_IN: tuple[IRouteSource, ...] = (TableSource(), PatternSource(), DefaultSource())
+_BUILT_IN: tuple[IRouteSource, ...] = (TableSource(), PatternSource(), DefaultSource(), HashSource())
 
 
 class UnknownSource(LookupError):
