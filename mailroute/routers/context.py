@@ -123,6 +123,17 @@ def text(options: Mapping[str, object], key: str) -> str:
     return value
 
 
+def regex(options: Mapping[str, object], key: str) -> re.Pattern[str]:
+    """Return the option that is a regular expression.
+
+    :raises BadOption: it is missing or none.
+    """
+    try:
+        return re.compile(text(options, key))
+    except re.error as error:
+        raise BadOption(key, f"is no regular expression: {error}") from None
+
+
 def only(options: Mapping[str, object], known: Iterable[str]) -> None:
     """Refuse an option that the source does not know.
 

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
-from mailroute.routers.context import BadOption, SourceContext, only, text, unknown_backend
+from mailroute.routers.context import BadOption, SourceContext, only, regex, unknown_backend
 
 _EXAMPLE = 'write for example ["east", "west"], or { east = 2, west = 1 }'
 
@@ -67,13 +67,13 @@ class HashRouter:
 
     def route(self, lookup: Lookup) -> Route | None:
         """Return the backend with the highest score; ``None`` if the name does not match."""
-        part: str | None = lookup.user
+        part = lookup.user
         if self._match is not None:
-            match = self._match.fullmatch(lookup.user)
-            part = None if match is None else match[1]
-            if not part:
+            match = self._match.fullmatch(part)
+            if match is None or not match[1]:
                 return None
-        key = (part or "").encode("utf-8")
+            part = match[1]
+        key = part.encode("utf-8")
         return max(self._shares, key=lambda share: share.score(key)).route
 
     def __str__(self) -> str:
@@ -130,10 +130,7 @@ def _pattern(options: Mapping[str, object]) -> re.Pattern[str]:
 
     :raises BadOption: it is none, or does not say which part of a name counts.
     """
-    try:
-        match = re.compile(text(options, "match"))
-    except re.error as error:
-        raise BadOption("match", f"is no regular expression: {error}") from None
+    match = regex(options, "match")
     if match.groups < 1:
         raise BadOption("match", "needs a group for the part that counts, such as '([^@+]+).*'")
     return match

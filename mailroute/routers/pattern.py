@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter, IRouteSource
-from mailroute.routers.context import CONTROL, BadOption, SourceContext, only, text
+from mailroute.routers.context import CONTROL, BadOption, SourceContext, only, regex, text
 
 
 @implementer(IRouter)
@@ -57,10 +57,7 @@ class PatternSource:
         """Make the router; see `IRouteSource.router`."""
         assert isinstance(context, SourceContext)  # noqa: S101 - only the configuration calls it
         only(options, ("match", "backend", "as"))
-        try:
-            match = re.compile(text(options, "match"))
-        except re.error as error:
-            raise BadOption("match", f"is no regular expression: {error}") from None
+        match = regex(options, "match")
         template = text(options, "as") if "as" in options else None
         if template is not None:
             _check_template(match, template)
