@@ -98,6 +98,7 @@ CORE = {
     "frontend",
     "backend",
     "proxy_client",
+    "places",
     "warm",
     "listening",
     "pipe",
@@ -110,7 +111,11 @@ CORE = {
     "deadlines",
     "descriptors",
     "sockets",
+    "dials",
 }
+
+# Those of the core that read the settings.
+BUILDERS = {"service", "dials"}
 
 # The two folders whose inhabitants must not know each other, and what those
 # who live there share.  From outside, only the folder itself may be imported.
@@ -146,8 +151,8 @@ def may_import(importer: str, imported: str) -> bool:
         return False
     if importer in ONLY:
         return imported in ONLY[importer]
-    if importer in CORE - {"service"}:
-        return imported not in {*REGISTRIES, "config", "service"}
+    if importer in CORE - BUILDERS:
+        return imported not in {*REGISTRIES, "config", *BUILDERS}
     return True
 
 

@@ -11,8 +11,8 @@ from attrs import field, frozen
 from mailroute import dialogs
 from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
-from mailroute.config.models import Backend, Listener, Security, Settings
-from mailroute.events import Identity, Method
+from mailroute.config.models import Backend, Listener, Settings
+from mailroute.events import Identity, Method, Security
 from mailroute.interfaces import IDeliveryProtocol, IMailProtocol
 from mailroute.routers import unknown_backend
 from mailroute.tls import client_tls
