@@ -247,7 +247,8 @@ class IRouter(Interface):
     """Knows where accounts live.
 
     A router that also provides `twisted.application.service.IService` is
-    started and stopped with the program.
+    started and stopped with the program.  One that may answer with a route that
+    is ``proven`` says so by an attribute ``proves`` that is true.
     """
 
     def route(lookup: Lookup) -> Route | Deferred[Route | None] | None:

@@ -13,7 +13,7 @@ from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Settings
 from mailroute.events import Identity, Method, Security
-from mailroute.interfaces import IDeliveryProtocol, IMailProtocol
+from mailroute.interfaces import IDeliveryProtocol, IMailProtocol, IRouter
 from mailroute.routers import unknown_backend
 from mailroute.tls import client_tls
 
@@ -26,7 +26,8 @@ class Parts:
 
     ``served`` (protocols), ``named`` (backends) and ``certified`` are of the
     whole configuration: a part that is wrong in itself must not make another
-    look wrong.  ``shared``: workers are to share the listeners.
+    look wrong.  ``shared``: workers are to share the listeners.  ``proved``: a
+    router may check passwords (`mailroute.events.Route.proven`).
     """
 
     listeners: Mapping[int, Listener]
@@ -36,6 +37,7 @@ class Parts:
     certified: bool
     missing: tuple[str, ...] = field(default=())
     shared: bool = False
+    proved: bool = False
 
 
 def check(settings: Settings) -> None:
@@ -53,12 +55,18 @@ def check(settings: Settings) -> None:
         certified=bool(settings.certificates),
         missing=tuple(name for name in needed(settings.listeners, listeners) if not blocks[name]),
         shared=settings.workers != 1,
+        proved=any(proves(router) for _, router in settings.routes),
     )
     found = [Problem(None, written(fault.path), fault.message) for fault in faults(whole)]
     if whole.shared and settings.source is None:
         found.append(Problem(None, "workers", _NO_SOURCE))
     if found:
         raise ConfigError(found)
+
+
+def proves(router: IRouter) -> bool:
+    """Tell whether a router may check passwords."""
+    return bool(getattr(router, "proves", False))
 
 
 def protocol_of(name: str, listeners: Iterable[Listener]) -> IMailProtocol | None:
@@ -145,10 +153,7 @@ def _of_listener(listener: Listener, whole: Parts) -> _Found:
     if not listener.protocol.logins:
         return
     if listener.authenticate is None:
-        chosen = whole.backends
-        if listener.backend is not None:
-            chosen = {each: backend for each, backend in chosen.items() if each == listener.backend}
-        yield from _unchecked(name, chosen)
+        yield from _unchecked(listener, whole)
         return
     for word in listener.mechanisms:
         if word in _OAUTH:
@@ -207,9 +212,14 @@ def _of_listener_tls(listener: Listener, certified: bool) -> _Found:
         yield ("cleartext_login",), message
 
 
-def _unchecked(protocol: str, backends: Mapping[str, Backend]) -> _Found:
+def _unchecked(listener: Listener, whole: Parts) -> _Found:
     """Find the backends that would let in anybody whom this listener sends there."""
-    for name, backend in backends.items():
+    if whole.proved and asks_routes(listener):
+        return  # whom a router has not checked no session lets in
+    protocol, only = listener.protocol.name, listener.backend
+    for name, backend in whole.backends.items():
+        if only not in (None, name):
+            continue
         if protocol in backend.endpoints and backend.login is not Method.REPLAY:
             yield (
                 ("authenticate",),

@@ -9,19 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from attrs import evolve
 from pydantic import BaseModel, ValidationError
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from mailroute import dialogs, routers
 from mailroute.config import checks, endpoints, values
-from mailroute.config.errors import ConfigError, Fault, Problem, listed, shown, written
+from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, UserNamesTable
 from mailroute.config.source import Source, plain
 from mailroute.interfaces import IRouter
 from mailroute.names import UserNames
 from mailroute.routers import Copies
 from mailroute.toml_lines import key_lines, line_of
+from mailroute.wording import did_you_mean, listed, message, shown
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Result = TypeVar("_Result")
@@ -149,7 +151,8 @@ class _Reader:
             UserNames() if names is None else UserNames(names.lowercase_local_part, names.default_domain)
         )
         routes = self._routes(document, user_names)
-        self._check(document, listeners, backends, workers != 1)
+        proved = any(checks.proves(router) for _, router in routes)
+        self._check(document, listeners, backends, workers != 1, proved)
         if self.faults or limits is None:
             return None
         return Settings(
@@ -172,6 +175,7 @@ class _Reader:
         listeners: Mapping[int, Listener],
         backends: Mapping[str, Backend],
         shared: bool,
+        proved: bool,
     ) -> None:
         """Check how the sound parts go together."""
         tables = [table for table in _table(document, "backend").values() if isinstance(table, Mapping)]
@@ -187,6 +191,7 @@ class _Reader:
                 certified=bool(document.get("certificate")),
                 missing=tuple(key for key in needed if not document.get(key)),
                 shared=shared,
+                proved=proved,
             )
         )
 
@@ -230,7 +235,7 @@ class _Reader:
             known = [*(name for name in model.model_fields if name != "endpoints"), *also]
             for found in error.errors(include_url=False):
                 if found["type"] != "default_factory_not_called":  # follows from another error
-                    self._fault((*path, *found["loc"]), _message(found, model, known))
+                    self._fault((*path, *found["loc"]), message(found, model, partial(_unknown, known=known)))
             return None
 
     def _backends(self, document: Mapping[str, Any], listeners: Iterable[Listener]) -> dict[str, Backend]:
@@ -295,8 +300,11 @@ class _Reader:
             said = "missing" if name is None else f"must be a string, not {shown(name)}"
             self._fault((*path, "source"), f"{said}: write one of {listed(routers.known())}")
             return None
+        label = f"{written(path)} ({name})"
         try:
-            return f"{written(path)} ({name})", routers.source(name).router(options, context)
+            forgive = _forgives(options.pop("on_error", "refuse"))
+            router = routers.source(name).router(options, evolve(context, label=label))
+            return label, routers.Forgiving(label, router) if forgive else router
         except routers.UnknownSource as error:
             self._fault((*path, "source"), str(error))
         except routers.BadOption as error:
@@ -309,6 +317,16 @@ class _Reader:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function)
 
 
+def _forgives(on_error: object) -> bool:
+    """Tell whether the next source is asked when one fails.
+
+    :raises BadOption: the word says neither.
+    """
+    if on_error not in ("refuse", "next"):
+        raise routers.BadOption("on_error", f'must be "refuse" or "next", not {shown(on_error)}')
+    return on_error == "next"
+
+
 def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     table = document.get(key, {})
     return table if isinstance(table, Mapping) else {}
@@ -317,34 +335,4 @@ def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _unknown(key: str, known: Iterable[str]) -> str:
     if key in _KEYS:
         return "must stand above the first table: write it at the top of the file"
-    return f"unknown key{routers.did_you_mean(key, known)}"
-
-
-_KINDS = {
-    "string_type": "a string in quotes",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number of seconds",
-    "finite_number": "a finite number",
-    "greater_than_equal": "0 or more",
-}
-
-
-def _message(found: Any, model: type[BaseModel], known: Iterable[str]) -> str:
-    """Say a pydantic error in our words."""
-    key, sort, value = found["loc"][-1], found["type"], found["input"]
-    if sort == "extra_forbidden":
-        return _unknown(str(key), known)
-    if sort == "missing":
-        examples = model.model_fields[str(key)].examples or [""]
-        return f'missing: write for example {key} = "{examples[0]}"'
-    if sort == "value_error":
-        return str(found["ctx"]["error"])
-    if sort == "enum":
-        annotation: Any = model.model_fields[str(key)].annotation
-        return f"must be {listed(choice.value for choice in annotation)}, not {shown(value)}"
-    if sort in _KINDS:
-        return f"must be {_KINDS[sort]}, not {shown(value)}"
-    return f"{found['msg']}, not {shown(value)}"
+    return f"unknown key{did_you_mean(key, known)}"

@@ -7,28 +7,30 @@ from collections.abc import Iterator
 from twisted.plugin import getPlugins
 
 from mailroute.interfaces import IRouteSource
-from mailroute.routers.chain import Chain
+from mailroute.routers.chain import Chain, Forgiving
 from mailroute.routers.context import (
+    BadAnswer,
     BadOption,
     Copies,
     InThread,
     SourceContext,
-    did_you_mean,
     unknown_backend,
 )
 from mailroute.routers.default import DefaultSource
 from mailroute.routers.hashing import HashSource
 from mailroute.routers.pattern import PatternSource
 from mailroute.routers.table import TableSource
+from mailroute.wording import did_you_mean
 
 __all__ = [
+    "BadAnswer",
     "BadOption",
     "Chain",
     "Copies",
+    "Forgiving",
     "InThread",
     "SourceContext",
     "UnknownSource",
-    "did_you_mean",
     "known",
     "source",
     "unknown_backend",
