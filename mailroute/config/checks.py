@@ -14,7 +14,7 @@ from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Security, Settings
 from mailroute.events import Identity, Method
 from mailroute.interfaces import IDeliveryProtocol, IMailProtocol
-from mailroute.routers import unknown_backend
+from mailroute.sources import unknown_backend
 from mailroute.tls import client_tls
 
 _OAUTH = ("XOAUTH2", "OAUTHBEARER")

@@ -20,7 +20,7 @@ from mailroute.config.models import Backend, Certificate, Limits, Listener, Sett
 from mailroute.config.source import Source, plain
 from mailroute.interfaces import IRouter
 from mailroute.names import UserNames
-from mailroute.routers import Copies
+from mailroute.sources import Copies
 from mailroute.toml_lines import key_lines, line_of
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -3,7 +3,7 @@
 The validation context has three keys, all optional: ``folder``, from where
 relative paths start (else the working directory), ``reactor``, with which
 endpoint strings are checked (else they are when they are used), and
-``copies``, a `mailroute.routers.Copies` of the files that are named.
+``copies``, a `mailroute.sources.Copies` of the files that are named.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mailroute.config.endpoints import check_server_endpoint
 from mailroute.config.errors import listed, shown
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import CONTROL
-from mailroute.routers import Copies, did_you_mean
+from mailroute.sources import Copies, did_you_mean
 
 # RFC 3501 section 9: ATOM-CHAR, and the bracket that it leaves to responses.
 _ATOM = re.compile(r"[A-Za-z0-9!#$&'+,\-./:;<=>?@^_`|~\[]+")

@@ -8,7 +8,11 @@ from twisted.plugin import getPlugins
 
 from mailroute.interfaces import IRouteSource
 from mailroute.routers.chain import Chain
-from mailroute.routers.context import (
+from mailroute.routers.default import DefaultSource
+from mailroute.routers.hashing import HashSource
+from mailroute.routers.pattern import PatternSource
+from mailroute.routers.table import TableSource
+from mailroute.sources import (
     BadOption,
     Copies,
     InThread,
@@ -16,10 +20,6 @@ from mailroute.routers.context import (
     did_you_mean,
     unknown_backend,
 )
-from mailroute.routers.default import DefaultSource
-from mailroute.routers.hashing import HashSource
-from mailroute.routers.pattern import PatternSource
-from mailroute.routers.table import TableSource
 
 __all__ = [
     "BadOption",
