@@ -60,6 +60,19 @@ class Proof(enum.Enum):
     TOKEN = "token"
     """An OAuth bearer token: it can only be passed on by its own mechanism."""
 
+    @property
+    def names(self) -> bool:
+        """Whether it says by itself whose it is, so that the client need not."""
+        return self is Proof.TOKEN
+
+
+_PROOFS = {"XOAUTH2": Proof.TOKEN, "OAUTHBEARER": Proof.TOKEN}
+
+
+def proof_of(mechanism: str) -> Proof:
+    """Return what a client shows by a SASL mechanism, or by a command of a protocol's own."""
+    return _PROOFS.get(mechanism, Proof.PASSWORD)
+
 
 @passing
 class Credentials:
@@ -92,11 +105,16 @@ NOBODY = Credentials("", b"", b"")
 
 @passing
 class Lookup:
-    """The question that a router answers; ``user`` is normalised."""
+    """The question that a router answers; ``user`` is normalised.
+
+    ``credentials``: what the client shows, for a source that checks it; None
+    where nobody logs in.
+    """
 
     user: str
     protocol: str
     client: Client
+    credentials: Credentials | None = None
 
 
 @frozen
@@ -246,6 +264,7 @@ class DialogTerms:
 
     ``tls_offered``: the client may ask for STARTTLS.  ``login_allowed``: it may
     log in as things stand; a STARTTLS listener allows it once TLS is on.
+    ``passwords``: a login with name and password may succeed at all.
     ``mechanisms``: the SASL mechanisms to offer, in order.  ``capabilities``:
     what else to announce.  ``bad_commands``: how many are answered before the
     client is sent away, 0 for any number.
@@ -256,6 +275,7 @@ class DialogTerms:
     mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
     capabilities: tuple[str, ...] = ()
     bad_commands: int = 5
+    passwords: bool = True
 
 
 class Method(enum.Enum):

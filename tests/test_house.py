@@ -87,6 +87,8 @@ ONLY = {
     "interfaces": {"wire", "events", "envelope"},
     "dialogs": SHARED,
     "routers": SOURCES,
+    "authenticators": SOURCES,
+    "computing": {"events"},
     "sources": SHARED,
     "pipe": {"deadlines", "sockets"},
     "sockets": set(),
@@ -108,7 +110,7 @@ CORE = {
     "gate",
     "record",
     "failures",
-    "checkers",
+    "computing",
     "deadlines",
     "descriptors",
     "sockets",
@@ -116,7 +118,7 @@ CORE = {
 
 # The two folders whose inhabitants must not know each other, and what those
 # who live there share.  From outside, only the folder itself may be imported.
-REGISTRIES = {"dialogs": {"common"}, "routers": {"chain"}}
+REGISTRIES = {"dialogs": {"common"}, "routers": {"chain"}, "authenticators": {"chain", "hashes"}}
 
 # At the top of the house: nobody imports these but each other.
 TOP = {"tap", "cli", "demo"}

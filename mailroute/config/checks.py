@@ -9,15 +9,30 @@ from typing import Any
 from attrs import field, frozen
 
 from mailroute import dialogs
+from mailroute.authenticators import AuthenticatorChain, Link
 from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Security, Settings
-from mailroute.events import Identity, Method
+from mailroute.events import Identity, Method, Proof, proof_of
 from mailroute.interfaces import IDeliveryProtocol, IMailProtocol
 from mailroute.sources import unknown_backend
 from mailroute.tls import client_tls
 
-_OAUTH = ("XOAUTH2", "OAUTHBEARER")
+PASSWORDS = frozenset({Proof.PASSWORD})
+"""What a listener's own checker can check."""
+
+
+@frozen
+class Authenticators:
+    """Whether there is a chain of authenticators, and what that can check."""
+
+    present: bool
+    proofs: frozenset[Proof]
+
+
+def proofs(links: Iterable[Link]) -> frozenset[Proof]:
+    """Return what the authenticators can check together."""
+    return AuthenticatorChain(tuple(links)).proofs
 
 
 @frozen
@@ -34,6 +49,7 @@ class Parts:
     served: frozenset[str]
     named: frozenset[str]
     certified: bool
+    authenticators: Authenticators
     missing: tuple[str, ...] = field(default=())
     shared: bool = False
 
@@ -51,6 +67,7 @@ def check(settings: Settings) -> None:
         served=frozenset(name for backend in settings.backends.values() for name in backend.endpoints),
         named=frozenset(settings.backends),
         certified=bool(settings.certificates),
+        authenticators=Authenticators(bool(settings.authenticators), proofs(settings.authenticators)),
         missing=tuple(name for name in needed(settings.listeners, listeners) if not blocks[name]),
         shared=settings.workers != 1,
     )
@@ -142,17 +159,25 @@ def _of_listener(listener: Listener, whole: Parts) -> _Found:
         yield ("endpoint",), _NOT_SHARED.format(kind(listener.endpoint))
     yield from _of_listener_backend(listener, whole)
     yield from _of_delivery(listener)
-    if not listener.protocol.logins:
-        return
-    if listener.authenticate is None:
+    if listener.protocol.logins:
+        yield from _of_listener_logins(listener, whole)
+
+
+def _of_listener_logins(listener: Listener, whole: Parts) -> _Found:
+    """Find logins that nobody would check, and mechanisms that nobody can."""
+    if listener.authenticate is None and not whole.authenticators.present:
         chosen = whole.backends
         if listener.backend is not None:
             chosen = {each: backend for each, backend in chosen.items() if each == listener.backend}
-        yield from _unchecked(name, chosen)
+        yield from _unchecked(listener.protocol.name, chosen)
         return
-    for word in listener.mechanisms:
-        if word in _OAUTH:
-            yield ("mechanisms",), f'"{word}" sends a token, which authenticate cannot check: remove one'
+    can, who = whole.authenticators.proofs, "no [[authenticate]] block can check: remove it"
+    if listener.authenticate is not None:
+        can, who = PASSWORDS, "authenticate cannot check: remove one"
+    for word in listener.mechanisms if "mechanisms" in listener.model_fields_set else ():
+        proof = proof_of(word)
+        if proof not in can:
+            yield ("mechanisms",), f'"{word}" sends a {proof.value}, which {who}'
 
 
 def _of_listener_backend(listener: Listener, whole: Parts) -> _Found:
@@ -214,7 +239,7 @@ def _unchecked(protocol: str, backends: Mapping[str, Backend]) -> _Found:
             yield (
                 ("authenticate",),
                 f'missing, and [backend.{name}] has login = "{backend.login.value}": anybody would get in '
-                'unchecked; add authenticate = "file:passwd", or use login = "replay"',
+                'unchecked; add an [[authenticate]] block, or use login = "replay"',
             )
 
 

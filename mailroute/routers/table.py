@@ -13,7 +13,7 @@ from zope.interface import implementer
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.sources import CONTROL, SourceContext, UsersFile, only, unknown_backend
-from mailroute.sources.users_file import AddLine, decoded
+from mailroute.sources.users_file import LineReader, decoded
 
 Entry = Route | str
 """What a table holds for a user.
@@ -24,18 +24,16 @@ twice the memory, and Python's garbage collector would visit each of them.
 """
 
 
-class _LineReader:
+class _TableReader(LineReader[Entry]):
     """Reads lines; one thing for all, so that they share what is the same in all."""
 
     def __init__(self, context: SourceContext) -> None:
+        super().__init__()
         self._context = context
         self._routes = {name: Route(name) for name in context.backends}
 
-    def read(self, line: bytes, users: dict[str, Entry]) -> None:
-        """Add a line to the users.
-
-        :raises ValueError: says what is wrong with it.
-        """
+    def add(self, line: bytes) -> None:
+        """Add a line's user (`LineReader.add`)."""
         text = decoded(line).replace("\t", " ")
         if CONTROL.search(text):
             raise ValueError("a control character")
@@ -52,9 +50,9 @@ class _LineReader:
         if route is None:
             raise ValueError(unknown_backend(fields[1], self._routes))
         name = self._context.normalise(fields[0])
-        if name in users:
+        if name in self.users:
             raise ValueError(f"{name} is listed twice")
-        users[name] = route if len(fields) == 2 else f"{fields[1]} {fields[2]}"
+        self.users[name] = route if len(fields) == 2 else f"{fields[1]} {fields[2]}"
 
 
 def _without_comment(fields: list[str]) -> list[str]:
@@ -68,8 +66,8 @@ def _without_comment(fields: list[str]) -> list[str]:
 class TableRouter(UsersFile[Entry]):
     """Knows the users of a file."""
 
-    def _adding(self) -> AddLine[Entry]:
-        return _LineReader(self._context).read
+    def _reader(self) -> LineReader[Entry]:
+        return _TableReader(self._context)
 
     def route(self, lookup: Lookup) -> Route | None:
         """Return the user's route, if the table has one."""

@@ -12,6 +12,7 @@ from mailroute.sources.context import (
     text,
     unknown_backend,
 )
+from mailroute.sources.registry import Registry, UnknownSource
 from mailroute.sources.users_file import UsersFile
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "BadOption",
     "Copies",
     "InThread",
+    "Registry",
     "SourceContext",
+    "UnknownSource",
     "UsersFile",
     "did_you_mean",
     "only",

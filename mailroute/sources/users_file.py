@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -36,9 +36,6 @@ Signature = tuple[int, ...]
 
 Entry = TypeVar("Entry")
 
-AddLine = Callable[[bytes, dict[str, Entry]], None]
-"""Adds a line to the users; raises `ValueError` to say what is wrong with it."""
-
 
 class BadUsersFile(Exception):
     """The file is not what it should be; the message names file, line and reason."""
@@ -48,25 +45,37 @@ class Torn(Exception):
     """The file was written while it was being read."""
 
 
+class LineReader(ABC, Generic[Entry]):
+    """Reads the lines of one run through a file; ``users`` has what it has found, by normalised names."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, Entry] = {}
+
+    @abstractmethod
+    def add(self, line: bytes) -> None:
+        """Add a line's user.
+
+        :raises ValueError: says what is wrong with it.
+        """
+
+
 # --- reading -------------------------------------------------------------------
 
 
-def parse(lines: Iterable[bytes], add: AddLine[Entry], name: str) -> dict[str, Entry]:
+def parse(lines: Iterable[bytes], reader: LineReader[Entry], name: str) -> None:
     """Read a file's lines; ``name`` is the file's, for the message.
 
     :raises BadUsersFile: names the first bad line, and how many more there are.
     """
-    users: dict[str, Entry] = {}
     first, bad = "", 0
     for number, line in enumerate(lines, 1):
         try:
-            add(line, users)
+            reader.add(line)
         except ValueError as error:
             first = first or f"{name}:{number}: {error}"
             bad += 1
     if bad:
         raise BadUsersFile(first if bad == 1 else f"{first} (and {bad - 1} more bad lines)")
-    return users
 
 
 def decoded(line: bytes) -> str:
@@ -94,10 +103,11 @@ def look(path: Path) -> Signature | str:
 
 
 def read(
-    path: Path, context: SourceContext, add: AddLine[Entry], *, in_background: bool = False
-) -> tuple[dict[str, Entry], Signature]:
-    """Read the file; ``in_background`` takes longer and leaves the interpreter to others meanwhile.
+    path: Path, context: SourceContext, reader: LineReader[Entry], *, in_background: bool = False
+) -> Signature:
+    """Read the file, and return its signature.
 
+    :param in_background: take longer and leave the interpreter to others meanwhile.
     :raises BadUsersFile: it is not what it should be.
     :raises Torn: it was written meanwhile.
     :raises OSError: it cannot be read.
@@ -112,7 +122,8 @@ def read(
     if look(path) != signature:
         raise Torn(f"{path} was written while it was being read")
     lines = _lines(content)
-    return parse(_with_pauses(lines) if in_background else lines, add, str(path)), signature
+    parse(_with_pauses(lines) if in_background else lines, reader, str(path))
+    return signature
 
 
 def _lines(content: bytes) -> Iterable[bytes]:
@@ -135,7 +146,7 @@ class UsersFile(Service, Generic[Entry]):
 
     A changed file that is not what it should be, or a file that is gone, is
     logged once and changes nothing: the users read before stay.  Each kind of
-    file is a class of its own, which says how a line is read (`_adding`).
+    file is a class of its own, which says how its lines are read (`_reader`).
 
     :raises BadUsersFile: the file is not what it should be.
     :raises OSError: the file cannot be read.
@@ -148,6 +159,7 @@ class UsersFile(Service, Generic[Entry]):
         self.path = path
         self._context = context
         self.users: dict[str, Entry]
+        """What the file has, by the users' normalised names."""
         self._seen: Signature | str = ""
         self._read_first()
 
@@ -166,20 +178,32 @@ class UsersFile(Service, Generic[Entry]):
             raise BadOption("file", str(error)) from None
 
     @abstractmethod
-    def _adding(self) -> AddLine[Entry]:
+    def _reader(self) -> LineReader[Entry]:
         """Return what reads the lines of one run through the file."""
+
+    def _take(self, reader: LineReader[Entry]) -> None:
+        """Have the users that have been read."""
+        self.users = reader.users
+
+    def _read_now(self) -> Signature:
+        reader = self._reader()
+        signature = read(self.path, self._context, reader)
+        self._take(reader)
+        return signature
 
     def _read_first(self) -> None:
         try:
-            self.users, signature = read(self.path, self._context, self._adding())
+            signature = self._read_now()
         except Torn:
-            self.users, signature = read(self.path, self._context, self._adding())
+            signature = self._read_now()
         except (OSError, BadUsersFile):
             copy = self._context.copies.of(self.path)
             if copy is None:
                 raise
             # Somebody could read it a moment ago; `_catch_up` will tell what is wrong with it.
-            self.users = parse(_lines(copy), self._adding(), str(self.path))
+            reader = self._reader()
+            parse(_lines(copy), reader, str(self.path))
+            self._take(reader)
             return
         # A write that follows within the tick of the file system's clock cannot be
         # told from the one that was read: a file this young is read a second time.
@@ -220,7 +244,7 @@ class UsersFile(Service, Generic[Entry]):
         if found == self._seen:
             return
         try:
-            self.users, self._seen = read(self.path, self._context, self._adding())
+            self._seen = self._read_now()
         except Torn:
             pass  # the first poll finds it changed
         except OSError as error:
@@ -253,9 +277,10 @@ class UsersFile(Service, Generic[Entry]):
         if isinstance(found, str):
             self._keep(f"cannot read {self.path}: {found}", found)
             return
-        again = partial(read, self.path, self._context, self._adding(), in_background=True)
+        reader = self._reader()
+        again = partial(read, self.path, self._context, reader, in_background=True)
         try:
-            users, signature = await self._context.in_thread(again)
+            signature = await self._context.in_thread(again)
         except Torn:
             return  # the next poll finds it changed again
         except OSError as error:
@@ -263,8 +288,9 @@ class UsersFile(Service, Generic[Entry]):
         except BadUsersFile as error:
             self._keep(str(error), found)
         else:
-            self.users, self._seen = users, signature
-            self._log.info("read {path} again: {users} users", path=str(self.path), users=len(users))
+            self._take(reader)
+            self._seen = signature
+            self._log.info("read {path} again: {users} users", path=str(self.path), users=len(self))
 
     def _keep(self, fault: str, seen: Signature | str) -> None:
         self._seen = seen

@@ -198,7 +198,7 @@ def test_a_source_that_breaks_is_told(reactor: Any, monkeypatch: pytest.MonkeyPa
         def router(self, *_: object) -> IRouter:
             raise RuntimeError("no idea")
 
-    monkeypatch.setattr("mailroute.routers.getPlugins", lambda _: [Broken()])
+    monkeypatch.setattr("mailroute.sources.registry.getPlugins", lambda _: [Broken()])
     (error,) = refused(reactor, route=[{"source": "broken"}])
     assert error == 'route[1].source: the source "broken" failed: RuntimeError: no idea'
 
