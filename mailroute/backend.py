@@ -16,8 +16,9 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from mailroute.deadlines import Deadlines, deadlines_of
+from mailroute.deadlines import Deadline, Deadlines, deadlines_of
 from mailroute.events import (
+    Change,
     Client,
     Credentials,
     Identity,
@@ -42,13 +43,19 @@ class Attempt:
     closes the connection.
     """
 
-    __slots__ = ("_backend", "_connection", "_deadline", "done")
+    __slots__ = ("_backend", "_connection", "_deadline", "_patience", "done")
 
-    def __init__(self, backend: Backend, connection: ProxyClient) -> None:
+    def __init__(self, backend: Backend, connection: ProxyClient, patience: float = 0) -> None:
         self.done: Deferred[Opened] = Deferred(self._cancelled)
         self._backend = backend
         self._connection = connection
-        self._deadline = backend.deadlines.after(backend.timeout, self) if backend.timeout else None
+        self._deadline: Deadline | None = None
+        # For its first word a backend has less time than for all, if there are others.
+        self._patience = patience if patience and not 0 < backend.timeout <= patience else 0.0
+        self._wait(self._patience or backend.timeout)
+
+    def _wait(self, seconds: float) -> None:
+        self._deadline = self._backend.deadlines.after(seconds, self) if seconds else None
 
     def ready(self) -> None:
         """Nothing: a connection with an order goes on by itself."""
@@ -66,9 +73,14 @@ class Attempt:
     def time_is_up(self) -> None:
         """It has taken too long."""
         backend, connection = self._backend, self._connection
-        detail = f"backend {backend.name} took over {backend.timeout:g} s, at last {connection.too_slow()}"
+        waited = self._patience or backend.timeout
+        if self._patience and connection.heard:
+            self._patience = 0.0
+            self._wait(backend.timeout - waited if backend.timeout else 0)
+            return
+        detail = f"backend {backend.name} took over {waited:g} s, at last {connection.too_slow()}"
         connection.give_up()
-        self.refused(Refusal(Reason.UNAVAILABLE, detail))
+        self.refused(Refusal(Reason.UNAVAILABLE, detail, unreached=not connection.heard))
 
     def _cancelled(self, done: Deferred[Opened]) -> None:
         del done  # it fails with CancelledError by itself
@@ -122,12 +134,13 @@ class Stock(typing.Protocol):
 
 
 @implementer(IBackend)
-@frozen
+@frozen(eq=False)
 class Backend:
     """One ``[backend.…]`` block: where it is, and how to log in there.
 
     ``dials`` are by the protocols' names; ``tls_first`` tells TLS from the
     first byte from STARTTLS.  ``timeout`` is seconds for dialling and logging in together, 0 for no bound.
+    ``change`` makes what `changed` returns; None: it cannot be changed.
     """
 
     name: str
@@ -138,6 +151,7 @@ class Backend:
     master: Credentials | None = field(default=None, repr=False)
     identity: Identity = Identity.NATIVE
     timeout: float = 30
+    change: Callable[[Change], IBackend] | None = field(default=None, repr=False)
     deadlines: Deadlines = field(init=False)
     terms: Mapping[str, LoginTerms] = field(init=False, repr=False)
     """What a login there needs to know, by the protocols' names."""
@@ -161,19 +175,22 @@ class Backend:
             for name, dial in self.dials.items()
         }
 
-    def open(
-        self, protocol: IMailProtocol, credentials: Credentials, user: str, client: Client, seam: object
-    ) -> Deferred[Opened]:
+    def changed(self, change: Change) -> IBackend:
+        """Return this one with what a route has otherwise (`IBackend.changed`)."""
+        if self.change is None:
+            raise ValueError("it takes no changes")
+        return self.change(change)
+
+    def open(self, protocol: IMailProtocol, order: LoginOrder) -> Deferred[Opened]:
         """Connect and log in (`IBackend.open`)."""
         dial = self.dials.get(protocol.name)
         if dial is None:
             detail = f"backend {self.name} does not serve {protocol.name}"
             return fail(LoginRefused(Refusal(Reason.MISCONFIGURED, detail)))
-        order = LoginOrder(credentials, user, client, seam)
         stock = self.stocks.get(protocol.name)
         ready = None if stock is None else stock.take()
         connection = ready or ProxyClient(self, dial, protocol)
-        attempt = Attempt(self, connection)
+        attempt = Attempt(self, connection, 0 if ready is not None else order.patience)
         if ready is None:
             connection.open(order, attempt)
         else:

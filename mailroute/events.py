@@ -8,11 +8,14 @@ calling, where the account lives and why somebody was turned away.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import ITransport
+
+from mailroute.proofs import Proof
 
 if TYPE_CHECKING:
     from attrs import frozen as passing
@@ -51,29 +54,6 @@ class Client:
     server_name: str | None = None
 
 
-class Proof(enum.Enum):
-    """What a client offers to show that it is who it says."""
-
-    PASSWORD = "password"
-    """A password: it can be replayed by any password mechanism."""
-
-    TOKEN = "token"
-    """An OAuth bearer token: it can only be passed on by its own mechanism."""
-
-    @property
-    def names(self) -> bool:
-        """Whether it says by itself whose it is, so that the client need not."""
-        return self is Proof.TOKEN
-
-
-_PROOFS = {"XOAUTH2": Proof.TOKEN, "OAUTHBEARER": Proof.TOKEN}
-
-
-def proof_of(mechanism: str) -> Proof:
-    """Return what a client shows by a SASL mechanism, or by a command of a protocol's own."""
-    return _PROOFS.get(mechanism, Proof.PASSWORD)
-
-
 @passing
 class Credentials:
     """What a client sent to say who it is; its repr does not show the secret.
@@ -108,21 +88,88 @@ class Lookup:
     """The question that a router answers; ``user`` is normalised.
 
     ``credentials``: what the client shows, for a source that checks it; None
-    where nobody logs in.
+    where nobody logs in.  ``attempt``: which of the logins of its connection
+    this is, from 1.  ``note`` takes what a person who asks where an account
+    lives may like to know of the way to the answer; None: nobody does.
     """
 
     user: str
     protocol: str
     client: Client
     credentials: Credentials | None = None
+    attempt: int = 1
+    note: Callable[[str], None] | None = field(default=None, eq=False, repr=False)
+
+
+class Security(enum.Enum):
+    """How a connection is protected; the values are the configuration's words."""
+
+    STARTTLS = "starttls"
+    TLS = "tls"
+    NONE = "none"
+
+
+class Method(enum.Enum):
+    """How mailroute logs in at a backend; the values are the configuration's words."""
+
+    REPLAY = "replay"
+    MASTER = "master"
+    NONE = "none"
+
+
+class Identity(enum.Enum):
+    """How a backend learns the client's address; the values are the configuration's words."""
+
+    NATIVE = "native"
+    PROXY_V1 = "proxy-v1"
+    PROXY_V2 = "proxy-v2"
+    NONE = "none"
+
+
+@frozen
+class Change:
+    """What is otherwise for one account than its backend's block says; None: nothing.
+
+    ``host`` and ``port`` are where to connect instead, for every protocol that the block serves.
+    """
+
+    host: str | None = None
+    port: int | None = None
+    login: Method | None = None
+    identity: Identity | None = None
+    security: Security | None = None
 
 
 @frozen
 class Route:
-    """The answer: a backend's name, and the user's name there if it differs."""
+    """The answer: where an account lives, and how to get in there.
+
+    ``backend``: the backend's name.  ``name``: the user's name there, if it
+    differs.  ``others``: backends to try in order if that one does not answer.
+    ``password``: what to log in with there, instead of what the client sent;
+    ``master``: in whose name, if not the user's own (SASL PLAIN with the user
+    as the authorization identity).  ``proven``: the source has checked the
+    lookup's credentials, and they are the user's.  ``change``: what the
+    backend's block has otherwise.  ``forward``: keys and values to hand to the
+    backend with the client's identity.
+    """
 
     backend: str
     name: str | None = None
+    others: tuple[str, ...] = ()
+    password: bytes | None = field(default=None, repr=False)
+    master: str | None = None
+    proven: bool = False
+    change: Change | None = None
+    forward: tuple[tuple[str, str], ...] = ()
+
+    def credentials(self, user: str) -> Credentials | None:
+        """Return what to log in with as this user; None: with what the client sent."""
+        if self.password is None:
+            return None
+        if self.master is None:
+            return Credentials("PLAIN", user.encode(), self.password)
+        return Credentials("PLAIN", self.master.encode(), self.password, user.encode())
 
 
 # --- why somebody is turned away --------------------------------------------
@@ -148,12 +195,14 @@ class Refusal:
     ``detail`` is for the log alone.  ``reply`` is the backend's own reply, in
     the words of its protocol, where the client may see it; ``challenge`` an
     OAuth server's error document (RFC 7628 section 3.2.2) for the client.
+    ``unreached``: the backend has not said a word, so that another one may be tried.
     """
 
     reason: Reason
     detail: str
     reply: bytes | None = None
     challenge: bytes | None = None
+    unreached: bool = False
 
 
 class LoginRefused(Exception):
@@ -243,12 +292,13 @@ class Ready:
 
 @passing
 class Opened:
-    """A backend's connection, logged in: its transport, paused, and how long it took (seconds)."""
+    """A connection, logged in at ``backend``: its transport, paused, and how long it took (seconds)."""
 
     transport: ITransport
     outcome: LoggedIn
     connecting: float
     logging_in: float
+    backend: str
 
 
 DialogEvent = Send | StartTLS | Attempt | HangUp
@@ -278,23 +328,6 @@ class DialogTerms:
     passwords: bool = True
 
 
-class Method(enum.Enum):
-    """How mailroute logs in at a backend; the values are the configuration's words."""
-
-    REPLAY = "replay"
-    MASTER = "master"
-    NONE = "none"
-
-
-class Identity(enum.Enum):
-    """How a backend learns the client's address; the values are the configuration's words."""
-
-    NATIVE = "native"
-    PROXY_V1 = "proxy-v1"
-    PROXY_V2 = "proxy-v2"
-    NONE = "none"
-
-
 @passing
 class LoginTerms:
     """What a login needs to know of its backend, whoever it will be for.
@@ -315,10 +348,14 @@ class LoginOrder:
     """Which account to open, and for whom.
 
     ``user`` is the name to use at the backend; ``seam`` the dialog's message
-    to the login.
+    to the login.  ``forward`` is that of the route.  ``patience``: seconds for
+    the backend to say its first word, when there are others to try; 0 for no
+    bound but the backend's own.
     """
 
     credentials: Credentials
     user: str
     client: Client
     seam: object = None
+    forward: tuple[tuple[str, str], ...] = ()
+    patience: float = 0

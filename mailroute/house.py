@@ -12,6 +12,7 @@ from mailroute.deadlines import Deadlines, deadlines_of
 from mailroute.events import DialogTerms, Route
 from mailroute.failures import FailureTiming
 from mailroute.interfaces import IAuthenticator, IBackend, ILoginProtocol, IRouter
+from mailroute.places import Places
 
 
 class Parting(Protocol):
@@ -72,6 +73,11 @@ class House:
     login_timeout: float = 60
     failed_logins: int = 10
     deadlines: Deadlines = field(init=False)
+    places: Places = field(init=False)
+
+    @places.default
+    def _places(self) -> Places:
+        return Places(self.backends, self.clock)
 
     @deadlines.default
     def _deadlines(self) -> Deadlines:

@@ -44,8 +44,8 @@ from mailroute.envelope import (
     SenderEvent,
 )
 from mailroute.events import (
+    Change,
     Client,
-    Credentials,
     DialogEvent,
     DialogTerms,
     Farewell,
@@ -56,10 +56,10 @@ from mailroute.events import (
     Lookup,
     Method,
     Opened,
-    Proof,
     Refusal,
     Route,
 )
+from mailroute.proofs import Proof
 
 
 class IDialog(Interface):
@@ -307,14 +307,16 @@ class IBackend(Interface):
     name: str = Attribute("What the configuration calls it.")
     method: Method = Attribute("How mailroute logs in there.")
 
-    def open(
-        protocol: IMailProtocol, credentials: Credentials, user: str, client: Client, seam: object
-    ) -> Deferred[Opened]:
+    def open(protocol: IMailProtocol, order: LoginOrder) -> Deferred[Opened]:
         """Connect and log in.  Cancelling the Deferred closes the connection.
 
-        :param user: the account's name there.
-        :param seam: the dialog's message to the login, not to be looked at.
         :raises mailroute.events.LoginRefused: (fails with it) whatever goes wrong.
+        """
+
+    def changed(change: Change) -> IBackend:
+        """Return this one with what a route has otherwise; the same for an equal change, as long as it lasts.
+
+        :raises ValueError: it cannot be like that; the text says why.
         """
 
 

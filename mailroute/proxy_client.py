@@ -45,6 +45,8 @@ class ProxyClient(Protocol):
     """A connection to a backend until it is logged in: dials, and speaks a login's half of a protocol.
 
     It tells its ``attempt`` once how it ends, and knows nothing of how long that may take.
+
+    :ivar heard: the backend has said something.
     """
 
     def __init__(self, backend: Backend, dial: Dial, protocol: IMailProtocol) -> None:
@@ -57,6 +59,7 @@ class ProxyClient(Protocol):
         self._attempt: Owner | None = None
         self._order: LoginOrder | None = None
         self._was_ready = False
+        self.heard = False
 
     def open(self, order: LoginOrder, attempt: Owner) -> None:
         """Dial, and log in at this account."""
@@ -132,6 +135,7 @@ class ProxyClient(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes came from the backend."""
+        self.heard = True
         if self._login is not None:
             self._obey(self._login.receive(data))
 
@@ -150,7 +154,7 @@ class ProxyClient(Protocol):
             refusal = Refusal(Reason.MISCONFIGURED, f"TLS with the backend failed: {explain(reason)}")
         else:
             detail = f"the backend's connection ended while {self.doing()}: {reason.getErrorMessage()}"
-            refusal = Refusal(Reason.UNAVAILABLE, detail)
+            refusal = Refusal(Reason.UNAVAILABLE, detail, unreached=not self.heard)
         self._refuse(refusal)
 
     # --- what else may happen to it ---
@@ -159,7 +163,7 @@ class ProxyClient(Protocol):
         """The backend could not be reached."""
         self._stop_connecting = None
         detail = f"cannot connect to backend {self._backend.name}: {safe_str(error)}{remedy(error)}"
-        self._refuse(Refusal(Reason.UNAVAILABLE, detail))
+        self._refuse(Refusal(Reason.UNAVAILABLE, detail, unreached=True))
 
     def too_slow(self) -> str:
         """Say what it is doing, for the log, as the reason to give it up."""
@@ -212,7 +216,8 @@ class ProxyClient(Protocol):
             transport.pauseProducing()
         remember(self._dial.tls, transport)
         connected = self._connected_at
-        attempt.opened(Opened(transport, outcome, connected - self._started, self._now() - connected))
+        took = connected - self._started, self._now() - connected
+        attempt.opened(Opened(transport, outcome, *took, self._backend.name))
         if in_hub and transport.protocol is self:
             transport.pauseProducing()
 

@@ -15,7 +15,6 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLServerConnectionCreator,
     IReactorTime,
-    IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
 from twisted.internet.threads import deferToThreadPool
@@ -23,13 +22,13 @@ from twisted.logger import Logger
 
 from mailroute import config
 from mailroute.authenticators import AuthenticatorChain, CheckerAuthenticator, Link
-from mailroute.backend import Backend, Dial
-from mailroute.config import Backend as BackendSettings
-from mailroute.config import Limits, Listener, Security, Settings
+from mailroute.backend import Backend
+from mailroute.config import Limits, Listener, Settings
 from mailroute.delivery import DeliveryDoor, DeliverySession
 from mailroute.descriptors import Descriptors
+from mailroute.dials import make_backend
 from mailroute.envelope import DeliveryTerms
-from mailroute.events import DialogTerms, Farewell, Proof, Route
+from mailroute.events import DialogTerms, Farewell, Route, Security
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
@@ -37,10 +36,11 @@ from mailroute.house import Door, House, Join, Parting
 from mailroute.interfaces import IAuthenticator, IClientLeg, IDeliveryProtocol, ILoginProtocol, ISession
 from mailroute.listening import Listening
 from mailroute.pipe import Joint, Order, SpliceTerms, join
+from mailroute.proofs import Proof
 from mailroute.routers import Chain
 from mailroute.session import Session
-from mailroute.sockets.endpoints import HubClientEndpoint, HubServerEndpoint, suits
-from mailroute.tls import ClientTLS, KeyPair, ServerTLS, client_context
+from mailroute.sockets.endpoints import HubServerEndpoint
+from mailroute.tls import KeyPair, ServerTLS
 from mailroute.warm import WarmStock
 
 _log = Logger(namespace="mailroute")
@@ -153,7 +153,8 @@ def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
     authenticator = _authenticators(settings, reactor, share.salt)
     names = settings.user_names
     limits = settings.limits
-    backends = {name: _backend(name, block, settings, reactor) for name, block in settings.backends.items()}
+    make = partial(make_backend, timeout=limits.backend_timeout, reactor=reactor)
+    backends = {name: make(name, block) for name, block in settings.backends.items()}
     house = House(
         router=Chain(settings.routes, frozenset(backends)),
         backends=backends,
@@ -234,27 +235,6 @@ def _join(settings: Settings, clock: IReactorTime) -> Join:
     return joined
 
 
-def _backend(name: str, block: BackendSettings, settings: Settings, reactor: Any) -> Backend:
-    context = None if block.security is Security.NONE else client_context(block.ca)
-    dials = {
-        protocol: Dial(
-            _client_endpoint(block, protocol, reactor),
-            None if context is None else ClientTLS(block.verify_name(protocol), context),
-        )
-        for protocol in block.endpoints
-    }
-    return Backend(
-        name,
-        dials,
-        reactor,
-        tls_first=block.security is Security.TLS,
-        method=block.login,
-        master=block.master,
-        identity=block.identity,
-        timeout=settings.limits.backend_timeout,
-    )
-
-
 Begin = Callable[[IClientLeg], ISession]
 
 
@@ -323,13 +303,6 @@ def _factory(
         descriptors,
         tls_first=listener.security is Security.TLS,
     )
-
-
-def _client_endpoint(block: BackendSettings, protocol: str, reactor: Any) -> IStreamClientEndpoint:
-    address = block.literal(protocol)
-    if address is None or not suits(reactor):
-        return block.client_endpoint(protocol, reactor)
-    return HubClientEndpoint(reactor, *address)
 
 
 def _server_endpoint(listener: Listener, reactor: Any) -> IStreamServerEndpoint:

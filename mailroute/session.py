@@ -26,16 +26,16 @@ from mailroute.events import (
     HangUp,
     LoginRefused,
     Lookup,
-    Method,
     Opened,
-    Proof,
     Reason,
     Refusal,
     Route,
     Send,
 )
 from mailroute.house import Door, House, Joined
-from mailroute.interfaces import IBackend, IClientLeg, ISession
+from mailroute.interfaces import IClientLeg, ISession
+from mailroute.places import lets_in_anybody, order_for
+from mailroute.proofs import Proof
 from mailroute.record import SessionRecord
 from mailroute.states import NEXT, Happening, State
 
@@ -81,7 +81,7 @@ class Session:
         self._leg: Any = leg
         self._dialog = door.protocol.dialog(door.terms)
         self._attempt: Attempt | None = None
-        self._backend: IBackend | None = None
+        self._backend: str | None = None
         self._user = ""
         self._failed = 0
         self._waiting: Deferred[Any] | None = None
@@ -239,7 +239,11 @@ class Session:
             self._move(_DONE, self._door.route)
             return
         try:
-            route = self._house.router.route(Lookup(user, self._door.protocol.name, self.record.client))
+            route = self._house.router.route(
+                Lookup(
+                    user, self._door.protocol.name, self.record.client, self._credentials(), self._failed + 1
+                )
+            )
         except LoginRefused as refused:
             self._move(_REFUSED, refused.refusal)
             return
@@ -251,28 +255,22 @@ class Session:
         if route is None:
             self._move(_REFUSED, _UNKNOWN if self._door.authenticator is None else _UNROUTED)
             return
-        backend = self._house.backends.get(route.backend)
-        if backend is None:
-            self._refuse(Reason.MISCONFIGURED, f"the route leads to {route.backend!r}, which is no backend")
+        try:
+            backend = self._house.places.find(route)
+        except LoginRefused as refused:
+            self._move(_REFUSED, refused.refusal)
             return
         self.record.backend = backend.name
-        replays = backend.method is Method.REPLAY or self._credentials() is NOBODY
-        if not replays and self._door.authenticator is None:
+        assert self._attempt is not None  # noqa: S101 (the states CHECKING to OPENING have one)
+        if self._door.authenticator is None and lets_in_anybody(route, backend, self._attempt):
             # The configuration does not allow this; nor do we, whoever made the settings.
             self._refuse(Reason.MISCONFIGURED, f"nobody checks passwords for {backend.name}")
             return
         self._since = now
-        self._backend = backend
+        self._backend = route.backend
         self._leg.dialling()
-        self._work(
-            backend.open(
-                self._door.protocol,
-                self._credentials(),
-                route.name if route.name is not None else self._user,
-                self.record.client,
-                self._attempt.seam if self._attempt is not None else None,
-            )
-        )
+        order = order_for(route, self._attempt, self._user, self.record.client)
+        self._work(backend.open(self._door.protocol, order))
 
     def _enter_refusing(self, refusal: Refusal) -> None:
         clock = self._house.clock
@@ -284,7 +282,7 @@ class Session:
         elif refusal.reason is Reason.AUTHENTICATION_FAILED:
             taken = clock.seconds() - self._since
             if self._backend is not None:
-                failures.refused(self._backend.name, taken)
+                failures.refused(self._backend, taken)
             delay = failures.minimum - taken
         self.record.refused(refusal)
         if refusal.reason is Reason.AUTHENTICATION_FAILED and self._credentials().proof is Proof.TOKEN:
@@ -311,13 +309,14 @@ class Session:
 
     def _enter_joined(self, opened: Opened) -> None:
         self._stop_timer()
-        self.record.connect, self.record.login = opened.connecting, opened.logging_in
+        record = self.record
+        record.backend, record.connect, record.login = opened.backend, opened.connecting, opened.logging_in
         self._forget_attempt()
         answer = self._dialog.accept(opened.outcome)
         rest = self._dialog.rest()
         # Of all this nothing is needed any more, and a session may be held for days.
         del self._dialog
-        self.record.settle()
+        record.settle()
         self._user = ""
         client, self._leg = self._leg.hand_over()
         joined = self._house.join(client, opened.transport, answer + opened.outcome.rest, rest, self)

@@ -11,11 +11,12 @@ from zope.interface import implementer
 
 from mailroute.events import (
     Address,
+    Change,
     Client,
-    Credentials,
     DialogEvent,
     LoggedIn,
     LoginEvent,
+    LoginOrder,
     Lookup,
     Method,
     Opened,
@@ -84,23 +85,27 @@ class FakeRouter:
 class FakeBackend:
     """Keeps what it is asked to open; the test decides what becomes of it.
 
-    ``opening`` has a Deferred for each call, ``calls`` its arguments, and
-    ``cancelled`` counts those that were given up.
+    ``opening`` has a Deferred for each call, ``calls`` its order, and
+    ``cancelled`` counts those that were given up; ``changes`` are what routes had otherwise.
     """
 
     def __init__(self, name: str, method: Method = Method.REPLAY) -> None:
         self.name = name
         self.method = method
-        self.calls: deque[tuple[Credentials, str, Client, object]] = deque()
+        self.calls: deque[LoginOrder] = deque()
+        self.changes: list[Change] = []
         self.opening: deque[Deferred[Opened]] = deque()
         self.cancelled = 0
 
-    def open(
-        self, protocol: IMailProtocol, credentials: Credentials, user: str, client: Client, seam: object
-    ) -> Deferred[Opened]:
-        """Keep the call, and leave the caller waiting."""
+    def changed(self, change: Change) -> IBackend:
+        """Keep the change, and return this one."""
+        self.changes.append(change)
+        return self
+
+    def open(self, protocol: IMailProtocol, order: LoginOrder) -> Deferred[Opened]:
+        """Keep the order, and leave the caller waiting."""
         del protocol
-        self.calls.append((credentials, user, client, seam))
+        self.calls.append(order)
         self.opening.append(Deferred(self._cancel))
         return self.opening[-1]
 
@@ -166,6 +171,6 @@ class FakeLeg:
         return self._transport, self
 
 
-def opened(transport: Any, welcome: object = None, rest: bytes = b"") -> Opened:
+def opened(transport: Any, welcome: object = None, rest: bytes = b"", backend: str = "east") -> Opened:
     """Make what a backend's ``open`` ends with."""
-    return Opened(transport, LoggedIn(welcome, rest), 0.25, 0.5)
+    return Opened(transport, LoggedIn(welcome, rest), 0.25, 0.5, backend)

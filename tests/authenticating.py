@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, succeed
 
-from mailroute.events import Credentials, LoginRefused, Lookup, Proof, Refusal
+from mailroute.events import Credentials, LoginRefused, Lookup, Refusal
+from mailroute.proofs import Proof
 from mailroute.testing import CLIENT
 
 

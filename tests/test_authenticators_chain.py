@@ -12,8 +12,9 @@ from zope.interface.verify import verifyObject
 
 from mailroute.authenticators import AuthenticatorChain, Link
 from mailroute.authenticators.chain import IDecoy
-from mailroute.events import LoginRefused, Proof, Reason, Refusal
+from mailroute.events import LoginRefused, Reason, Refusal
 from mailroute.interfaces import IAuthenticator
+from mailroute.proofs import Proof
 
 NO = LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, "wrong"))
 AWAY = LoginRefused(Refusal(Reason.UNAVAILABLE, "away"))

@@ -14,8 +14,9 @@ from zope.interface.verify import verifyObject
 
 from mailroute import config
 from mailroute.authenticators import CheckerAuthenticator, source
-from mailroute.events import Proof, Reason
+from mailroute.events import Reason
 from mailroute.interfaces import IAuthenticator
+from mailroute.proofs import Proof
 from mailroute.sources import BadOption, SourceContext
 
 

@@ -23,8 +23,9 @@ from zope.interface.verify import verifyObject
 from mailroute.authenticators import hashes, source
 from mailroute.authenticators.chain import IDecoy
 from mailroute.computing import MAX_WAITING, Computing
-from mailroute.events import LoginRefused, Proof, Reason
+from mailroute.events import LoginRefused, Reason
 from mailroute.names import UserNames
+from mailroute.proofs import Proof
 from mailroute.sources import BadOption, SourceContext
 from mailroute.sources.users_file import POLL, SETTLE
 

@@ -76,15 +76,16 @@ def modules(*rooms: str, but: frozenset[str] = frozenset()) -> pytest.MarkDecora
 
 # --- who may import whom ----------------------------------------------------
 
-SHARED = {"wire", "events", "envelope", "interfaces"}
+SHARED = {"wire", "proofs", "events", "envelope", "interfaces"}
 SOURCES = {*SHARED, "sources"}
 
 # A room that is listed here imports these rooms of ours and no others.
 ONLY = {
     "wire": set(),
-    "events": {"wire", "interfaces"},
+    "proofs": set(),
+    "events": {"wire", "interfaces", "proofs"},
     "envelope": {"wire", "events"},
-    "interfaces": {"wire", "events", "envelope"},
+    "interfaces": {"wire", "proofs", "events", "envelope"},
     "dialogs": SHARED,
     "routers": SOURCES,
     "authenticators": SOURCES,
@@ -102,6 +103,7 @@ CORE = {
     "frontend",
     "backend",
     "proxy_client",
+    "places",
     "warm",
     "listening",
     "pipe",
@@ -114,7 +116,11 @@ CORE = {
     "deadlines",
     "descriptors",
     "sockets",
+    "dials",
 }
+
+# Those of the core that read the settings.
+BUILDERS = {"service", "dials"}
 
 # The two folders whose inhabitants must not know each other, and what those
 # who live there share.  From outside, only the folder itself may be imported.
@@ -150,8 +156,8 @@ def may_import(importer: str, imported: str) -> bool:
         return False
     if importer in ONLY:
         return imported in ONLY[importer]
-    if importer in CORE - {"service"}:
-        return imported not in {*REGISTRIES, "config", "service"}
+    if importer in CORE - BUILDERS:
+        return imported not in {*REGISTRIES, "config", *BUILDERS}
     return True
 
 

@@ -21,7 +21,6 @@ from mailroute.events import (
     Farewell,
     LoginRefused,
     Method,
-    Proof,
     Reason,
     Refusal,
     Route,
@@ -29,6 +28,7 @@ from mailroute.events import (
 from mailroute.failures import FailureTiming
 from mailroute.house import Door, House
 from mailroute.names import UserNames
+from mailroute.proofs import Proof
 from mailroute.session import _ENTER, Session
 from mailroute.states import NEXT, Happening, State
 from mailroute.testing import FakeBackend, FakeLeg, FakeRouter, opened
@@ -138,7 +138,8 @@ def test_a_login_from_end_to_end(events):
     setting = Setting()
     setting.hears(b"a LOGIN bob secret\r\nb NOOP\r\n")
     assert not setting.leg.paused
-    (credentials, user, client, _) = setting.east.calls[0]
+    order = setting.east.calls[0]
+    credentials, user, client = order.credentials, order.user, order.client
     assert (credentials, user, client) == (
         Credentials("LOGIN", b"bob", b"secret"),
         "bob",
@@ -168,7 +169,7 @@ def test_the_route_may_give_another_name():
     """The backend is asked for the name that the route gives."""
     setting = Setting(router=FakeRouter({"bob": Route("east", "b2")}))
     setting.hears(b"a LOGIN bob secret\r\n")
-    assert setting.east.calls[0][1] == "b2"
+    assert setting.east.calls[0].user == "b2"
 
 
 def test_the_account_is_what_is_routed():
@@ -176,7 +177,7 @@ def test_the_account_is_what_is_routed():
     setting = Setting()
     setting.hears(b"a AUTHENTICATE PLAIN Ym9iAHJvb3QAc2VjcmV0\r\n")
     assert setting.router.asked[0].user == "bob"
-    assert setting.east.calls[0][0] == Credentials("PLAIN", b"root", b"secret", b"bob")
+    assert setting.east.calls[0].credentials == Credentials("PLAIN", b"root", b"secret", b"bob")
 
 
 def test_a_refused_login_may_be_tried_again_with_other_credentials():
@@ -189,7 +190,7 @@ def test_a_refused_login_may_be_tried_again_with_other_credentials():
     assert not setting.leg.paused
     assert setting.session._attempt is None
     setting.hears(b"b LOGIN bob right\r\n")
-    assert [call[0].secret for call in setting.east.calls] == [b"wrong", b"right"]
+    assert [order.credentials.secret for order in setting.east.calls] == [b"wrong", b"right"]
     setting.opens()
     assert len(setting.joined) == 1
 
@@ -406,7 +407,7 @@ def test_a_check_comes_first():
     assert not setting.router.asked
     setting.hears(b"b LOGIN BOB right\r\n")
     assert asked == [("BOB", b"wrong"), ("BOB", b"right")]
-    assert setting.east.calls[0][1] == "bob"
+    assert setting.east.calls[0].user == "bob"
 
 
 @pytest.mark.parametrize(
@@ -545,7 +546,7 @@ def test_a_listener_may_send_everybody_to_one_backend(events):
     setting = Setting(route=Route("east"), router=FakeRouter({}), check=lambda user, _: succeed(user.upper()))
     setting.hears(b"a LOGIN nobody@EXAMPLE.org secret\r\n")
     assert not setting.router.asked
-    assert setting.east.calls[0][1] == "NOBODY@EXAMPLE.ORG"
+    assert setting.east.calls[0].user == "NOBODY@EXAMPLE.ORG"
     setting.opens()
     setting.session.leave(Farewell.SHUTDOWN)
     assert "user=NOBODY@EXAMPLE.ORG " in formatEvent(ended(events)[0])
@@ -556,7 +557,8 @@ def test_a_protocol_without_logins_is_joined_as_nobody(events, method):
     """Its session has no user, asks no router, and dials at once, however the backend's users log in."""
     setting = Setting(protocol=TCP, route=Route("east"), router=FakeRouter({}), method=method)
     assert not setting.router.asked
-    (credentials, user, client, seam) = setting.east.calls[0]
+    order = setting.east.calls[0]
+    credentials, user, client, seam = order.credentials, order.user, order.client, order.seam
     assert credentials is NOBODY
     assert (user, client, seam) == ("", setting.leg.client(), None)
     setting.hears(b"first")

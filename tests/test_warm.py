@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from mailroute.backend import Backend, Dial
 from mailroute.dialogs import protocol
-from mailroute.events import Credentials, Route
+from mailroute.events import Credentials, LoginOrder, Route
 from mailroute.testing import CLIENT
 from mailroute.warm import LATEST_AGAIN, MAX_AGE, SOONEST_AGAIN, WarmStock
 
@@ -213,7 +213,7 @@ def test_a_login_takes_one(house: House) -> None:
     house.advance(10)
     credentials = Credentials("PLAIN", b"bob", b"secret")
     opened: list[Any] = []
-    house.backend.open(IMAP, credentials, "bob", CLIENT, None).addCallback(opened.append)
+    house.backend.open(IMAP, LoginOrder(credentials, "bob", CLIENT)).addCallback(opened.append)
     assert b"AUTHENTICATE PLAIN" in client.transport.value()
     client.dataReceived(b"M1 OK\r\n" + client.transport.value().split()[-4] + b" OK [CAPABILITY X] hi\r\n")
     assert opened

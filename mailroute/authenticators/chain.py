@@ -12,8 +12,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mailroute.events import Credentials, LoginRefused, Lookup, Proof, Reason, Refusal
+from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal
 from mailroute.interfaces import IAuthenticator
+from mailroute.proofs import Proof
 from mailroute.sources import CONTROL
 
 

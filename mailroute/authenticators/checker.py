@@ -17,8 +17,9 @@ from twisted.cred.strcred import InvalidAuthType, findCheckerFactories, findChec
 from twisted.internet.defer import maybeDeferred
 from zope.interface import implementer
 
-from mailroute.events import LoginRefused, Lookup, Proof, Reason, Refusal
+from mailroute.events import LoginRefused, Lookup, Reason, Refusal
 from mailroute.interfaces import IAuthenticateSource, IAuthenticator
+from mailroute.proofs import Proof
 from mailroute.sources import BadOption, Copies, InThread, SourceContext, did_you_mean, only, text
 
 

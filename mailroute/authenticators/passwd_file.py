@@ -15,8 +15,9 @@ from zope.interface import implementer
 
 from mailroute.authenticators import hashes
 from mailroute.authenticators.chain import IDecoy
-from mailroute.events import LoginRefused, Lookup, Proof, Reason, Refusal
+from mailroute.events import LoginRefused, Lookup, Reason, Refusal
 from mailroute.interfaces import IAuthenticateSource
+from mailroute.proofs import Proof
 from mailroute.sources import CONTROL, SourceContext, UsersFile, only
 from mailroute.sources.users_file import LineReader, decoded
 

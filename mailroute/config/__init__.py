@@ -3,10 +3,10 @@
 from mailroute.config.describe import describe
 from mailroute.config.errors import ConfigError, Problem
 from mailroute.config.files import Authorities, Chain, Key, Secret
-from mailroute.config.models import Backend, Certificate, Limits, Listener, Security, Settings
+from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings
 from mailroute.config.reading import build, load, reread
 from mailroute.config.source import Source
-from mailroute.events import Identity
+from mailroute.events import Identity, Security
 
 __all__ = [
     "Authorities",

@@ -12,9 +12,10 @@ from mailroute import dialogs
 from mailroute.authenticators import AuthenticatorChain, Link
 from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
-from mailroute.config.models import Backend, Listener, Security, Settings
-from mailroute.events import Identity, Method, Proof, proof_of
+from mailroute.config.models import Backend, Listener, Settings
+from mailroute.events import Identity, Method, Security
 from mailroute.interfaces import IDeliveryProtocol, IMailProtocol
+from mailroute.proofs import Proof, proof_of
 from mailroute.sources import unknown_backend
 from mailroute.tls import client_tls
 

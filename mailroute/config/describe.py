@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from twisted.cred.checkers import FilePasswordDB
 
 from mailroute.config.checks import asks_routes, protocol_of
-from mailroute.config.models import Backend, Certificate, Listener, Security, Settings
-from mailroute.events import Identity, Method
+from mailroute.config.models import Backend, Certificate, Listener, Settings
+from mailroute.events import Identity, Method, Security
 from mailroute.interfaces import IDeliveryProtocol
 from mailroute.names import UserNames
 

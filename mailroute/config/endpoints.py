@@ -7,7 +7,7 @@ import re
 import socket
 from typing import cast
 
-from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.endpoints import clientFromString, quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
 BACKLOG = 1024
@@ -75,6 +75,22 @@ def literal(endpoint: object) -> tuple[int, object] | None:
     if getattr(address, "scope_id", None):
         return None
     return socket.AF_INET if address.version == 4 else socket.AF_INET6, (str(address), int(given["port"]))
+
+
+def moved(endpoint: object, new_host: str | None, new_port: int | None) -> str:
+    """Return a client endpoint string with another host or port.
+
+    :raises ValueError: it dials no host and port.
+    """
+    positional, named = parts(endpoint) if isinstance(endpoint, str) else ([""], {})
+    if positional[0] != "tcp":
+        raise ValueError('another host or port needs a "tcp:" endpoint in its block')
+    given = dict(zip(("host", "port"), positional[1:], strict=False)) | named
+    if new_host is not None:
+        given["host"] = new_host
+    if new_port is not None:
+        given["port"] = str(new_port)
+    return ":".join(["tcp", *(f"{key}={quoteStringArgument(value)}" for key, value in given.items())])
 
 
 def server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object) -> IStreamServerEndpoint:

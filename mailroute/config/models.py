@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from enum import Enum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -22,17 +21,10 @@ from mailroute.config import endpoints as strings
 from mailroute.config import values
 from mailroute.config.files import Authorities, Chain, Key, Secret
 from mailroute.config.source import Source
-from mailroute.events import Credentials, Identity, Method, Proof, proof_of
+from mailroute.events import Change, Credentials, Identity, Method, Security
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import UserNames
-
-
-class Security(Enum):
-    """How a connection is protected."""
-
-    STARTTLS = "starttls"
-    TLS = "tls"
-    NONE = "none"
+from mailroute.proofs import Proof, proof_of
 
 
 def _usual_security(data: Mapping[str, Any]) -> Security:
@@ -176,6 +168,31 @@ class Backend(_Block):
         if self.login is not Method.MASTER or self.master_password_file is None:
             return None
         return Credentials("PLAIN", self.master_user.encode(), self.master_password_file.value)
+
+    def changed(self, change: Change) -> Backend:
+        """Return it with what a route has otherwise.
+
+        :raises ValueError: it cannot be like that.
+        """
+        update: dict[str, Any] = {}
+        if change.host is not None or change.port is not None:
+            places = self.endpoints.items()
+            update["endpoints"] = {
+                name: strings.moved(where, change.host, change.port) for name, where in places
+            }
+        for key, value in (
+            ("login", change.login),
+            ("identity", change.identity),
+            ("security", change.security),
+        ):
+            if value is not None:
+                update[key] = value
+        if change.login is Method.MASTER and self.master_password_file is None:
+            raise ValueError('login = "master" needs master_user and master_password_file in its block')
+        block = self.model_copy(update=update)
+        if block.security is not Security.NONE and not all(map(block.verify_name, block.endpoints)):
+            raise ValueError("TLS needs verify in its block, as its endpoint names no host")
+        return block
 
     def verify_name(self, protocol: str) -> str:
         """Return the name that the certificate must carry; empty only where there is no TLS."""

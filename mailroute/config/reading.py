@@ -20,8 +20,8 @@ from mailroute.config import checks, endpoints, sourced, values
 from mailroute.config.errors import ConfigError, Fault, Problem, listed, shown, written
 from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, UserNamesTable
 from mailroute.config.source import Source, plain
-from mailroute.events import Proof
 from mailroute.names import UserNames
+from mailroute.proofs import Proof
 from mailroute.sources import Copies, SourceContext, did_you_mean
 from mailroute.toml_lines import key_lines, line_of
 

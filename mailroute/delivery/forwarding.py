@@ -27,7 +27,7 @@ from mailroute.envelope import (
 )
 from mailroute.events import LoginRefused, Lookup, Reason, Route
 from mailroute.house import House
-from mailroute.interfaces import IReceiver
+from mailroute.interfaces import IBackend, IReceiver
 from mailroute.record import SessionRecord
 from mailroute.wire.smtp_syntax import BadSyntax, spell
 
@@ -66,7 +66,7 @@ class Forwarding:
         self._session = session
         self._lookup: Deferred[Any] | None = None
         self._lookup_alarm = Alarm(house.deadlines, _LookUp(self))
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[IBackend, Target] = {}
         self._transaction: Transaction | None = None
         self._messages = 0
         self.dialled: dict[str, None] = {}
@@ -98,10 +98,10 @@ class Forwarding:
         if transaction is None:
             return
         transaction.log(self._session.record.client.session_id, "" if transaction.ended else why)
-        for name, target in list(self._targets.items()):
+        for backend, target in list(self._targets.items()):
             target.reset()
             if target.gone:
-                del self._targets[name]
+                del self._targets[backend]
 
     def recipient(self, recipient: RcptTo) -> None:
         """Look a recipient up, and offer it to its backend."""
@@ -145,11 +145,12 @@ class Forwarding:
         if route is None:
             self._refuse(recipient, Obstacle.UNKNOWN)
             return
-        backend = self._house.backends.get(route.backend)
-        if backend is None:
-            self._refuse(recipient, Reason.MISCONFIGURED)
+        try:
+            backend = self._house.places.find(route)
+        except LoginRefused as refused:
+            self._refuse(recipient, refused.refusal.reason)
             return
-        others = {target.backend.name for target in transaction.targets} - {backend.name}
+        others = {target.backend for target in transaction.targets} - {backend}
         if others and not (self._door.protocol.splits or self._door.split):
             self._refuse(recipient, Obstacle.ELSEWHERE, backend.name)
             return
@@ -163,10 +164,10 @@ class Forwarding:
                 self._refuse(recipient, Reason.MISCONFIGURED, backend.name)
                 return
             recipient = evolve(recipient, mailbox=there)
-        self._offer(transaction, recipient, self._target(backend.name, others))
+        self._offer(transaction, recipient, self._target(backend, others))
 
-    def _target(self, name: str, wanted: set[str]) -> Target:
-        target = self._targets.get(name)
+    def _target(self, backend: IBackend, wanted: set[IBackend]) -> Target:
+        target = self._targets.get(backend)
         if target is None:
             if len(self._targets) >= MAX_BACKENDS:
                 # One that has none of this message's recipients makes room.
@@ -174,9 +175,9 @@ class Forwarding:
                 self._targets.pop(spare).leave()
             house = self._house
             self._session.dialling()
-            self.dialled[name] = None
-            target = self._targets[name] = Target(
-                house.backends[name], self._door, house.clock, house.deadlines, self._session
+            self.dialled[backend.name] = None
+            target = self._targets[backend] = Target(
+                backend, self._door, house.clock, house.deadlines, self._session
             )
         return target
 

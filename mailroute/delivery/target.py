@@ -38,7 +38,7 @@ from mailroute.envelope import (
     Reply,
     SenderEvent,
 )
-from mailroute.events import NOBODY, Client, LoginRefused, Opened, Reason, Send
+from mailroute.events import NOBODY, Client, LoginOrder, LoginRefused, Opened, Reason, Send
 from mailroute.interfaces import IBackend, ISender
 from mailroute.pipe.transport_leg import layer, socket_under
 
@@ -106,7 +106,7 @@ class Target:
             self._obey(self._sender.recipient(mail, recipient))
 
         protocol: Any = self._door.protocol
-        opening = self._opening = self.backend.open(protocol, NOBODY, "", client, seam)
+        opening = self._opening = self.backend.open(protocol, LoginOrder(NOBODY, "", client, seam))
         opening.addCallback(offer).addErrback(self._not_opened)
 
     def begin(self, event: Begin, then: Then) -> None:

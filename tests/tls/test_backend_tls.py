@@ -24,7 +24,7 @@ from mailroute.backend import Backend as MailBackend
 from mailroute.backend import Dial
 from mailroute.config.files import read_authorities
 from mailroute.dialogs.imap import IMAP
-from mailroute.events import Credentials, Route
+from mailroute.events import Credentials, LoginOrder, Route
 from mailroute.testing import CLIENT
 from mailroute.tls import ClientTLS, client_context
 from mailroute.tls.client import SESSION_LIFETIME, remember
@@ -319,7 +319,7 @@ async def test_a_client_that_leaves_in_the_handshake_proves_nothing(authority: A
         await visitor.visit()
         address = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
         east = MailBackend("east", {"imap": Dial(address, visitor.maker)}, reactor, tls_first=True)
-        opening = east.open(IMAP, Credentials("PLAIN", b"bob", b"secret"), "bob", CLIENT, None)
+        opening = east.open(IMAP, LoginOrder(Credentials("PLAIN", b"bob", b"secret"), "bob", CLIENT))
         talk = await slow.next()
         await talk.wait_for(lambda: bool(talk.heard))
         opening.addErrback(lambda failure: failure.trap(CancelledError))

@@ -24,9 +24,9 @@ from mailroute.events import (
     Refusal,
     Send,
     StartTLS,
-    proof_of,
 )
 from mailroute.interfaces import IDialog
+from mailroute.proofs import proof_of
 from mailroute.wire.lines import LineReader, Malformed, Parts, Stop, is_http
 from mailroute.wire.sasl import MAX_RESPONSE, Exchange, SaslError
 

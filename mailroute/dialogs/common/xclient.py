@@ -31,10 +31,12 @@ def xclient(method: Method, order: LoginOrder) -> bytes:
         words += [f"DESTADDR={client.destination.host}", f"DESTPORT={client.destination.port}"]
     words += [f"SESSION={client.session_id}", f"TTL={TTL}"]
     words.append("CLIENT-TRANSPORT=TLS" if client.tls else "CLIENT-TRANSPORT=insecure")
-    if method is Method.NONE:
-        # Without a login this is the only way in which the backend learns the name.
-        user = base64.b64encode(b"user=" + order.user.encode("utf-8"))
-        words.append(f"FORWARD={user.decode('ascii')}")
+    # Without a login this is the only way in which the backend learns the name.
+    forward = [("user", order.user)] if method is Method.NONE else []
+    forward += order.forward
+    if forward:
+        fields = "\t".join(f"{key}={value}" for key, value in forward)
+        words.append(f"FORWARD={base64.b64encode(fields.encode()).decode('ascii')}")
     command = " ".join(["XCLIENT", *words])
     if client.server_name and _NAME.match(client.server_name):
         whole = f"{command} DESTNAME={client.server_name}"

@@ -69,6 +69,7 @@ def _our_words(method: Method, order: LoginOrder, ttl: int) -> list[bytes]:
     if method is Method.NONE:
         # Without a login this is the only way in which the backend learns the name.
         words.append(_pair(b"x-forward-user", order.user.encode("utf-8")))
+    words += (_pair(b"x-forward-" + key.encode(), value.encode()) for key, value in order.forward)
     return [word for word in words if word]
 
 
