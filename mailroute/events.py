@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 from twisted.internet.interfaces import ITransport
 
+from mailroute.proofs import Proof
+
 if TYPE_CHECKING:
     from attrs import frozen as passing
 else:
@@ -50,16 +52,6 @@ class Client:
     destination: Address | None
     tls: str | None = None
     server_name: str | None = None
-
-
-class Proof(enum.Enum):
-    """What a client offers to show that it is who it says."""
-
-    PASSWORD = "password"
-    """A password: it can be replayed by any password mechanism."""
-
-    TOKEN = "token"
-    """An OAuth bearer token: it can only be passed on by its own mechanism."""
 
 
 @passing
@@ -322,6 +314,7 @@ class DialogTerms:
 
     ``tls_offered``: the client may ask for STARTTLS.  ``login_allowed``: it may
     log in as things stand; a STARTTLS listener allows it once TLS is on.
+    ``passwords``: a login with name and password may succeed at all.
     ``mechanisms``: the SASL mechanisms to offer, in order.  ``capabilities``:
     what else to announce.  ``bad_commands``: how many are answered before the
     client is sent away, 0 for any number.
@@ -332,6 +325,7 @@ class DialogTerms:
     mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
     capabilities: tuple[str, ...] = ()
     bad_commands: int = 5
+    passwords: bool = True
 
 
 @passing

@@ -6,17 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from attrs import field, frozen
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, ITransport
 
 from mailroute.deadlines import Deadlines, deadlines_of
 from mailroute.events import DialogTerms, Route
 from mailroute.failures import FailureTiming
-from mailroute.interfaces import IBackend, ILoginProtocol, IRouter
+from mailroute.interfaces import IAuthenticator, IBackend, ILoginProtocol, IRouter
 from mailroute.places import Places
-
-Check = Callable[[str, bytes], Deferred[str]]
-"""Takes a normalised user name and a password; the Deferred gives the name to route."""
 
 
 class Parting(Protocol):
@@ -49,14 +45,14 @@ Join = Callable[[ITransport, ITransport, bytes, bytes, Parting], Joined]
 class Door:
     """What the sessions of one listener share.
 
-    ``check`` proves passwords here; None leaves that to the backend.  ``route``
-    is where all of them go; None has the routers asked.
+    ``authenticator`` decides here who gets in; None leaves that to the backend.
+    ``route`` is where all of them go; None has the routers asked.
     """
 
     name: str
     protocol: ILoginProtocol
     terms: DialogTerms
-    check: Check | None = None
+    authenticator: IAuthenticator | None = None
     route: Route | None = None
 
 

@@ -3,7 +3,7 @@
 A session goes through them in this order::
 
     IMailProtocol ──makes──▶ IDialog    who is calling?
-    ICredentialsChecker (twisted.cred)  may they?            (optional)
+    IAuthenticator                      may they?            (optional)
     IRouter                             where do they live?
     IMailProtocol ──makes──▶ ILogin     log in there
     mailroute.splice                    join both connections
@@ -25,7 +25,7 @@ come out.  Whoever implements one owns no socket, no timer and no thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, ITransport
@@ -59,6 +59,7 @@ from mailroute.events import (
     Refusal,
     Route,
 )
+from mailroute.proofs import Proof
 
 
 class IDialog(Interface):
@@ -243,6 +244,31 @@ class ISender(Interface):
         """Return what it waits for, such as "waiting for the answer to RCPT", for the log."""
 
 
+class IAuthenticator(Interface):
+    """Knows whether users are who they say; it may be an `IService`, as a router."""
+
+    proofs: frozenset[Proof] = Attribute("What it can check; it is asked for nothing else.")
+
+    def authenticate(lookup: Lookup) -> str | Awaitable[str | None] | None:
+        """Return the user's name, ``None`` for a user it does not know, or a Deferred or coroutine of either.
+
+        ``lookup.credentials`` is what the client shows; ``lookup.user`` is empty where that says by itself
+        whose it is.  The name returned is normalised, and the one that is routed.
+
+        :raises mailroute.events.LoginRefused: (or fails with it) the credentials are wrong, or the
+            answer cannot be had now (`mailroute.events.Reason.UNAVAILABLE`).
+        """
+
+
+class IAuthenticateSource(Interface):
+    """A kind of ``[[authenticate]]`` block, which a Twisted plugin may add, as an `IRouteSource`."""
+
+    name: str = Attribute("What ``source = …`` says in the configuration, for example ``passwd-file``.")
+
+    def authenticator(options: Mapping[str, object], context: object) -> IAuthenticator:
+        """Make one from the block's keys, less ``source`` and ``on_error``; as `IRouteSource.router`."""
+
+
 class IRouter(Interface):
     """Knows where accounts live.
 
@@ -271,8 +297,8 @@ class IRouteSource(Interface):
         """Make a router from the block's keys.
 
         :param options: the block's keys and values, less ``source``.
-        :param context: a `mailroute.routers.SourceContext`.
-        :raises mailroute.routers.BadOption: names the key and what is wrong with it.
+        :param context: a `mailroute.sources.SourceContext`.
+        :raises mailroute.sources.BadOption: names the key and what is wrong with it.
         """
 
 

@@ -21,8 +21,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from mailroute import config
+from mailroute.authenticators import AuthenticatorChain, CheckerAuthenticator, Link
 from mailroute.backend import Backend
-from mailroute.checkers import check_with
 from mailroute.config import Limits, Listener, Settings
 from mailroute.delivery import DeliveryDoor, DeliverySession
 from mailroute.descriptors import Descriptors
@@ -33,9 +33,10 @@ from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
 from mailroute.house import Door, House, Join, Parting
-from mailroute.interfaces import IClientLeg, IDeliveryProtocol, ILoginProtocol, ISession
+from mailroute.interfaces import IAuthenticator, IClientLeg, IDeliveryProtocol, ILoginProtocol, ISession
 from mailroute.listening import Listening
 from mailroute.pipe import Joint, Order, SpliceTerms, join
+from mailroute.proofs import Proof
 from mailroute.routers import Chain
 from mailroute.session import Session
 from mailroute.sockets.endpoints import HubServerEndpoint
@@ -149,7 +150,7 @@ class Share:
 
 def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
     """Put the rooms together, for this process."""
-    in_thread = partial(_in_thread, reactor)
+    authenticator = _authenticators(settings, reactor, share.salt)
     names = settings.user_names
     limits = settings.limits
     make = partial(make_backend, timeout=limits.backend_timeout, reactor=reactor)
@@ -167,14 +168,18 @@ def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
     descriptors = Descriptors(reactor, limits.connections)
     listeners = [
         ListenerService(
-            _factory(listener, settings, house, share.gate, tls, descriptors, in_thread),
+            _factory(listener, settings, house, share.gate, tls, descriptors, authenticator(listener)),
             listener.name,
             endpoint,
             announced=share.announced,
         )
         for listener, endpoint, tls in zip(settings.listeners, share.endpoints, share.tls, strict=True)
     ]
-    running = [router for _, router in settings.routes if IService.providedBy(router)]
+    asked = [
+        *(link.authenticator for link in settings.authenticators),
+        *(each for _, each in settings.routes),
+    ]
+    running = [each for each in asked if IService.providedBy(each)]
     return MailrouteService(listeners, [descriptors, *running, *_stocks(settings, backends)])
 
 
@@ -185,6 +190,21 @@ def _stocks(settings: Settings, backends: Mapping[str, Backend]) -> Iterator[ISe
         for protocol in spoken.values():
             if block.warm and protocol.logins and protocol.name in block.endpoints:
                 yield WarmStock(backends[name], protocol, block.warm)
+
+
+def _authenticators(
+    settings: Settings, reactor: Any, salt: bytes | None
+) -> Callable[[Listener], IAuthenticator | None]:
+    """Return what says who checks a listener's logins here, if anybody does."""
+    shared = AuthenticatorChain(settings.authenticators, salt) if settings.authenticators else None
+
+    def of(listener: Listener) -> IAuthenticator | None:
+        if listener.authenticate is None:
+            return shared
+        checker = CheckerAuthenticator(listener.authenticate, partial(_in_thread, reactor))
+        return AuthenticatorChain([Link("authenticate", checker)], salt)
+
+    return of
 
 
 def _reactor(given: Any) -> Any:
@@ -219,25 +239,23 @@ Begin = Callable[[IClientLeg], ISession]
 
 
 def _begin(
-    listener: Listener,
-    settings: Settings,
-    house: House,
-    in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+    listener: Listener, settings: Settings, house: House, authenticator: IAuthenticator | None
 ) -> Begin:
     """Return what makes a listener's sessions: they are of the kind that its protocol wants."""
     protocol = listener.protocol
     if IDeliveryProtocol.providedBy(protocol):
         return _delivering(listener, settings.limits, house)
     starttls = listener.security is Security.STARTTLS
+    proofs = settings.proofs(listener)
     terms = DialogTerms(
         tls_offered=starttls,
         login_allowed=not starttls or listener.cleartext_login,
-        mechanisms=listener.mechanisms,
+        mechanisms=settings.mechanisms(listener),
+        passwords=proofs is None or Proof.PASSWORD in proofs,
         capabilities=listener.capabilities,
         bad_commands=settings.limits.bad_commands,
     )
-    check = None if listener.authenticate is None else check_with(listener.authenticate, in_thread)
-    door = Door(listener.name, ILoginProtocol(protocol), terms, check, _fixed(listener))
+    door = Door(listener.name, ILoginProtocol(protocol), terms, authenticator, _fixed(listener))
     return partial(Session, house, door)
 
 
@@ -275,11 +293,11 @@ def _factory(
     gate: Gate,
     tls: IOpenSSLServerConnectionCreator | None,
     descriptors: Descriptors,
-    in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+    authenticator: IAuthenticator | None,
 ) -> ProxyServerFactory:
     return ProxyServerFactory(
         house,
-        _begin(listener, settings, house, in_thread),
+        _begin(listener, settings, house, authenticator),
         gate,
         tls,
         descriptors,

@@ -27,7 +27,6 @@ from mailroute.events import (
     LoginRefused,
     Lookup,
     Opened,
-    Proof,
     Reason,
     Refusal,
     Route,
@@ -36,6 +35,7 @@ from mailroute.events import (
 from mailroute.house import Door, House, Joined
 from mailroute.interfaces import IClientLeg, ISession
 from mailroute.places import lets_in_anybody, order_for
+from mailroute.proofs import Proof
 from mailroute.record import SessionRecord
 from mailroute.states import NEXT, Happening, State
 
@@ -201,26 +201,36 @@ class Session:
         self._attempt = attempt
         self._since = self._house.clock.seconds()
         credentials = attempt.credentials
+        authenticator = self._door.authenticator
         self.record.backend = "-"
-        if credentials is NOBODY and self._door.check is None:
+        if credentials is NOBODY and authenticator is None:
             self._move(_DONE, "")
             return
         try:
-            self._user = self.record.user = self._house.normalise(credentials.account)
+            self._user = self._named(credentials)
+            self.record.user = self._user or "-"
         except ValueError as error:
             self.record.user = credentials.account[:256].decode("utf-8", "backslashreplace")
             self._refuse(Reason.AUTHENTICATION_FAILED, f"not a user name: {error}")
             return
         if b"\0" in credentials.secret or b"\0" in credentials.user:
             self._refuse(Reason.AUTHENTICATION_FAILED, "a NUL byte in the credentials")
-        elif self._door.check is None:
+        elif authenticator is None:
             self._move(_DONE, self._user)
         elif credentials.authorize_as:
             self._refuse(Reason.AUTHORIZATION_FAILED, "asked to open the account of another user")
-        elif credentials.proof is not Proof.PASSWORD:
-            self._refuse(Reason.MISCONFIGURED, "a token cannot be checked here")
         else:
-            self._work(self._door.check(self._user, credentials.secret))
+            lookup = Lookup(self._user, self._door.protocol.name, self.record.client, credentials)
+            self._work(authenticator.authenticate(lookup))
+
+    def _named(self, credentials: Credentials) -> str:
+        """Return the user that the client names; empty if it leaves that to what it shows.
+
+        :raises ValueError: it can be nobody's name.
+        """
+        if credentials.proof.names and not credentials.account and self._door.authenticator is not None:
+            return ""
+        return self._house.normalise(credentials.account)
 
     def _enter_routing(self, user: str) -> None:
         self._user = user
@@ -243,7 +253,7 @@ class Session:
         now = self._house.clock.seconds()
         self.record.lookup = now - self._since
         if route is None:
-            self._move(_REFUSED, _UNKNOWN if self._door.check is None else _UNROUTED)
+            self._move(_REFUSED, _UNKNOWN if self._door.authenticator is None else _UNROUTED)
             return
         try:
             backend = self._house.places.find(route)
@@ -252,7 +262,7 @@ class Session:
             return
         self.record.backend = backend.name
         assert self._attempt is not None  # noqa: S101 (the states CHECKING to OPENING have one)
-        if self._door.check is None and lets_in_anybody(route, backend, self._attempt):
+        if self._door.authenticator is None and lets_in_anybody(route, backend, self._attempt):
             # The configuration does not allow this; nor do we, whoever made the settings.
             self._refuse(Reason.MISCONFIGURED, f"nobody checks passwords for {backend.name}")
             return

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailroute.names import CONTROL, MAX_USER_NAME, BadUserName, UserNames
-from mailroute.routers import context
+from mailroute.sources import context
 
 DOMAINS = st.sampled_from(["", "example.org", "Example.ORG", "BÜCHER.example", "xn--BCHER-kva.example"])
 KINDS = st.builds(UserNames, lowercase_local_part=st.booleans(), default_domain=DOMAINS)

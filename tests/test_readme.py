@@ -31,7 +31,7 @@ from mailroute.demo.certificate import self_signed
 from mailroute.events import Reason, Refusal
 from mailroute.record import SessionRecord
 from mailroute.routers.answers import FIELDS, FORWARD, REFUSALS
-from mailroute.routers.options import SlowOptions
+from mailroute.sources.options import SlowOptions
 from mailroute.testing import CLIENT
 from mailroute.workers import supervisor
 

@@ -90,7 +90,7 @@ def test_a_plugin_is_a_source_and_hides_none_of_ours(monkeypatch: pytest.MonkeyP
             raise NotImplementedError
 
     ldap, table = Plugin("ldap"), Plugin("table")
-    monkeypatch.setattr(routers, "getPlugins", lambda _: [table, ldap])
+    monkeypatch.setattr("mailroute.sources.registry.getPlugins", lambda _: [table, ldap])
     assert routers.source("ldap") is ldap
     assert routers.source("table") is not table
     assert routers.known() == ("table", "pattern", "default", "hash", "ldap")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mailroute.events import Change, Identity, LoginRefused, Method, Reason, Route, Security
 from mailroute.routers.answers import FIELDS, MAX_FORWARD, MAX_OTHERS, MAX_TEXT, Answers
-from mailroute.routers.context import BadAnswer
+from mailroute.sources.context import BadAnswer
 
 ANSWERS = Answers(["east", "west", "north"])
 

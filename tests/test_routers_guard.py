@@ -7,9 +7,9 @@ from twisted.internet.task import Clock
 
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.routers import guard as module
-from mailroute.routers.context import BadAnswer, BadOption, SourceContext
 from mailroute.routers.guard import MAX_FLIGHTS, Guard
-from mailroute.routers.options import SlowOptions, read_options, secret
+from mailroute.sources.context import BadAnswer, BadOption, SourceContext
+from mailroute.sources.options import SlowOptions, read_options, secret
 from mailroute.testing import CLIENT
 
 EAST = Route("east")

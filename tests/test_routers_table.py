@@ -22,8 +22,10 @@ from zope.interface import verify
 from mailroute.events import Client, Lookup, Route
 from mailroute.interfaces import IRouter
 from mailroute.names import UserNames
-from mailroute.routers import BadOption, Copies, SourceContext, source, table
-from mailroute.routers.table import POLL, SETTLE, TableRouter
+from mailroute.routers import BadOption, Copies, SourceContext, source
+from mailroute.routers.table import TableRouter
+from mailroute.sources import users_file
+from mailroute.sources.users_file import POLL, SETTLE
 
 CLIENT = Client("session", None, None)
 
@@ -207,7 +209,7 @@ def test_an_unchanged_file_is_left_alone(rig: Rig, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(time, "time", lambda: now + 60)
     rig.load("alice east\n")
     reads: list[object] = []
-    monkeypatch.setattr(table, "read", lambda *arguments, **_: reads.append(arguments))
+    monkeypatch.setattr(users_file, "read", lambda *arguments, **_: reads.append(arguments))
     with capturedLogs() as logs:
         rig.router.startService()
         for _ in range(5):
@@ -460,7 +462,7 @@ def test_an_unchanged_file_is_not_read_again_in_each_process(
     later: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Processes that share what was read once go on sharing it."""
-    monkeypatch.setattr(table, "read", None)
+    monkeypatch.setattr(users_file, "read", None)
     later.router.startService()
     assert later.ask("alice@example.org") == Route("east")
 

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 
+from mailroute.authenticators import AuthenticatorChain, Link
 from mailroute.dialogs import protocol as protocol_named
 from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.seam import Welcome
@@ -27,6 +28,7 @@ from mailroute.events import (
 from mailroute.failures import FailureTiming
 from mailroute.house import Door, House
 from mailroute.names import UserNames
+from mailroute.proofs import Proof
 from mailroute.session import _ENTER, Session
 from mailroute.states import NEXT, Happening, State
 from mailroute.testing import FakeBackend, FakeLeg, FakeRouter, opened
@@ -51,6 +53,18 @@ class FakeSplice:
         self.cancelled = True
 
 
+class Checks:
+    """An authenticator that is a function of the name and the password."""
+
+    proofs = frozenset({Proof.PASSWORD})
+
+    def __init__(self, check):
+        self.check = check
+
+    def authenticate(self, lookup):
+        return self.check(lookup.user, lookup.credentials.secret)
+
+
 class Setting:
     """A session with everything around it faked."""
 
@@ -61,7 +75,9 @@ class Setting:
         self.joined = []
         protocol, route = changes.pop("protocol", IMAP), changes.pop("route", None)
         terms = changes.pop("terms", DialogTerms())
-        self.door = Door("test", protocol, terms, changes.pop("check", None), route)
+        check = changes.pop("check", None)
+        authenticator = check and AuthenticatorChain([Link("test", Checks(check))])
+        self.door = Door("test", protocol, terms, authenticator, route)
         self.house = House(
             router=self.router,
             backends={"east": self.east},
@@ -452,8 +468,14 @@ def test_an_unknown_backend_is_a_misconfiguration():
 
 def test_a_fault_of_ours_ends_the_session_and_shows_nothing(events):
     """An exception of ours ends the session with a plain BYE; log and client see no secret."""
+
+    class Broken:
+        def route(self, lookup):
+            del lookup
+            return broken
+
     broken = Deferred()
-    setting = Setting(check=lambda *_: broken)
+    setting = Setting(router=Broken())
     setting.hears(b"a LOGIN bob s3cret\r\n")
     broken.errback(RuntimeError("a defect"))
     assert setting.leg.written() == b"* BYE [SERVERBUG] Internal error.\r\n"

@@ -9,15 +9,31 @@ from typing import Any
 from attrs import field, frozen
 
 from mailroute import dialogs
+from mailroute.authenticators import AuthenticatorChain, Link
 from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Settings
 from mailroute.events import Identity, Method, Security
 from mailroute.interfaces import IDeliveryProtocol, IMailProtocol, IRouter
-from mailroute.routers import unknown_backend
+from mailroute.proofs import Proof, proof_of
+from mailroute.sources import unknown_backend
 from mailroute.tls import client_tls
 
-_OAUTH = ("XOAUTH2", "OAUTHBEARER")
+PASSWORDS = frozenset({Proof.PASSWORD})
+"""What a listener's own checker can check."""
+
+
+@frozen
+class Authenticators:
+    """Whether there is a chain of authenticators, and what that can check."""
+
+    present: bool
+    proofs: frozenset[Proof]
+
+
+def proofs(links: Iterable[Link]) -> frozenset[Proof]:
+    """Return what the authenticators can check together."""
+    return AuthenticatorChain(tuple(links)).proofs
 
 
 @frozen
@@ -35,6 +51,7 @@ class Parts:
     served: frozenset[str]
     named: frozenset[str]
     certified: bool
+    authenticators: Authenticators
     missing: tuple[str, ...] = field(default=())
     shared: bool = False
     proved: bool = False
@@ -53,6 +70,7 @@ def check(settings: Settings) -> None:
         served=frozenset(name for backend in settings.backends.values() for name in backend.endpoints),
         named=frozenset(settings.backends),
         certified=bool(settings.certificates),
+        authenticators=Authenticators(bool(settings.authenticators), proofs(settings.authenticators)),
         missing=tuple(name for name in needed(settings.listeners, listeners) if not blocks[name]),
         shared=settings.workers != 1,
         proved=any(proves(router) for _, router in settings.routes),
@@ -150,14 +168,22 @@ def _of_listener(listener: Listener, whole: Parts) -> _Found:
         yield ("endpoint",), _NOT_SHARED.format(kind(listener.endpoint))
     yield from _of_listener_backend(listener, whole)
     yield from _of_delivery(listener)
-    if not listener.protocol.logins:
-        return
-    if listener.authenticate is None:
+    if listener.protocol.logins:
+        yield from _of_listener_logins(listener, whole)
+
+
+def _of_listener_logins(listener: Listener, whole: Parts) -> _Found:
+    """Find logins that nobody would check, and mechanisms that nobody can."""
+    if listener.authenticate is None and not whole.authenticators.present:
         yield from _unchecked(listener, whole)
         return
-    for word in listener.mechanisms:
-        if word in _OAUTH:
-            yield ("mechanisms",), f'"{word}" sends a token, which authenticate cannot check: remove one'
+    can, who = whole.authenticators.proofs, "no [[authenticate]] block can check: remove it"
+    if listener.authenticate is not None:
+        can, who = PASSWORDS, "authenticate cannot check: remove one"
+    for word in listener.mechanisms if "mechanisms" in listener.model_fields_set else ():
+        proof = proof_of(word)
+        if proof not in can:
+            yield ("mechanisms",), f'"{word}" sends a {proof.value}, which {who}'
 
 
 def _of_listener_backend(listener: Listener, whole: Parts) -> _Found:
@@ -224,7 +250,7 @@ def _unchecked(listener: Listener, whole: Parts) -> _Found:
             yield (
                 ("authenticate",),
                 f'missing, and [backend.{name}] has login = "{backend.login.value}": anybody would get in '
-                'unchecked; add authenticate = "file:passwd", or use login = "replay"',
+                'unchecked; add an [[authenticate]] block, or use login = "replay"',
             )
 
 

@@ -10,7 +10,7 @@ from twisted.cred.checkers import FilePasswordDB
 from mailroute.config.checks import asks_routes, protocol_of
 from mailroute.config.models import Backend, Certificate, Listener, Settings
 from mailroute.events import Identity, Method, Security
-from mailroute.interfaces import IDeliveryProtocol, IRouter
+from mailroute.interfaces import IDeliveryProtocol
 from mailroute.names import UserNames
 
 
@@ -18,10 +18,11 @@ def describe(settings: Settings) -> list[str]:
     """Return what the settings will do, a sentence an item, without any secret."""
     routed = any(map(asks_routes, settings.listeners))
     return [
-        *map(_listener, settings.listeners),
+        *(_listener(listener, settings) for listener in settings.listeners),
         *map(_certificate, settings.certificates),
         *(_backend(name, backend, settings) for name, backend in settings.backends.items()),
-        *(f"Route {position}: {_router(router)}." for position, (_, router) in enumerate(settings.routes, 1)),
+        *_authenticators(settings),
+        *(f"Route {position}: {_itself(router)}." for position, (_, router) in enumerate(settings.routes, 1)),
         *(["A user whom no route knows is turned away as if the password were wrong."] if routed else []),
         *_user_names(settings),
         *_workers(settings),
@@ -45,7 +46,7 @@ def _delivery(listener: Listener) -> str:
     return f"Takes mail by {listener.protocol.name} on {where}: {when}; {how}."
 
 
-def _listener(listener: Listener) -> str:
+def _listener(listener: Listener, settings: Settings) -> str:
     if IDeliveryProtocol.providedBy(listener.protocol):
         return _delivery(listener)
     where = f"Listens for {listener.protocol.name} on {_endpoint(listener.endpoint)}"
@@ -59,13 +60,16 @@ def _listener(listener: Listener) -> str:
     }[listener.security]
     if listener.cleartext_login and listener.security is Security.STARTTLS:
         when = "offers STARTTLS and takes logins in the clear as well"
-    if listener.authenticate is None:
+    proofs, mechanisms = settings.proofs(listener), settings.mechanisms(listener)
+    if proofs is None:
         checker = "the backend checks passwords"
+    elif listener.authenticate is None:
+        checker = "the authenticators check who calls"
     elif isinstance(listener.authenticate, FilePasswordDB):
         checker = f"{listener.authenticate.filename} checks passwords"
     else:
         checker = f"{type(listener.authenticate).__name__} checks passwords"
-    offers = f"offers {', '.join(listener.mechanisms)}" if listener.mechanisms else "offers no SASL mechanism"
+    offers = f"offers {', '.join(mechanisms)}" if mechanisms else "offers no SASL mechanism"
     announced = f"; announces {', '.join(listener.capabilities)} too" if listener.capabilities else ""
     goes = "" if listener.backend is None else f"; everybody goes to backend {listener.backend}"
     return f"{where}: {when}; {checker}; {offers}{announced}{goes}."
@@ -121,10 +125,18 @@ def _way(backend: Backend) -> str:
     return f"{how}, with a certificate for {names} from {authority}"
 
 
-def _router(router: IRouter) -> str:
-    if type(router).__str__ is object.__str__:
-        return f"asks {type(router).__name__}"
-    return str(router)
+def _authenticators(settings: Settings) -> Iterator[str]:
+    for position, link in enumerate(settings.authenticators, 1):
+        then = "; if it cannot answer, the next one is asked" if link.lenient else ""
+        yield f"Authenticator {position}: {_itself(link.authenticator)}{then}."
+    if settings.authenticators:
+        yield "A user whom no authenticator knows is turned away as if the password were wrong."
+
+
+def _itself(asked: object) -> str:
+    if type(asked).__str__ is object.__str__:
+        return f"asks {type(asked).__name__}"
+    return str(asked)
 
 
 def _have_users(settings: Settings) -> bool:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL.crypto import X509
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
-from mailroute.routers import Copies
+from mailroute.sources import Copies
 
 
 @frozen

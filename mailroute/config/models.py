@@ -16,6 +16,7 @@ from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
 from mailroute import dialogs
+from mailroute.authenticators import AuthenticatorChain, Link
 from mailroute.config import endpoints as strings
 from mailroute.config import values
 from mailroute.config.files import Authorities, Chain, Key, Secret
@@ -23,6 +24,7 @@ from mailroute.config.source import Source
 from mailroute.events import Change, Credentials, Identity, Method, Security
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import UserNames
+from mailroute.proofs import Proof, proof_of
 
 
 def _usual_security(data: Mapping[str, Any]) -> Security:
@@ -89,15 +91,15 @@ class Listener(_Block):
     """Whether a ``starttls`` listener also takes logins before TLS; ``false`` unless given."""
 
     mechanisms: Annotated[tuple[str, ...], values.MECHANISMS] = Field(default_factory=values.usual_mechanisms)
-    """The SASL mechanisms to offer, in order; ``["PLAIN", "LOGIN"]`` unless given,
-    less what the protocol lacks."""
+    """The SASL mechanisms to offer, in order; unless given, those that the authenticators can check or, where
+    there are none, ``["PLAIN", "LOGIN"]``; less what the protocol lacks."""
 
     capabilities: Annotated[tuple[str, ...], values.CAPABILITIES] = ()
     """What to announce besides what mailroute itself does; ``[]`` unless given."""
 
     authenticate: Annotated[ICredentialsChecker | None, values.CHECKER] = None
     """Who checks passwords before mailroute routes: a Twisted strcred string such as ``file:passwd``, or an
-    `ICredentialsChecker`; unless given, the backend does."""
+    `ICredentialsChecker`; unless given, the authenticators do or, where there are none, the backend."""
 
     split: bool = False
     """Whether one message may go to several backends though it gets one reply; ``false`` unless given, and
@@ -297,6 +299,10 @@ class Settings(_Block):
     backends: Annotated[Mapping[str, Backend], values.FROZEN]
     """The mail servers by name."""
 
+    authenticators: Annotated[tuple[Link, ...], values.SEQUENCE] = ()
+    """Who checks in order who calls, for the listeners that have logins and no ``authenticate`` of their own;
+    where there are none, the backends do."""
+
     routes: Annotated[tuple[tuple[str, Annotated[IRouter, values.ROUTER]], ...], values.SEQUENCE] = ()
     """The routers in order, each with a label for the log; none is needed where every listener has a
     backend."""
@@ -313,6 +319,19 @@ class Settings(_Block):
 
     source: Source | None = Field(default=None, repr=False)
     """What workers need to make the same settings for themselves; ``None`` unless there are workers."""
+
+    def proofs(self, listener: Listener) -> frozenset[Proof] | None:
+        """Return what of its clients' credentials can be checked here; ``None`` if backends check them."""
+        if listener.authenticate is not None:
+            return frozenset({Proof.PASSWORD})
+        return AuthenticatorChain(self.authenticators).proofs if self.authenticators else None
+
+    def mechanisms(self, listener: Listener) -> tuple[str, ...]:
+        """Return the SASL mechanisms that a listener offers: none that could not succeed."""
+        proofs = self.proofs(listener)
+        if proofs is None or "mechanisms" in listener.model_fields_set:
+            return listener.mechanisms
+        return tuple(word for word in listener.protocol.mechanisms if proof_of(word) in proofs)
 
     @property
     def worker_count(self) -> int:

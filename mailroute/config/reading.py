@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import evolve
 from pydantic import BaseModel, ValidationError
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
-from mailroute import dialogs, routers
-from mailroute.config import checks, endpoints, values
+from mailroute import dialogs
+from mailroute.authenticators import Link
+from mailroute.computing import Computing
+from mailroute.config import checks, endpoints, sourced, values
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, UserNamesTable
 from mailroute.config.source import Source, plain
-from mailroute.interfaces import IRouter
 from mailroute.names import UserNames
-from mailroute.routers import Copies
+from mailroute.proofs import Proof
+from mailroute.sources import Copies, SourceContext
 from mailroute.toml_lines import key_lines, line_of
-from mailroute.wording import did_you_mean, listed, message, shown
+from mailroute.wording import did_you_mean, message, shown
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Result = TypeVar("_Result")
-Labelled = tuple[str, IRouter]
 
 _KEYS = ("workers",)
-_TABLES = ("certificate", "listen", "backend", "route", "limits", "user_names")
+_TABLES = ("certificate", "listen", "authenticate", "backend", "route", "limits", "user_names")
 
 
 def load(path: Path, reactor: Any, workers: int | str | None = None) -> Settings:
@@ -150,15 +150,18 @@ class _Reader:
         user_names = (
             UserNames() if names is None else UserNames(names.lowercase_local_part, names.default_domain)
         )
-        routes = self._routes(document, user_names)
+        context = self._source_context(document, user_names)
+        routes = self._sourced(document, "route", context, sourced.read_route)
+        links = self._sourced(document, "authenticate", context, sourced.read_link)
         proved = any(checks.proves(router) for _, router in routes)
-        self._check(document, listeners, backends, workers != 1, proved)
+        self._check(document, listeners, backends, links, workers != 1, proved)
         if self.faults or limits is None:
             return None
         return Settings(
             certificates=tuple(certificates.values()),
             listeners=tuple(listeners.values()),
             backends=backends,
+            authenticators=links,
             routes=routes,
             limits=limits,
             user_names=user_names,
@@ -174,6 +177,7 @@ class _Reader:
         document: Mapping[str, Any],
         listeners: Mapping[int, Listener],
         backends: Mapping[str, Backend],
+        links: Sequence[Link],
         shared: bool,
         proved: bool,
     ) -> None:
@@ -189,6 +193,7 @@ class _Reader:
                 served=frozenset(written_down | ready),
                 named=frozenset(_table(document, "backend")),
                 certified=bool(document.get("certificate")),
+                authenticators=_authenticators(document, links),
                 missing=tuple(key for key in needed if not document.get(key)),
                 shared=shared,
                 proved=proved,
@@ -272,64 +277,44 @@ class _Reader:
         if not self._endpoints_checked:
             endpoints.check_client_endpoint(value, self._reactor)
 
-    # --- routes ------------------------------------------------------------------
+    # --- blocks with a source ------------------------------------------------------
 
-    def _routes(self, document: Mapping[str, Any], user_names: UserNames) -> tuple[Labelled, ...]:
-        context = routers.SourceContext(
+    def _source_context(self, document: Mapping[str, Any], user_names: UserNames) -> SourceContext:
+        return SourceContext(
             folder=self._folder,
             backends=frozenset(_table(document, "backend")),
             normalise=user_names.normalise,
             clock=self._reactor,
             in_thread=self._in_thread,
+            compute=Computing(self._reactor),
             copies=self._copies,
         )
-        blocks = self._array(document, "route")
-        found = [self._route(position, block, context) for position, block in enumerate(blocks)]
-        return tuple(route for route in found if route is not None)
 
-    def _route(self, position: int, block: Any, context: routers.SourceContext) -> Labelled | None:
-        path = ("route", position)
-        if IRouter.providedBy(block):
-            return f"{written(path)} ({type(block).__name__})", block
-        if not isinstance(block, Mapping):
-            self._fault(path, f"must be a table or an IRouter, not {shown(block)}")
-            return None
-        options = dict(block)
-        name = options.pop("source", None)
-        if not isinstance(name, str):
-            said = "missing" if name is None else f"must be a string, not {shown(name)}"
-            self._fault((*path, "source"), f"{said}: write one of {listed(routers.known())}")
-            return None
-        label = f"{written(path)} ({name})"
-        try:
-            forgive = _forgives(options.pop("on_error", "refuse"))
-            router = routers.source(name).router(options, evolve(context, label=label))
-            return label, routers.Forgiving(label, router) if forgive else router
-        except routers.UnknownSource as error:
-            self._fault((*path, "source"), str(error))
-        except routers.BadOption as error:
-            self._fault((*path, error.key) if error.key else path, error.message)
-        except Exception as error:  # a third party's source: its fault must not cost the operator a traceback
-            self._fault((*path, "source"), f'the source "{name}" failed: {type(error).__name__}: {error}')
-        return None
+    def _sourced(
+        self,
+        document: Mapping[str, Any],
+        key: str,
+        context: SourceContext,
+        read: Callable[[int, Any, SourceContext, sourced.TellFault], _Result | None],
+    ) -> tuple[_Result, ...]:
+        blocks = enumerate(self._array(document, key))
+        found = [read(position, block, context, self._fault) for position, block in blocks]
+        return tuple(each for each in found if each is not None)
 
     def _in_thread(self, function: Callable[[], _Result]) -> Deferred[_Result]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function)
 
 
-def _forgives(on_error: object) -> bool:
-    """Tell whether the next source is asked when one fails.
-
-    :raises BadOption: the word says neither.
-    """
-    if on_error not in ("refuse", "next"):
-        raise routers.BadOption("on_error", f'must be "refuse" or "next", not {shown(on_error)}')
-    return on_error == "next"
-
-
 def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     table = document.get(key, {})
     return table if isinstance(table, Mapping) else {}
+
+
+def _authenticators(document: Mapping[str, Any], links: Sequence[Link]) -> checks.Authenticators:
+    """Return what the chain can check; one that is wrong in a part might check anything."""
+    blocks = document.get("authenticate")
+    sound = isinstance(blocks, list | tuple) and len(blocks) == len(links)
+    return checks.Authenticators(bool(blocks), checks.proofs(links) if sound else frozenset(Proof))
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:

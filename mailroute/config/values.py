@@ -3,7 +3,7 @@
 The validation context has three keys, all optional: ``folder``, from where
 relative paths start (else the working directory), ``reactor``, with which
 endpoint strings are checked (else they are when they are used), and
-``copies``, a `mailroute.routers.Copies` of the files that are named.
+``copies``, a `mailroute.sources.Copies` of the files that are named.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from typing import Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
-from twisted.cred.checkers import ICredentialsChecker, InMemoryUsernamePasswordDatabaseDontUse
-from twisted.cred.credentials import IUsernamePassword
-from twisted.cred.strcred import InvalidAuthType, findCheckerFactories, findCheckerFactory
+from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
-from mailroute import dialogs
+from mailroute import authenticators, dialogs
 from mailroute.config import files
 from mailroute.config.endpoints import check_server_endpoint
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import CONTROL
-from mailroute.routers import Copies
+from mailroute.sources import Copies
 from mailroute.wording import did_you_mean, listed, shown
 
 # RFC 3501 section 9: ATOM-CHAR, and the bracket that it leaves to responses.
@@ -154,37 +152,10 @@ def _capabilities(value: object) -> tuple[str, ...]:
 def _checker(value: object, info: ValidationInfo) -> object:
     if value is None:
         return None
-    checker = _made_checker(value, info) if isinstance(value, str) else value
-    _provided(checker, ICredentialsChecker, 'a string such as "file:passwd"')
-    if not any(found.isOrExtends(IUsernamePassword) for found in checker.credentialInterfaces):  # type: ignore[attr-defined]
-        raise ValueError("cannot check passwords (IUsernamePassword): name another checker")
-    return checker
-
-
-def _made_checker(description: str, info: ValidationInfo) -> object:
-    """Make a checker from a strcred string.
-
-    A message must not repeat the string's second part: for some types it is a password.
-    """
-    kind, _, argument = description.partition(":")
-    if kind == "file" and argument:
-        path = _folder(info) / argument
-        files.read(path, _copies(info))  # the checker itself would only fail once somebody logs in
-        argument = str(path)
-    try:
-        checker: object = findCheckerFactory(kind).generateChecker(argument)
-    except InvalidAuthType:
-        known = sorted(factory.authType for factory in findCheckerFactories())
-        raise ValueError(f'there is no checker "{kind}"{did_you_mean(kind, known)}') from None
-    except Exception as error:
-        raise ValueError(
-            f'the checker "{kind}" does not take what follows it: {type(error).__name__}'
-        ) from None
-    if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
-        # Twisted keeps these names and passwords as text, and compares them with a client's bytes.
-        users: dict[Any, Any] = dict(checker.users)
-        checker.users = {name.encode(): password.encode() for name, password in users.items()}
-    return checker
+    if isinstance(value, str):
+        return authenticators.make_checker(value, _folder(info), _copies(info))
+    _provided(value, ICredentialsChecker, 'a string such as "file:passwd"')
+    return authenticators.checks_passwords(value)
 
 
 # --- backends --------------------------------------------------------------------

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from twisted.plugin import getPlugins
-
 from mailroute.interfaces import IRouteSource
 from mailroute.routers.chain import Chain, Forgiving
-from mailroute.routers.context import (
-    BadAnswer,
-    BadOption,
-    Copies,
-    InThread,
-    SourceContext,
-    unknown_backend,
-)
 from mailroute.routers.default import DefaultSource
 from mailroute.routers.hashing import HashSource
 from mailroute.routers.pattern import PatternSource
 from mailroute.routers.table import TableSource
-from mailroute.wording import did_you_mean
+from mailroute.sources import BadAnswer, BadOption, Copies, InThread, Registry, SourceContext, UnknownSource
 
 __all__ = [
     "BadAnswer",
@@ -33,32 +21,10 @@ __all__ = [
     "UnknownSource",
     "known",
     "source",
-    "unknown_backend",
 ]
 
 _BUILT_IN: tuple[IRouteSource, ...] = (TableSource(), PatternSource(), DefaultSource(), HashSource())
 
-
-class UnknownSource(LookupError):
-    """No route source has that name; the message lists those that there are."""
-
-
-def source(name: str) -> IRouteSource:
-    """Return the route source of that name: mailroute's own first, then the plugins'.
-
-    :raises UnknownSource: there is none.
-    """
-    for found in _all():
-        if found.name == name:
-            return found
-    raise UnknownSource(f'there is no route source "{name}"{did_you_mean(name, known())}')
-
-
-def known() -> tuple[str, ...]:
-    """Return the names of all route sources, mailroute's own first."""
-    return tuple(dict.fromkeys(found.name for found in _all()))
-
-
-def _all() -> Iterator[IRouteSource]:
-    yield from _BUILT_IN
-    yield from getPlugins(IRouteSource)
+_registry: Registry[IRouteSource] = Registry("route source", IRouteSource, _BUILT_IN)
+source = _registry.source
+known = _registry.known

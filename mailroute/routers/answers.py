@@ -21,7 +21,7 @@ from mailroute.events import (
     Route,
     Security,
 )
-from mailroute.routers.context import CONTROL, BadAnswer
+from mailroute.sources.context import CONTROL, BadAnswer
 
 MAX_TEXT = 512
 """Bytes of a name or a password, as of a user's name (`mailroute.names`)."""

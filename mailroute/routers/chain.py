@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter
-from mailroute.routers.context import BadAnswer
+from mailroute.sources.context import BadAnswer
 
 
 @implementer(IRouter)

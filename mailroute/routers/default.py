@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
-from mailroute.routers.context import SourceContext, only
+from mailroute.sources import SourceContext, only
 
 
 @implementer(IRouter)

@@ -19,8 +19,8 @@ from zope.interface import implementer
 
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter
-from mailroute.routers.context import BadAnswer, SourceContext
-from mailroute.routers.options import SlowOptions
+from mailroute.sources.context import BadAnswer, SourceContext
+from mailroute.sources.options import SlowOptions
 
 MAX_FLIGHTS = 1000
 """Questions to one source at a time; whoever comes on top of that is told to come again."""

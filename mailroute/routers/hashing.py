@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
-from mailroute.routers.context import BadOption, SourceContext, only, regex, unknown_backend
+from mailroute.sources import BadOption, SourceContext, only, regex, unknown_backend
 
 _EXAMPLE = 'write for example ["east", "west"], or { east = 2, west = 1 }'
 

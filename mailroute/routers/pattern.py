@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter, IRouteSource
-from mailroute.routers.context import CONTROL, BadOption, SourceContext, only, regex, text
+from mailroute.sources import CONTROL, BadOption, SourceContext, only, regex, text
 
 
 @implementer(IRouter)

@@ -38,7 +38,6 @@ class Mechanism(NamedTuple):
 
     prompts: tuple[bytes, ...]
     read: Callable[[Sequence[bytes]], Answer]
-    is_token: bool = False
     failure_reply: bytes = b""
     """What a client sends when it is shown an error challenge (RFC 7628 section 3.2.3)."""
 
@@ -109,8 +108,8 @@ def _read_oauthbearer(messages: Sequence[bytes]) -> Answer:
 MECHANISMS: dict[str, Mechanism] = {
     "PLAIN": Mechanism((b"",), _read_plain),
     "LOGIN": Mechanism((b"Username:", b"Password:"), _read_login),
-    "XOAUTH2": Mechanism((b"",), _read_xoauth2, is_token=True),
-    "OAUTHBEARER": Mechanism((b"",), _read_oauthbearer, is_token=True, failure_reply=b"\1"),
+    "XOAUTH2": Mechanism((b"",), _read_xoauth2),
+    "OAUTHBEARER": Mechanism((b"",), _read_oauthbearer, failure_reply=b"\1"),
 }
 """By the names that go over the wire.  PLAIN is RFC 4616, OAUTHBEARER RFC 7628; LOGIN
 (draft-murchison-sasl-login) and XOAUTH2 (Google's) have no RFC."""
@@ -125,11 +124,6 @@ class Exchange:
         self.name = name
         self._mechanism = MECHANISMS[name]
         self._messages: list[bytes] = []
-
-    @property
-    def is_token(self) -> bool:
-        """Whether the secret is a bearer token."""
-        return self._mechanism.is_token
 
     def prompt(self) -> bytes:
         """The challenge that asks for the next message, in base64; empty where there is nothing to say."""

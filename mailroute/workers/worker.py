@@ -14,8 +14,8 @@ from twisted.application.service import IService
 from twisted.logger import globalLogBeginner
 
 from mailroute.listening import StartError
-from mailroute.routers import BadOption
 from mailroute.service import Share, assemble
+from mailroute.sources import BadOption
 from mailroute.workers.channel import Channel
 from mailroute.workers.counts import SharedGate
 from mailroute.workers.inherited import Inherited

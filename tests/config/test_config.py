@@ -15,7 +15,7 @@ from mailroute import config
 from mailroute.config import Identity, Limits, Security, Settings
 from mailroute.events import Credentials, Lookup, Method, Route
 from mailroute.names import UserNames
-from mailroute.routers import table
+from mailroute.sources import users_file
 
 Load = Callable[[str], Settings]
 
@@ -141,7 +141,7 @@ def test_a_daemon_may_change_its_folder(
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     router.startService()  # type: ignore[attr-defined]
     (folder / "users.txt").write_text("alice@example.com west\n")
-    clock.pump([table.POLL, table.SETTLE])
+    clock.pump([users_file.POLL, users_file.SETTLE])
     assert router.route(Lookup("alice@example.com", "imap", None)) == Route("west")  # type: ignore[arg-type]
     router.stopService()  # type: ignore[attr-defined]
 

@@ -23,7 +23,7 @@ from mailroute import config, dialogs
 from mailroute.config import Backend, ConfigError, Listener, Secret, Settings, build
 from mailroute.events import DialogTerms, LoginTerms, Lookup, Route
 from mailroute.interfaces import IDialog, ILogin, IMailProtocol, IRouter
-from mailroute.routers import table
+from mailroute.sources import users_file
 
 
 @implementer(IRouter)
@@ -198,7 +198,7 @@ def test_a_source_that_breaks_is_told(reactor: Any, monkeypatch: pytest.MonkeyPa
         def router(self, *_: object) -> IRouter:
             raise RuntimeError("no idea")
 
-    monkeypatch.setattr("mailroute.routers.getPlugins", lambda _: [Broken()])
+    monkeypatch.setattr("mailroute.sources.registry.getPlugins", lambda _: [Broken()])
     (error,) = refused(reactor, route=[{"source": "broken"}])
     assert error == 'route[1].source: the source "broken" failed: RuntimeError: no idea'
 
@@ -225,10 +225,10 @@ async def test_a_table_is_watched_outside_the_reactors_thread(
     reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a real reactor a table is read again in a thread, and its users move while all else goes on."""
-    monkeypatch.setattr(table, "POLL", 0.01)
-    monkeypatch.setattr(table, "SETTLE", 0.01)
+    monkeypatch.setattr(users_file, "POLL", 0.01)
+    monkeypatch.setattr(users_file, "SETTLE", 0.01)
     threads = set()
-    really = table.read
+    really = users_file.read
 
     def read(*arguments: Any, **options: Any) -> Any:
         threads.add(threading.current_thread())
@@ -238,7 +238,7 @@ async def test_a_table_is_watched_outside_the_reactors_thread(
     users.write_text("alice east\n")
     settings = build(reactor, folder=tmp_path, **tables(route=[{"source": "table", "file": "users.txt"}]))
     ((_, router),) = settings.routes
-    monkeypatch.setattr(table, "read", read)
+    monkeypatch.setattr(users_file, "read", read)
     done: Deferred[None] = Deferred()
 
     def noticed(event: Any) -> None:

@@ -16,11 +16,11 @@ from mailroute.events import (
     Farewell,
     HangUp,
     LoggedIn,
-    Proof,
     Reason,
     Refusal,
     StartTLS,
 )
+from mailroute.proofs import Proof
 from mailroute.testing import Conversation
 
 CLEAR = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"))

@@ -12,17 +12,8 @@ from mailroute.dialogs.common.text import MIN_ECHO
 from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.login import MAX_UNTAGGED
 from mailroute.dialogs.imap.seam import Hello, Welcome
-from mailroute.events import (
-    Credentials,
-    LoggedIn,
-    Method,
-    Proof,
-    Ready,
-    Reason,
-    Refusal,
-    Refused,
-    StartTLS,
-)
+from mailroute.events import Credentials, LoggedIn, Method, Ready, Reason, Refusal, Refused, StartTLS
+from mailroute.proofs import Proof
 from mailroute.testing import CLIENT, Conversation
 
 BOB = Credentials("LOGIN", b"bob", b"secret")

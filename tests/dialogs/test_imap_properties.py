@@ -18,7 +18,6 @@ from mailroute.events import (
     HangUp,
     LoggedIn,
     Method,
-    Proof,
     Ready,
     Reason,
     Refusal,
@@ -26,6 +25,7 @@ from mailroute.events import (
     Send,
     StartTLS,
 )
+from mailroute.proofs import Proof
 from mailroute.wire.imap_reader import MAX_LINE, MAX_LITERAL, MAX_UNIT
 
 TERMS = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), bad_commands=0)

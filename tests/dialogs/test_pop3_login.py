@@ -16,7 +16,8 @@ from zope.interface import implementer
 from mailroute.dialogs.common.xclient import MAX_COMMAND
 from mailroute.dialogs.pop3 import POP3
 from mailroute.dialogs.pop3.login import MAX_CAPABILITIES
-from mailroute.events import Credentials, LoggedIn, Method, Proof, Ready, Reason, Refusal, Refused, StartTLS
+from mailroute.events import Credentials, LoggedIn, Method, Ready, Reason, Refusal, Refused, StartTLS
+from mailroute.proofs import Proof
 from mailroute.testing import CLIENT, Conversation
 
 BOB = Credentials("USER", b"bob", b"secret")

@@ -20,13 +20,13 @@ from mailroute.events import (
     Farewell,
     HangUp,
     LoggedIn,
-    Proof,
     Reason,
     Refusal,
     Send,
     StartTLS,
 )
 from mailroute.interfaces import IDialog
+from mailroute.proofs import proof_of
 from mailroute.wire.lines import LineReader, Malformed, Parts, Stop, is_http
 from mailroute.wire.sasl import MAX_RESPONSE, Exchange, SaslError
 
@@ -283,6 +283,13 @@ class CommandDialog(ABC):
         self._say_no(Refusal(Reason.PRIVACY_REQUIRED, "no TLS"))
         return False
 
+    def _may_show_password(self) -> bool:
+        """Say whether a command with a name and a password may succeed; if not, the client is told."""
+        if self._may_log_in() and not self._terms.passwords:
+            self._send(self._unsupported())
+            return False
+        return self._login_allowed()
+
     def _attempt(self, credentials: Credentials) -> None:
         """Have somebody log in with these."""
         self._state = _BUSY
@@ -320,7 +327,7 @@ class CommandDialog(ABC):
             self._state = State.SASL
             self._send(self._challenge(exchange.prompt()))
         else:
-            proof = Proof.TOKEN if exchange.is_token else Proof.PASSWORD
+            proof = proof_of(exchange.name)
             self._attempt(Credentials(exchange.name, answer.user, answer.secret, answer.authorize_as, proof))
 
     # --- answers ---

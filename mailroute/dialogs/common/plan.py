@@ -7,7 +7,8 @@ from functools import partial
 
 from attrs import define, field
 
-from mailroute.events import Credentials, LoginOrder, LoginTerms, Method, Proof
+from mailroute.events import Credentials, LoginOrder, LoginTerms, Method
+from mailroute.proofs import Proof
 from mailroute.wire import sasl
 
 

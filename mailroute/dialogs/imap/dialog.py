@@ -143,7 +143,7 @@ class ImapDialog(CommandDialog):
         self._start_tls(self._tag + b" OK Begin TLS now.")
 
     def _do_login(self, arguments: Arguments) -> None:
-        if self._may_log_in():
+        if self._may_show_password():
             user = arguments.astring()
             password = arguments.astring()
             arguments.end()

@@ -46,6 +46,6 @@ def capabilities(terms: DialogTerms, tls: bool) -> bytes:
         words.append("STARTTLS")
     if tls or terms.login_allowed:
         words += (f"AUTH={name}" for name in terms.mechanisms)
-    else:
+    if not (tls or terms.login_allowed) or not terms.passwords:
         words.append("LOGINDISABLED")
     return " ".join(words).encode("ascii")

@@ -83,7 +83,7 @@ class Pop3Dialog(CommandDialog):
 
     def _do_user(self, argument: bytes) -> None:
         # Refused here already, before the password crosses the wire in the clear.
-        if self._may_log_in():
+        if self._may_show_password():
             self._user = None
             if not argument:
                 raise Malformed("USER needs a name")
@@ -91,7 +91,7 @@ class Pop3Dialog(CommandDialog):
             self._send(b"+OK Send the password.")
 
     def _do_pass(self, argument: bytes) -> None:
-        if self._may_log_in():
+        if self._may_show_password():
             # For one try: the next one names its user again.
             user, self._user = self._user, None
             if user is None:

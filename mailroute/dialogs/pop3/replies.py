@@ -49,7 +49,8 @@ def capabilities(terms: DialogTerms, tls: bool) -> bytes:
     if terms.tls_offered and not tls:
         lines.append("STLS")
     if tls or terms.login_allowed:
-        lines.append("USER")
+        if terms.passwords:
+            lines.append("USER")
         if terms.mechanisms:
             lines.append(" ".join(["SASL", *terms.mechanisms]))
     return "\r\n".join([*lines, "."]).encode("ascii")

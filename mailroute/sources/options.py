@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mailroute.routers.context import BadOption, SourceContext, unknown_backend
+from mailroute.sources.context import BadOption, SourceContext, unknown_backend
 from mailroute.wording import did_you_mean, message
 
 

@@ -1,4 +1,4 @@
-"""What every route source is given, and how it says that a block of the configuration is wrong."""
+"""What every source is given, and how it says that a block of the configuration is wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -67,7 +67,7 @@ class Copies:
 
 @frozen
 class SourceContext:
-    """What a route source may need to make its router."""
+    """What a source may need to make what its block stands for."""
 
     folder: Path
     """The folder from which relative paths start."""
@@ -83,6 +83,9 @@ class SourceContext:
 
     in_thread: InThread
     """For work that would hold up the reactor: disks, long computations."""
+
+    compute: InThread = field(default=Factory(lambda self: self.in_thread, takes_self=True))
+    """For work that takes the processor long, such as a password's hash: threads apart from the others."""
 
     copies: Copies = field(factory=Copies, repr=False)
     """For files that are read once: another process may not be able to read them itself."""
@@ -106,7 +109,7 @@ class BadAnswer(Exception):
 
 
 class BadOption(Exception):
-    """A key of a ``[[route]]`` block is wrong.
+    """A key of a block is wrong.
 
     :param key: the key, or empty if it is the block as a whole.
     :param message: what is wrong and what to do about it, for the operator.

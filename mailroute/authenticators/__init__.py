@@ -1,0 +1,30 @@
+"""The registry of authenticators: what ``[[authenticate]] source = …`` may say."""
+
+from __future__ import annotations
+
+from mailroute.authenticators.chain import AuthenticatorChain, Link
+from mailroute.authenticators.checker import (
+    CheckerAuthenticator,
+    CheckerSource,
+    checks_passwords,
+    make_checker,
+)
+from mailroute.authenticators.passwd_file import PasswdFileSource
+from mailroute.interfaces import IAuthenticateSource
+from mailroute.sources import Registry
+
+__all__ = [
+    "AuthenticatorChain",
+    "CheckerAuthenticator",
+    "Link",
+    "checks_passwords",
+    "known",
+    "make_checker",
+    "source",
+]
+
+_BUILT_IN: tuple[IAuthenticateSource, ...] = (PasswdFileSource(), CheckerSource())
+
+_registry: Registry[IAuthenticateSource] = Registry("authenticator", IAuthenticateSource, _BUILT_IN)
+source = _registry.source
+known = _registry.known

@@ -1,0 +1,144 @@
+"""The ``passwd-file`` source: a file with users and their passwords' hashes, read again when it changes.
+
+A line is ``name:hash``, as in Dovecot's files of that name; what may follow
+behind further colons is about the account at a server, and nothing to us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from hashlib import blake2b
+from secrets import token_bytes
+
+from zope.interface import implementer
+
+from mailroute.authenticators import hashes
+from mailroute.authenticators.chain import IDecoy
+from mailroute.events import LoginRefused, Lookup, Reason, Refusal
+from mailroute.interfaces import IAuthenticateSource
+from mailroute.proofs import Proof
+from mailroute.sources import CONTROL, SourceContext, UsersFile, only
+from mailroute.sources.users_file import LineReader, decoded
+
+_EXTRA = 5
+"""How many fields stand between the password and Dovecot's extra fields: uid, gid, gecos, home, shell."""
+
+_NOBODYS = ("*", "!")
+"""How the password of an account begins that nobody may log in to, as in ``/etc/shadow``."""
+
+
+@implementer(IDecoy)
+class PasswdFile(UsersFile[str]):
+    """Checks passwords against the hashes of a file."""
+
+    proofs = frozenset({Proof.PASSWORD})
+
+    _examples: Mapping[str, str]
+    """A hash for each duration that checking one may have."""
+
+    _salt = token_bytes(16)
+
+    def _reader(self) -> LineReader[str]:
+        return _PasswdReader(self._context)
+
+    def _take(self, reader: LineReader[str]) -> None:
+        super()._take(reader)
+        assert isinstance(reader, _PasswdReader)  # noqa: S101 - see _reader
+        self._examples = reader.examples
+
+    async def authenticate(self, lookup: Lookup) -> str | None:
+        """Return the user's name if its password is the file's (`IAuthenticator.authenticate`)."""
+        stored = self.users.get(lookup.user)
+        if stored is None:
+            return None
+        usable = not stored.startswith(_NOBODYS)
+        right = await self._verify(stored if usable else self._decoy(lookup.user), lookup)
+        if usable and right:
+            return lookup.user
+        why = "wrong password" if usable else "the account is locked"
+        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, f"{why} ({self.path})"))
+
+    async def pretend(self, lookup: Lookup) -> None:
+        """Check the password against somebody's hash, and forget the result (`IDecoy.pretend`)."""
+        await self._verify(self._decoy(lookup.user), lookup)
+
+    async def _verify(self, stored: str | None, lookup: Lookup) -> bool:
+        assert lookup.credentials is not None  # noqa: S101 - the chain asks with what a client has shown
+        if stored is None:
+            return False
+        return await self._context.compute(partial(hashes.verify, stored, lookup.credentials.secret))
+
+    def _decoy(self, user: str) -> str | None:
+        """Return an example of one of the kinds of hashes that there are.
+
+        For each name always one of the same kind, whoever else comes into the
+        file or leaves it; a kind that comes or goes changes nobody else's.
+        """
+        key = user.encode("utf-8")
+
+        def drawn(kind: str) -> bytes:
+            return blake2b(kind.encode("utf-8") + b"\0" + key, digest_size=8, key=self._salt).digest()
+
+        return self._examples[max(self._examples, key=drawn)] if self._examples else None
+
+    def __str__(self) -> str:
+        return f"passwords are checked by {self.path}, which has {len(self)} users now"
+
+
+class _PasswdReader(LineReader[str]):
+    """Reads lines; ``examples`` has a hash for each duration that checking one may have."""
+
+    def __init__(self, context: SourceContext) -> None:
+        super().__init__()
+        self.examples: dict[str, str] = {}
+        self._context = context
+
+    def add(self, line: bytes) -> None:
+        """Add a line's user (`LineReader.add`)."""
+        text = decoded(line)
+        if not text or text.isspace() or text.startswith("#"):
+            return
+        if CONTROL.search(text):
+            raise ValueError("a control character")
+        name, colon, rest = text.partition(":")
+        if not colon or not name:
+            raise ValueError("a line is name:hash")
+        name = self._context.normalise(name)
+        if name in self.users:
+            raise ValueError(f"{name} is listed twice")
+        stored, *others = rest.split(":")
+        _check_extra(":".join(others[_EXTRA:]))
+        self._check(name, stored)
+        self.users[name] = stored
+
+    def _check(self, name: str, stored: str) -> None:
+        if not stored:
+            raise ValueError(f"{name} has no password: write * if nobody may log in")
+        if stored.startswith(_NOBODYS):
+            return
+        try:
+            self.examples.setdefault(hashes.check(stored), stored)
+        except hashes.BadHash as error:
+            raise ValueError(f"the password of {name}: {error}") from None
+
+
+def _check_extra(extra: str) -> None:
+    """Refuse what narrows down who may log in, and would be passed over here."""
+    for field in extra.split():
+        if not field.startswith("userdb_"):
+            key = field.partition("=")[0]
+            raise ValueError(f'the extra field "{key}" would do nothing here: only userdb_… may stand there')
+
+
+@implementer(IAuthenticateSource)
+class PasswdFileSource:
+    """Makes a `PasswdFile` from the key ``file``."""
+
+    name = "passwd-file"
+
+    def authenticator(self, options: Mapping[str, object], context: object) -> PasswdFile:
+        """Make the authenticator; see `IAuthenticateSource.authenticator`."""
+        assert isinstance(context, SourceContext)  # noqa: S101 - only the configuration calls it
+        only(options, ("file",))
+        return PasswdFile.of(options, context)

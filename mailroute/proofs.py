@@ -1,0 +1,28 @@
+"""What a client may show to prove who it is."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Proof(enum.Enum):
+    """What a client offers to show that it is who it says."""
+
+    PASSWORD = "password"
+    """A password: it can be replayed by any password mechanism."""
+
+    TOKEN = "token"
+    """An OAuth bearer token: it can only be passed on by its own mechanism."""
+
+    @property
+    def names(self) -> bool:
+        """Whether it says by itself whose it is, so that the client need not."""
+        return self is Proof.TOKEN
+
+
+_PROOFS = {"XOAUTH2": Proof.TOKEN, "OAUTHBEARER": Proof.TOKEN}
+
+
+def proof_of(mechanism: str) -> Proof:
+    """Return what a client shows by a SASL mechanism, or by a command of a protocol's own."""
+    return _PROOFS.get(mechanism, Proof.PASSWORD)

@@ -1,0 +1,37 @@
+"""What the kinds of ``[[route]]`` and ``[[authenticate]]`` blocks have in common."""
+
+from mailroute.sources.context import (
+    CONTROL,
+    BadAnswer,
+    BadOption,
+    Copies,
+    InThread,
+    SourceContext,
+    only,
+    regex,
+    text,
+    unknown_backend,
+)
+from mailroute.sources.options import Options, SlowOptions, read_options, secret
+from mailroute.sources.registry import Registry, UnknownSource
+from mailroute.sources.users_file import UsersFile
+
+__all__ = [
+    "CONTROL",
+    "BadAnswer",
+    "BadOption",
+    "Copies",
+    "InThread",
+    "Options",
+    "Registry",
+    "SlowOptions",
+    "SourceContext",
+    "UnknownSource",
+    "UsersFile",
+    "only",
+    "read_options",
+    "regex",
+    "secret",
+    "text",
+    "unknown_backend",
+]

@@ -1,0 +1,326 @@
+"""The file with users and hashes: what may stand there, whose password is right, and how long that takes."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from authenticating import Thread, answer, lookup, refusal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers.programs import program
+from twisted.application.service import IService
+from twisted.internet import task
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
+
+from mailroute.authenticators import hashes, source
+from mailroute.authenticators.chain import IDecoy
+from mailroute.computing import MAX_WAITING, Computing
+from mailroute.events import LoginRefused, Reason
+from mailroute.names import UserNames
+from mailroute.proofs import Proof
+from mailroute.sources import BadOption, SourceContext
+from mailroute.sources.users_file import POLL, SETTLE
+
+PASSWORD = "pä ss:wörd"
+
+
+def context(folder: Path, **changes: Any) -> SourceContext:
+    return SourceContext(
+        folder,
+        frozenset(),
+        UserNames(default_domain="example.org").normalise,
+        changes.pop("clock", Clock()),
+        changes.pop("in_thread", Thread()),
+        **changes,
+    )
+
+
+def made(folder: Path, text: str, **changes: Any) -> Any:
+    (folder / "passwd").write_text(text, encoding="utf-8")
+    return source("passwd-file").authenticator({"file": "passwd"}, context(folder, **changes))
+
+
+# --- hashes that other programs have made ---------------------------------------------
+
+
+def doveadm(scheme: str, password: str = PASSWORD) -> str:
+    command = [program("doveadm", "dovecot-core"), "pw", "-s", scheme, "-p", password]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
+
+
+SCHEMES = ["ARGON2ID", "BLF-CRYPT", "SHA512-CRYPT", "SHA256-CRYPT", "PBKDF2", "SCRAM-SHA-256", "SCRAM-SHA-1"]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("scheme", [*SCHEMES, "PLAIN", "CRYPT"])
+def test_a_hash_of_dovecots_is_checked(scheme: str) -> None:
+    """The right password passes and no other does, for each scheme that `doveadm pw` makes."""
+    stored = doveadm(scheme)
+    assert hashes.check(stored).split()[0] == ("BLF-CRYPT" if scheme == "CRYPT" else scheme)
+    assert hashes.verify(stored, PASSWORD.encode())
+    for wrong in (b"", b"x", PASSWORD.encode()[:-1], PASSWORD.encode() + b"x", PASSWORD.upper().encode()):
+        assert not hashes.verify(stored, wrong)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("option", ["-6", "-5"])
+def test_a_hash_of_openssls_is_checked(option: str) -> None:
+    """What `openssl passwd` makes needs no scheme in braces: it says itself what it is."""
+    command = [program("openssl", "openssl"), "passwd", option, PASSWORD]
+    stored = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    hashes.check(stored)
+    assert hashes.verify(stored, PASSWORD.encode())
+    assert hashes.verify(f"{{CRYPT}}{stored}", PASSWORD.encode())
+    assert not hashes.verify(stored, b"x")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("method", ["yescrypt", "bcrypt", "sha512crypt"])
+def test_a_hash_of_mkpasswds_is_checked(method: str) -> None:
+    """What Debian's `mkpasswd` makes, as it stands in /etc/shadow, is taken."""
+    command = [program("mkpasswd", "whois"), "-m", method, PASSWORD]
+    stored = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    hashes.check(stored)
+    assert hashes.verify(stored, PASSWORD.encode())
+    assert not hashes.verify(stored, b"x")
+
+
+@pytest.mark.parametrize(
+    ("stored", "password"),
+    [
+        # RFC 7677 section 3, RFC 5802 section 5: the users' password is "pencil".
+        (
+            "{SCRAM-SHA-256}4096,W22ZaJ0SNY7soEsUEjb6gQ==,WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=,"
+            "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=",
+            b"pencil",
+        ),
+        (
+            "{SCRAM-SHA-1}4096,QSXCR+Q6sek8bf92,6dlGYMOdZcOPutkcNY8U2g7vK9Y=,D+CSWLOshSulAsxiupA+qs2/fTE=",
+            b"pencil",
+        ),
+        # hashlib's documentation of pbkdf2_hmac, in the form of passlib.
+        (
+            "$pbkdf2-sha256$6400$.6UI/S.nXIk8jcbdHx3Fhg$98jZicV16ODfEsEZeYPGHU3kbrUrvUEXOPimVSQDD44",
+            b"password",
+        ),
+        ("{PLAIN}a{b}c$d", b"a{b}c$d"),
+        ("{plain.b64}YTpi", b"a:b"),
+    ],
+)
+def test_a_hash_from_elsewhere_is_checked(stored: str, password: bytes) -> None:
+    """The examples of the RFCs and of other programs' documentation come out right."""
+    hashes.check(stored)
+    assert hashes.verify(stored, password)
+    assert not hashes.verify(stored, password + b"x")
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ("secret", "write {PLAIN} before a password as it is typed"),
+        ("{PLAIN", "no end"),
+        ("{PLAIN}", "no hash of the scheme PLAIN"),
+        ("{MD5}x", "unknown scheme; known: ARGON2ID, "),
+        ("{CRYPT}ab1234567890.", "neither a scheme"),
+        ("{SHA512-CRYPT}$6$abc$short", "no hash of the scheme SHA512-CRYPT"),
+        ("{SCRAM-SHA-1}4096,QSX,abc,def", "no hash of the scheme SCRAM-SHA-1"),
+        ("{SCRAM-SHA-1}0,QSXC,QSXC,QSXC", "no hash of the scheme SCRAM-SHA-1"),
+        ("{PBKDF2}$1$salt$0$" + "00" * 20, "no hash of the scheme PBKDF2"),
+        ("{BCRYPT}$2y$99$" + "a" * 53, "no hash of the scheme BLF-CRYPT"),
+    ],
+)
+def test_what_is_no_hash_is_told(stored: str, message: str) -> None:
+    """A text against which no password could be checked is refused when it is read, and not repeated."""
+    with pytest.raises(hashes.BadHash, match=message) as error:
+        hashes.check(stored)
+    assert stored not in str(error.value)
+
+
+@settings(max_examples=300)
+@given(
+    st.text()
+    | st.sampled_from(["{SCRAM-SHA-1}", "$6$", "{PLAIN.B64}"]).flatmap(
+        lambda start: st.text("ab/+=,$.\n").map(lambda rest: start + rest)
+    ),
+    st.binary(max_size=20),
+)
+def test_whatever_check_takes_verify_takes(stored: str, password: bytes) -> None:
+    """No text makes the check of a password break once it has been taken."""
+    try:
+        hashes.check(stored)
+    except hashes.BadHash:
+        return
+    assert hashes.verify(stored, password) in (True, False)
+
+
+def test_a_long_password_costs_nothing() -> None:
+    """Some hashes take the longer the longer the password is, which a stranger chooses: it has a bound."""
+    stored = "{PLAIN}" + "x" * (hashes.MAX_PASSWORD + 1)
+    assert not hashes.verify(stored, b"x" * (hashes.MAX_PASSWORD + 1))
+    assert hashes.verify(stored[:-1], b"x" * hashes.MAX_PASSWORD)
+
+
+def test_a_nul_does_not_end_a_password() -> None:
+    """What C would take for the end of a password makes it a wrong one."""
+    stored = "$5$rounds=1000$salt$"
+    stored = hashes._crypt(stored.encode(), b"x").decode()
+    assert hashes.verify(stored, b"x")
+    assert not hashes.verify(stored, b"x\0y")
+
+
+# --- the file ---------------------------------------------------------------------------
+
+
+def test_a_line_is_a_user(tmp_path: Path) -> None:
+    """The password of a line opens the user's account, and no other password; who has no line is unknown."""
+    found = made(tmp_path, "# users\n\nAlice@EXAMPLE.org:{PLAIN}wonderland\nbob:{PLAIN}builder:::::: \r\n")
+    verifyObject(IDecoy, found)
+    verifyObject(IService, found)
+    assert found.proofs == {Proof.PASSWORD}
+    assert answer(found.authenticate(lookup("Alice@example.org", b"wonderland"))) == "Alice@example.org"
+    assert answer(found.authenticate(lookup("bob@example.org", b"builder"))) == "bob@example.org"
+    no = refusal(found.authenticate(lookup("bob@example.org", b"wonderland")))
+    assert no.reason is Reason.AUTHENTICATION_FAILED
+    assert answer(found.authenticate(lookup("carol@example.org", b"x"))) is None
+    assert str(found) == f"passwords are checked by {tmp_path}/passwd, which has 2 users now"
+
+
+@pytest.mark.parametrize("stored", ["*", "!", "!{PLAIN}secret", "!*"])
+def test_a_locked_account_lets_nobody_in(tmp_path: Path, stored: str) -> None:
+    """As in /etc/shadow, an asterisk or an exclamation mark is nobody's password, and the user is known."""
+    thread = Thread()
+    found = made(tmp_path, f"bob:{stored}\neve:{{PLAIN}}x\n", compute=thread)
+    for password in (b"*", b"!", b"secret", b"x"):
+        no = refusal(found.authenticate(lookup("bob@example.org", password)))
+        assert no.reason is Reason.AUTHENTICATION_FAILED
+    assert thread.calls == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("bob", "a line is name:hash"),
+        (":{PLAIN}x", "a line is name:hash"),
+        ("bob:", "bob@example.org has no password: write"),
+        ("bob:secret", "the password of bob@example.org: neither a scheme in braces nor a hash"),
+        (
+            "bob:{PLAIN}x\nBob@EXAMPLE.ORG:{PLAIN}y\nbob@example.org:{PLAIN}z",
+            "bob@example.org is listed twice",
+        ),
+        ("bob:{PLAIN}x\x07", "a control character"),
+        ("bob:{PLAIN}x::::::userdb_quota=1 nologin", 'the extra field "nologin" would do nothing here'),
+        ("bob:{PLAIN}x::::::allow_nets=10.0.0.0/8", 'the extra field "allow_nets" would do nothing here'),
+    ],
+)
+def test_a_bad_line_is_told(tmp_path: Path, line: str, message: str) -> None:
+    """A line that cannot be meant so is an error, with file and line, and the password is not repeated."""
+    with pytest.raises(BadOption, match=r"passwd:\d: ") as error:
+        made(tmp_path, line)
+    assert message in error.value.message
+    assert "secret" not in error.value.message
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """The key, the path and the reason are in the message."""
+    with pytest.raises(BadOption, match=r"file: cannot read .*/nowhere: No such file"):
+        source("passwd-file").authenticator({"file": "nowhere"}, context(tmp_path))
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    """A password that is changed in the file is the right one a few seconds later."""
+    clock = Clock()
+    found = made(tmp_path, "bob:{PLAIN}old\n", clock=clock)
+    found.startService()
+    clock.pump([POLL, SETTLE])
+    (tmp_path / "passwd").write_text("bob:{PLAIN}newer\n")
+    clock.pump([POLL, SETTLE])
+    assert answer(found.authenticate(lookup("bob@example.org", b"newer"))) == "bob@example.org"
+    refusal(found.authenticate(lookup("bob@example.org", b"old")))
+    found.stopService()
+    assert not clock.getDelayedCalls()
+
+
+# --- time ---------------------------------------------------------------------------------
+
+
+def test_an_unknown_user_costs_a_hash(tmp_path: Path) -> None:
+    """To pretend is to check the password against one of the kinds of hashes that the file has."""
+    thread = Thread()
+    found = made(tmp_path, "bob:{PLAIN}x\n", compute=thread)
+    assert answer(found.pretend(lookup("eve", b"x"))) is None
+    assert thread.calls == 1
+
+
+def test_one_unknown_name_always_costs_the_same(tmp_path: Path) -> None:
+    """Whoever comes into the file or leaves it, an unknown name keeps its kind of hash."""
+    kinds = ["$5$rounds=1000$aa$" + "a" * 43, "$5$rounds=2000$aa$" + "a" * 43, "$6$aa$" + "a" * 86]
+    found = made(tmp_path, "".join(f"u{n}:{stored}\n" for n, stored in enumerate(kinds)))
+    before = {name: hashes.check(found._decoy(name)) for name in map(str, range(50))}
+    assert len(set(before.values())) == 3
+    again = made(tmp_path, "".join(f"u{n}:{stored}\n" for n, stored in enumerate([kinds[1], *kinds, *kinds])))
+    assert {name: hashes.check(again._decoy(name)) for name in before} == before
+
+
+def test_an_empty_file_knows_nobody(tmp_path: Path) -> None:
+    """A file without users has nothing to pretend with, and does no harm."""
+    found = made(tmp_path, "")
+    assert answer(found.authenticate(lookup("bob", b"x"))) is None
+    assert answer(found.pretend(lookup("bob", b"x"))) is None
+
+
+SLOW = "$6$rounds=400000$saltsalt$" + "a" * 86
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_hash_holds_nobody_up(tmp_path: Path) -> None:
+    """While hashes of a quarter of a second each are computed, the reactor goes on as if nothing was."""
+    from twisted.internet import reactor
+
+    found = made(tmp_path, f"bob:{SLOW}\n", compute=Computing(reactor))
+    beats: list[float] = []
+    heart = task.LoopingCall(lambda: beats.append(time.monotonic()))
+    heart.start(0.005)
+    began = time.monotonic()
+    asked = [found.pretend(lookup(f"user{n}", b"x")) for n in range(4)]
+    await gatherResults([Deferred.fromCoroutine(each) for each in asked])
+    took = time.monotonic() - began
+    heart.stop()
+    longest = max(later - earlier for earlier, later in itertools.pairwise(beats))
+    assert took > 0.2
+    assert longest < took / 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_hashes_that_wait_are_bounded_and_can_be_given_up() -> None:
+    """Beyond the bound a login is told to come again; a client that leaves takes its hash out of the row."""
+    from twisted.internet import reactor
+
+    ran: list[int] = []
+
+    def slow(number: int) -> None:
+        time.sleep(0.001)
+        ran.append(number)
+
+    compute = Computing(reactor, threads=1)
+    waiting = [compute(lambda number=number: slow(number)) for number in range(MAX_WAITING)]
+    with pytest.raises(LoginRefused) as error:
+        await compute(lambda: None)
+    assert error.value.refusal.reason is Reason.UNAVAILABLE
+    for each in waiting[10:]:
+        each.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        each.cancel()
+    await gatherResults(waiting)
+    await compute(lambda: None)
+    assert len(ran) <= 20
+    with pytest.raises(ZeroDivisionError):
+        await compute(lambda: 1 / 0)
