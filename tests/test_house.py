@@ -86,6 +86,7 @@ ONLY = {
     "events": {"wire", "interfaces", "proofs"},
     "envelope": {"wire", "events"},
     "interfaces": {"wire", "proofs", "events", "envelope"},
+    "legs": {"events"},
     "dialogs": SHARED,
     "routers": {*SOURCES, "wording"},
     "authenticators": {*SOURCES, "wording"},
