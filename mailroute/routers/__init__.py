@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mailroute.interfaces import IRouteSource
 from mailroute.routers.chain import Chain, Forgiving
+from mailroute.routers.command import CommandSource
 from mailroute.routers.default import DefaultSource
 from mailroute.routers.dovecot_auth import DovecotSource
 from mailroute.routers.hashing import HashSource
@@ -32,6 +33,7 @@ _BUILT_IN: tuple[IRouteSource, ...] = (
     HashSource(),
     PasswdFileSource(),
     DovecotSource(),
+    CommandSource(),
 )
 
 _registry: Registry[IRouteSource] = Registry("route source", IRouteSource, _BUILT_IN)

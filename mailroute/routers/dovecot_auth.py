@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from attrs import evolve
 from pydantic import Field
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
@@ -37,10 +38,10 @@ class DovecotRouter(Guard):
         self._backends = context.backends
         self._server = DovecotAuth(str(self._path), context.clock, masters=not self.proves)
 
-    def stopService(self) -> None:
+    def stopService(self) -> Deferred[None] | None:
         """Close the connection."""
-        super().stopService()
         self._server.close()
+        return super().stopService()
 
     async def _find(self, lookup: Lookup) -> Route | None:
         if not self.proves:
