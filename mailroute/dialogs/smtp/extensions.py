@@ -23,7 +23,7 @@ def check_optional(word: str) -> None:
         raise ValueError(f'"{word}" is not what mailroute can pass on, which is "{OPTIONAL[0]}": remove it')
 
 
-Extensions = Mapping[bytes, Sequence[bytes]]
+Extensions = Mapping[bytes, tuple[bytes, ...]]
 """A backend's, by their keywords in upper case, each with its parameters in upper case."""
 
 _OF_MAIL = {b"SIZE", b"BODY", b"SMTPUTF8"}

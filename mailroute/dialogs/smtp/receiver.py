@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.smtp import arguments
-from mailroute.dialogs.smtp.bounds import MAX_BAD_WITHOUT_BOUND, MAX_COMMANDS
+from mailroute.dialogs.smtp.bounds import MAX_BAD_WITHOUT_BOUND, MAX_COMMAND, MAX_COMMANDS
 from mailroute.dialogs.smtp.content import Content
 from mailroute.dialogs.smtp.dialect import TOKEN, Dialect, Seam
 from mailroute.dialogs.smtp.extensions import announced
@@ -27,8 +27,7 @@ from mailroute.envelope import (
 )
 from mailroute.events import Farewell, HangUp, Send, StartTLS
 from mailroute.interfaces import IReceiver
-from mailroute.wire.lines import is_http
-from mailroute.wire.smtp_reader import MAX_COMMAND, LineReader, Stop
+from mailroute.wire.lines import LineReader, Stop, is_http
 
 
 class _State(enum.Enum):
@@ -51,7 +50,7 @@ class Receiver:
         self._dialect = dialect
         self._terms = terms
         self._host = terms.host_name.encode("ascii", "replace")
-        self._reader = LineReader(MAX_COMMAND)
+        self._reader = LineReader(MAX_COMMAND, strict=True)
         self._state = _State.COMMAND
         self._tls = False
         self._hello = b""
@@ -166,7 +165,7 @@ class Receiver:
         return self._flush()
 
     def _next_command(self) -> bool:
-        line = self._reader.line()
+        line = self._reader.line(MAX_COMMAND)
         if line is Stop.MORE:
             return False
         if isinstance(line, Stop):

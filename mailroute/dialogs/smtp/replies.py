@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from mailroute.dialogs.common.text import showable
 from mailroute.envelope import Obstacle, Outcome, Reply
 from mailroute.events import Farewell, Reason
+from mailroute.wire.lines import Parts
 
 # Whatever is wrong on our side of the mailbox is a reason to try again: mail that
 # somebody's mistake in a configuration sends back is lost to its reader.
@@ -58,9 +59,13 @@ _NOT_THE_CLIENTS = frozenset({500, 501, 502, 503, 504, 530, 538})
 """What a backend finds wrong with us: the client has no part in it, and shall not lose its message by it."""
 
 
-def harmless(code: int, lines: Iterable[bytes]) -> Reply:
-    """Return a backend's reply with nothing in it that could be taken for anything else."""
-    return Reply(code, tuple(map(showable, lines)))
+def harmless(parts: Parts) -> Reply:
+    """Return a backend's reply with nothing in it that could be taken for anything else.
+
+    :param parts: its code, and the text of each line.
+    """
+    code, *texts = parts
+    return Reply(int(code), tuple(map(showable, texts)))
 
 
 def outcome_of(reply: Reply) -> Outcome:
