@@ -248,7 +248,8 @@ class DialogTerms:
     log in as things stand; a STARTTLS listener allows it once TLS is on.
     ``mechanisms``: the SASL mechanisms to offer, in order.  ``capabilities``:
     what else to announce.  ``bad_commands``: how many are answered before the
-    client is sent away, 0 for any number.
+    client is sent away, 0 for any number.  ``host_name``: what mailroute calls
+    itself, for protocols that tell it.
     """
 
     tls_offered: bool = False
@@ -256,6 +257,7 @@ class DialogTerms:
     mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
     capabilities: tuple[str, ...] = ()
     bad_commands: int = 5
+    host_name: str = "localhost"
 
 
 class Method(enum.Enum):

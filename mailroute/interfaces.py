@@ -155,7 +155,11 @@ class ILoginProtocol(IMailProtocol):
         """Make the dialog for one client."""
 
 
-class IDeliveryProtocol(IMailProtocol):
+class INamedProtocol(IMailProtocol):
+    """A protocol in which mailroute tells clients its host's name: a listener's ``host_name``."""
+
+
+class IDeliveryProtocol(INamedProtocol):
     """A protocol in which a client delivers messages, each to any number of backends.
 
     Its `login` is done as `mailroute.events.NOBODY`, once for each backend of a

@@ -256,6 +256,7 @@ def _begin(
         mechanisms=listener.mechanisms,
         capabilities=listener.capabilities,
         bad_commands=settings.limits.bad_commands,
+        host_name=_host_name(listener),
     )
     check = None if listener.authenticate is None else check_with(listener.authenticate, in_thread)
     door = Door(listener.name, ILoginProtocol(protocol), terms, check, _fixed(listener))
@@ -266,9 +267,13 @@ def _fixed(listener: Listener) -> Route | None:
     return None if listener.backend is None else Route(listener.backend)
 
 
+def _host_name(listener: Listener) -> str:
+    return listener.host_name or socket.gethostname()
+
+
 def _delivering(listener: Listener, limits: Limits, house: House) -> Begin:
     terms = DeliveryTerms(
-        host_name=listener.host_name or socket.gethostname(),
+        host_name=_host_name(listener),
         tls_offered=listener.security is Security.STARTTLS,
         extensions=listener.capabilities,
         message_size=limits.message_size,

@@ -13,7 +13,7 @@ from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Security, Settings
 from mailroute.events import Identity, Method
-from mailroute.interfaces import IDeliveryProtocol, IMailProtocol
+from mailroute.interfaces import IDeliveryProtocol, IMailProtocol, INamedProtocol
 from mailroute.routers import unknown_backend
 from mailroute.tls import client_tls
 
@@ -139,7 +139,7 @@ def _of_listener(listener: Listener, whole: Parts) -> _Found:
     if whole.shared and isinstance(listener.endpoint, str) and kind(listener.endpoint) not in _SHARED:
         yield ("endpoint",), _NOT_SHARED.format(kind(listener.endpoint))
     yield from _of_listener_backend(listener, whole)
-    yield from _of_delivery(listener)
+    yield from _of_kind(listener)
     if not listener.protocol.logins:
         return
     if listener.authenticate is None:
@@ -170,15 +170,17 @@ def _of_listener_backend(listener: Listener, whole: Parts) -> _Found:
         yield ("backend",), message
 
 
-def _of_delivery(listener: Listener) -> _Found:
-    """Find the keys that mean something only where mail is delivered, or only where it is not."""
+def _of_kind(listener: Listener) -> _Found:
+    """Find the keys that mean nothing in a protocol of this kind."""
     protocol: Any = listener.protocol
     name, given = protocol.name, listener.model_fields_set
-    if not IDeliveryProtocol.providedBy(protocol):
-        for key in {"split", "host_name"} & given:
-            yield (key,), f'means nothing with protocol = "{name}", where nothing is delivered: remove it'
+    if "host_name" in given and not INamedProtocol.providedBy(protocol):
+        yield ("host_name",), f'means nothing with protocol = "{name}", which does not tell it: remove it'
+    if "split" not in given:
         return
-    if protocol.splits and "split" in given:
+    if not IDeliveryProtocol.providedBy(protocol):
+        yield ("split",), f'means nothing with protocol = "{name}", where nothing is delivered: remove it'
+    elif protocol.splits:
         yield ("split",), f'means nothing with protocol = "{name}", which always splits: remove it'
 
 

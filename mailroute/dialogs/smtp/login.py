@@ -93,8 +93,10 @@ class SmtpLogin(CommandLogin):
 
     def _introduction(self, order: LoginOrder, listed: Parts) -> list[bytes]:
         """Return the XCLIENT commands; never with LOGIN, which would name somebody who has logged in."""
-        more = [(b"PROTO", self._dialect.proto), (b"HELO", self._seam.hello)]
-        return xclient_lines(listed, order.client, more)
+        return xclient_lines(listed, order.client, self._told())
+
+    def _told(self) -> list[tuple[bytes, bytes]]:
+        return [(b"PROTO", self._dialect.proto), (b"HELO", self._seam.hello)]
 
     def _xclient_answered(self, texts: Parts) -> None:
         del texts
