@@ -88,7 +88,7 @@ def servers(certificate: Certificate) -> Iterator[dict[str, Server]]:
             "smtpd_sasl_path": str(mailboxes.sasl),
             "smtpd_tls_auth_only": "yes",
             "smtpd_relay_restrictions": "permit_sasl_authenticated, reject",
-            "smtpd_authorized_xclient_hosts": "127.0.0.0/8",
+            "smtpd_authorized_xclient_hosts": "127.0.0.1",
             "default_transport": f"lmtp:inet:127.0.0.1:{mailboxes.lmtp}",
             "message_size_limit": "100000000",
         }
@@ -319,7 +319,9 @@ def test_a_large_message_arrives_whole(
     assert hashlib.sha256(body(found)).hexdigest() == hashlib.sha256(body(text)).hexdigest()
 
 
-@pytest.mark.parametrize("identity", ["native", "proxy-v1", "proxy-v2"])
+@pytest.mark.parametrize(
+    ("identity", "warm"), [("native", 0), ("native", 2), ("proxy-v1", 0), ("proxy-v2", 0)]
+)
 @ACCOUNTS
 def test_the_backends_log_has_the_clients_address(
     servers: dict[str, Server],
@@ -327,18 +329,36 @@ def test_the_backends_log_has_the_clients_address(
     certificate: Certificate,
     account: Account,
     identity: str,
+    warm: int,
 ) -> None:
-    """By XCLIENT or by PROXY header, the server learns where the client came from."""
+    """By XCLIENT, over a connection that was kept ready too, or by PROXY header, the server learns it."""
     server = servers[account.backend]
-    config = configuration(certificate, blocks(servers, authority, identity=identity))
+    config = configuration(certificate, blocks(servers, authority, identity=identity, warm=warm))
     mark = server.log.mark()
+    with Mailroute(listen(), config, users(ALICE, BOB)) as proxy:
+        ready = len(proxy.ports) + warm * len(servers)
+        wait_until("the connections kept ready", lambda: proxy.sockets() == ready)
+        port = proxy.ports["none"]
+        with smtplib.SMTP("127.0.0.1", port, source_address=(SOURCE, 0)) as session:
+            session.login(account.user, account.password)
+            session.sendmail(account.user, [BOB.user], message(f"from afar by {identity}"))
+    server.log.wait_for(server.login.format(user=account.user, address=SOURCE.replace(".", r"\.")), mark)
+
+
+@ACCOUNTS
+def test_nobody_becomes_another_after_the_login(
+    servers: dict[str, Server], authority: Authority, certificate: Certificate, account: Account
+) -> None:
+    """A client whose address the backend has been told cannot give itself another name by XCLIENT."""
+    config = configuration(certificate, blocks(servers, authority))
     with (
         Mailroute(listen(), config, users(ALICE, BOB)) as proxy,
         smtplib.SMTP("127.0.0.1", proxy.ports["none"], source_address=(SOURCE, 0)) as session,
     ):
+        session.ehlo()
+        assert session.docmd("XCLIENT ADDR=192.0.2.1 LOGIN=boss@example.com")[0] == 502
         session.login(account.user, account.password)
-        session.sendmail(account.user, [BOB.user], message(f"from afar by {identity}"))
-    server.log.wait_for(server.login.format(user=account.user, address=SOURCE.replace(".", r"\.")), mark)
+        assert session.docmd("XCLIENT ADDR=192.0.2.1 LOGIN=boss@example.com")[0] in (502, 550)
 
 
 def test_a_backend_may_be_told_who_has_logged_in(
