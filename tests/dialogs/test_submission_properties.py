@@ -6,8 +6,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from logins import Case
+from streams import check_backend, check_client, cut, pieces, play_backend, play_client
 
-from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.smtp import SUBMISSION
 from mailroute.dialogs.smtp.dialect import Seam
 from mailroute.dialogs.smtp.submission import MAX_LINE
@@ -16,16 +16,8 @@ from mailroute.events import (
     Client,
     Credentials,
     DialogTerms,
-    HangUp,
-    LoggedIn,
     Method,
     Proof,
-    Ready,
-    Reason,
-    Refusal,
-    Refused,
-    Send,
-    StartTLS,
 )
 from mailroute.wire.smtp_reader import MAX_REPLY
 
@@ -75,56 +67,12 @@ SERVER_LINES = st.sampled_from(
 )
 
 
-def pieces(lines: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[bytes]]:
-    return st.lists(st.one_of(lines, lines, lines, st.binary(max_size=300)), max_size=20)
-
-
-def cut(data: bytes, size: int) -> list[bytes]:
-    return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-def run_dialog(segments: list[bytes]) -> tuple[bytes, list[object], bytes]:
-    """Play a client's stream; every login is refused but the third."""
-    dialog = SUBMISSION.dialog(TERMS)
-    said, events, attempts = bytearray(), [], 0
-    queue = []
-    for number, segment in enumerate(segments):
-        queue += dialog.receive(segment)
-        while queue:
-            event = queue.pop(0)
-            if isinstance(event, Send):
-                said += event.data
-                continue
-            events.append(event)
-            if isinstance(event, HangUp):
-                return bytes(said), events, b""
-            if isinstance(event, Attempt):
-                attempts += 1
-                if attempts == 3:
-                    said += dialog.accept(LoggedIn(b"yes"))
-                    return bytes(said), events, dialog.rest() + b"".join(segments[number + 1 :])
-                queue += dialog.reject(Refusal(Reason.AUTHENTICATION_FAILED, "a test"))
-    return bytes(said), events, b""
-
-
-def run_login(order: Case, segments: list[bytes]) -> tuple[bytes, list[object]]:
-    login = order.login(SUBMISSION)
-    said, events = bytearray(), []
-    for number, segment in enumerate(segments):
-        for event in login.receive(segment):
-            if isinstance(event, Send):
-                said += event.data
-            elif isinstance(event, LoggedIn):
-                return bytes(said), [evolve(event, rest=event.rest + b"".join(segments[number + 1 :]))]
-            else:
-                return bytes(said), [event]
-    return bytes(said), events
-
-
 @given(pieces(CLIENT_LINES).map(b"".join), st.integers(1, 30))
 def test_any_split_of_a_clients_stream_gives_the_same(data, size):
     """However a client's bytes are cut, the same is said, the same happens and the same is left."""
-    assert run_dialog(cut(data, size)) == run_dialog([data])
+    assert play_client(SUBMISSION.dialog(TERMS), cut(data, size)) == play_client(
+        SUBMISSION.dialog(TERMS), [data]
+    )
 
 
 @given(
@@ -134,7 +82,9 @@ def test_any_split_of_a_clients_stream_gives_the_same(data, size):
 )
 def test_any_split_of_a_backends_stream_gives_the_same(order, data, size):
     """However a backend's bytes are cut, the same is said and the same comes of it."""
-    assert run_login(order, cut(data, size)) == run_login(order, [data])
+    assert play_backend(order.login(SUBMISSION), cut(data, size)) == play_backend(
+        order.login(SUBMISSION), [data]
+    )
 
 
 @given(
@@ -143,37 +93,13 @@ def test_any_split_of_a_backends_stream_gives_the_same(order, data, size):
 )
 def test_any_bytes_from_a_client(terms, data):
     """No bytes of a client raise, and what is kept of them is bounded."""
-    dialog = SUBMISSION.dialog(terms)
-    for segment in data:
-        events = dialog.receive(segment)
-        assert len(dialog._reader) <= MAX_AHEAD
-        if any(isinstance(event, HangUp) for event in events):
-            assert dialog.receive(b"NOOP\r\n") == []
-            assert len(dialog._reader) == 0
-        if any(isinstance(event, StartTLS) for event in events):
-            dialog.secured()
+    check_client(SUBMISSION.dialog(terms), data, b"NOOP\r\n")
 
 
 @given(st.sampled_from(ORDERS), pieces(SERVER_LINES), st.integers(0, 20))
 def test_any_bytes_from_a_backend(order, data, opened):
     """No bytes of a backend raise; whenever the order comes, it is ready once at most, and ends so."""
-    login = order.unopened(SUBMISSION)
-    seen = []
-
-    def obey(events):
-        seen.extend(events)
-        if any(isinstance(event, StartTLS) for event in events):
-            obey(login.secured())
-
-    for number, segment in enumerate(data):
-        if number == opened:
-            seen.append(order)
-            obey(login.open(order.order))
-        obey(login.receive(segment))
-        assert len(login._reader) <= MAX_REPLY + 300
-    assert sum(isinstance(event, LoggedIn | Refused) for event in seen) <= 1
-    assert seen.count(Ready()) <= 1
-    assert Ready() not in (seen[seen.index(order) :] if order in seen else [])
+    check_backend(SUBMISSION, order, data, opened, MAX_REPLY + 300)
 
 
 @given(st.sampled_from([b"x", b"EHLO ", b"250-\r\n", b"\r", b"334 ", b"\0"]))
@@ -196,7 +122,7 @@ def test_no_credentials_become_syntax(password, user, mechanism):
     """Whatever is in a name or a password, the backend reads it back as one, with no command behind it."""
     order = Case(Credentials("PLAIN", b"bob", password), user or "bob", seam=SEAM)
     offers = b"250-b\r\n250 AUTH %s\r\n" % mechanism
-    said, _ = run_login(order, [b"220 hi\r\n", offers, b"334 \r\n", b"334 \r\n"])
+    said, _ = play_backend(order.login(SUBMISSION), [b"220 hi\r\n", offers, b"334 \r\n", b"334 \r\n"])
     server = SUBMISSION.dialog(TERMS)
     attempts = [event for event in server.receive(said) if isinstance(event, Attempt)]
     expected = [((user or "bob").encode(), password)]
@@ -210,7 +136,7 @@ def test_no_client_writes_commands_at_a_backend(hello, name, session):
     client = Client(session.encode("ascii", "replace").decode(), None, None, server_name=name)
     order = evolve(ORDER, client=client, seam=Seam("mx.example", hello))
     listed = b"250-b\r\n250 XCLIENT HELO SESSION DESTNAME\r\n"
-    said, _ = run_login(order, [b"220 hi\r\n", listed])
+    said, _ = play_backend(order.login(SUBMISSION), [b"220 hi\r\n", listed])
     lines = said.split(b"\r\n")
     assert [line.partition(b" ")[0] for line in lines] == [b"EHLO", b"XCLIENT", b""]
     assert not set(said) & set(b"\0\t\x7f")
