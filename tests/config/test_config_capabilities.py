@@ -15,6 +15,7 @@ GOOD = [
     ("pop3", "IMPLEMENTATION Dovecot-2.3.19."),
     ("lmtp", "DSN"),
     ("smtp", "DSN"),
+    *(("submission", line) for line in ("8BITMIME", "SIZE", "SIZE 52428800", "DELIVERBY 240", "BURL imap")),
 ]
 
 BAD = [
@@ -24,6 +25,8 @@ BAD = [
     *(("pop3", word) for word in ("stls", "SASL CRAM-MD5", "USER", "TOP", "X" * 511)),
     *(("smtp", word) for word in ("", "dsn", "DSN\n", "SIZE 100", "BINARYMIME")),
     ("lmtp", "AUTH PLAIN"),
+    *(("submission", line) for line in ("", "SIZE  1", "SIZE 1 ", "A.B", "-A", "DSN\r\n", "X" * 501)),
+    *(("submission", line) for line in ("AUTH PLAIN", "starttls", "PIPELINING", "XCLIENT ADDR")),
     ("tcp", "IDLE"),
 ]
 
