@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import pytest
 from aiosmtpd.controller import Controller
-from attrs import frozen
+from attrs import evolve, frozen
 from servers.accounts import ALICE, BOB, Account, message
 from servers.certificates import Authority, Certificate
 from servers.commands import run
@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 SOURCE = "127.0.0.77"
 """An address of this machine that is nobody's unless somebody binds a socket to it."""
 
+MASTER = Account("root", "master's own", "east")
 MECHANISMS = ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"]
 ACCOUNTS = pytest.mark.parametrize("account", [ALICE, BOB], ids=lambda account: account.backend)
 SECURITY = pytest.mark.parametrize("security", ["starttls", "tls"])
@@ -80,7 +81,7 @@ def servers(certificate: Certificate) -> Iterator[dict[str, Server]]:
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(Sink())
         east_terms = Terms(certificate=certificate, relay=sink.port, tokens=b"k" * 32, mechanisms=words)
-        east = stack.enter_context(Dovecot(east_terms, ALICE))
+        east = stack.enter_context(Dovecot(evolve(east_terms, master=MASTER), ALICE))
         mailboxes = stack.enter_context(Dovecot(west_terms, BOB))
         settings = {
             "smtpd_sasl_auth_enable": "yes",
@@ -343,6 +344,25 @@ def test_the_backends_log_has_the_clients_address(
             session.login(account.user, account.password)
             session.sendmail(account.user, [BOB.user], message(f"from afar by {identity}"))
     server.log.wait_for(server.login.format(user=account.user, address=SOURCE.replace(".", r"\.")), mark)
+
+
+def test_a_master_logs_in_for_the_user(
+    servers: dict[str, Server], authority: Authority, certificate: Certificate
+) -> None:
+    """Where mailroute checks passwords, it may log in as a master: the server's log has the user's name."""
+    east = servers["east"]
+    master = {"login": "master", "master_user": MASTER.user, "master_password_file": "master"}
+    config = configuration(certificate, blocks({"east": east}, authority, **master))
+    files = {"passwd": f"{ALICE.user}:checked here", "master": MASTER.password, **users(ALICE)}
+    listeners = {"none": {**listen()["none"], "mechanisms": ["PLAIN"], "authenticate": "file:passwd"}}
+    mark = east.log.mark()
+    with (
+        Mailroute(listeners, config, files) as proxy,
+        smtplib.SMTP("127.0.0.1", proxy.ports["none"], source_address=(SOURCE, 0)) as session,
+    ):
+        session.login(ALICE.user, "checked here")
+        assert session.mail(ALICE.user)[0] == 250
+    east.log.wait_for(east.login.format(user=ALICE.user, address=SOURCE.replace(".", r"\.")), mark)
 
 
 @ACCOUNTS

@@ -10,12 +10,14 @@ from mailroute.envelope import DeliveryTerms, MailFrom, Obstacle, RcptTo
 from mailroute.events import DialogTerms
 from mailroute.wire.smtp_syntax import Parameters
 
+Extensions = Mapping[bytes, tuple[bytes, ...]]
+"""A backend's, by their keywords in upper case, each with its parameters in upper case."""
+
 ALWAYS = ("PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING")
 """What can be kept whatever backends do: where one lacks what a message needs, its recipients are refused."""
 
 OPTIONAL = ("DSN",)
 """What only backends can keep: a listener announces it if it is told to."""
-
 
 SUBMISSION_ALWAYS = ("PIPELINING", "ENHANCEDSTATUSCODES")
 """What mailroute itself does before a login."""
@@ -31,6 +33,10 @@ MAX_LINE = 500
 
 # The last two would be an offer to say that one is somebody else.
 _OWN = frozenset({*SUBMISSION_ALWAYS, "STARTTLS", "AUTH", "XCLIENT", "XFORWARD"})
+
+
+_OF_MAIL = {b"SIZE", b"BODY", b"SMTPUTF8"}
+_OF_DSN = {b"RET", b"ENVID", b"NOTIFY", b"ORCPT"}
 
 
 def check_line(line: str) -> None:
@@ -55,13 +61,6 @@ def check_optional(word: str) -> None:
     """
     if word not in OPTIONAL:
         raise ValueError(f'"{word}" is not what mailroute can pass on, which is "{OPTIONAL[0]}": remove it')
-
-
-Extensions = Mapping[bytes, tuple[bytes, ...]]
-"""A backend's, by their keywords in upper case, each with its parameters in upper case."""
-
-_OF_MAIL = {b"SIZE", b"BODY", b"SMTPUTF8"}
-_OF_DSN = {b"RET", b"ENVID", b"NOTIFY", b"ORCPT"}
 
 
 def announced(terms: DeliveryTerms, tls: bool) -> list[bytes]:
