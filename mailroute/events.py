@@ -317,7 +317,8 @@ class DialogTerms:
     ``passwords``: a login with name and password may succeed at all.
     ``mechanisms``: the SASL mechanisms to offer, in order.  ``capabilities``:
     what else to announce.  ``bad_commands``: how many are answered before the
-    client is sent away, 0 for any number.
+    client is sent away, 0 for any number.  ``host_name``: what mailroute calls
+    itself, for protocols that tell it.
     """
 
     tls_offered: bool = False
@@ -326,6 +327,7 @@ class DialogTerms:
     capabilities: tuple[str, ...] = ()
     bad_commands: int = 5
     passwords: bool = True
+    host_name: str = "localhost"
 
 
 @passing

@@ -137,6 +137,12 @@ class IMailProtocol(Interface):
     )
     starttls: bool = Attribute("Whether TLS can begin in the middle of it.")
 
+    def check_capability(word: str) -> None:
+        """Check one of the words that a listener is to announce besides what mailroute does by itself.
+
+        :raises ValueError: it cannot be announced; the text says so of the word, with reason and remedy.
+        """
+
     def login(terms: LoginTerms) -> ILogin:
         """Make the login for one connection to a backend."""
 
@@ -148,7 +154,11 @@ class ILoginProtocol(IMailProtocol):
         """Make the dialog for one client."""
 
 
-class IDeliveryProtocol(IMailProtocol):
+class INamedProtocol(IMailProtocol):
+    """A protocol in which mailroute tells clients its host's name: a listener's ``host_name``."""
+
+
+class IDeliveryProtocol(INamedProtocol):
     """A protocol in which a client delivers messages, each to any number of backends.
 
     Its `login` is done as `mailroute.events.NOBODY`, once for each backend of a

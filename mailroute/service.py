@@ -255,6 +255,7 @@ def _begin(
         passwords=proofs is None or Proof.PASSWORD in proofs,
         capabilities=listener.capabilities,
         bad_commands=settings.limits.bad_commands,
+        host_name=_host_name(listener),
     )
     door = Door(listener.name, ILoginProtocol(protocol), terms, authenticator, _fixed(listener))
     return partial(Session, house, door)
@@ -264,9 +265,13 @@ def _fixed(listener: Listener) -> Route | None:
     return None if listener.backend is None else Route(listener.backend)
 
 
+def _host_name(listener: Listener) -> str:
+    return listener.host_name or socket.gethostname()
+
+
 def _delivering(listener: Listener, limits: Limits, house: House) -> Begin:
     terms = DeliveryTerms(
-        host_name=listener.host_name or socket.gethostname(),
+        host_name=_host_name(listener),
         tls_offered=listener.security is Security.STARTTLS,
         extensions=listener.capabilities,
         message_size=limits.message_size,

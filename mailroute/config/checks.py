@@ -14,7 +14,7 @@ from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Settings
 from mailroute.events import Identity, Method, Security
-from mailroute.interfaces import IDeliveryProtocol, IMailProtocol, IRouter
+from mailroute.interfaces import IDeliveryProtocol, IMailProtocol, INamedProtocol, IRouter
 from mailroute.proofs import Proof, proof_of
 from mailroute.sources import unknown_backend
 from mailroute.tls import client_tls
@@ -137,7 +137,7 @@ _MISSING = {
     "route": 'nobody would be routed: add a [[route]] block, such as source = "default"',
 }
 
-_ABOUT_LOGINS = ("cleartext_login", "mechanisms", "authenticate", "capabilities")
+_ABOUT_LOGINS = ("cleartext_login", "mechanisms", "authenticate")
 
 _SHARED = ("tcp", "tcp6", "unix", "systemd")
 
@@ -156,9 +156,7 @@ _Found = Iterator[tuple[tuple[str, ...], str]]
 def _of_listener(listener: Listener, whole: Parts) -> _Found:
     name = listener.protocol.name
     if not listener.protocol.logins:
-        delivers = IDeliveryProtocol.providedBy(listener.protocol)
-        # Where mail is delivered there is something to announce all the same.
-        for key in _given(listener, _ABOUT_LOGINS[:-1] if delivers else _ABOUT_LOGINS):
+        for key in _given(listener, _ABOUT_LOGINS):
             yield (key,), f"means nothing for {name}, which has no logins: remove it"
         if listener.backend is None and not asks_routes(listener):
             message = f'missing: {name} does not say who is calling; name its backend, as in backend = "east"'
@@ -167,7 +165,7 @@ def _of_listener(listener: Listener, whole: Parts) -> _Found:
     if whole.shared and isinstance(listener.endpoint, str) and kind(listener.endpoint) not in _SHARED:
         yield ("endpoint",), _NOT_SHARED.format(kind(listener.endpoint))
     yield from _of_listener_backend(listener, whole)
-    yield from _of_delivery(listener)
+    yield from _of_kind(listener)
     if listener.protocol.logins:
         yield from _of_listener_logins(listener, whole)
 
@@ -203,19 +201,18 @@ def _of_listener_backend(listener: Listener, whole: Parts) -> _Found:
         yield ("backend",), message
 
 
-def _of_delivery(listener: Listener) -> _Found:
-    """Find the keys that mean something only where mail is delivered, or only where it is not."""
+def _of_kind(listener: Listener) -> _Found:
+    """Find the keys that mean nothing in a protocol of this kind."""
     protocol: Any = listener.protocol
     name, given = protocol.name, listener.model_fields_set
-    if not IDeliveryProtocol.providedBy(protocol):
-        for key in {"split", "host_name"} & given:
-            yield (key,), f'means nothing with protocol = "{name}", where nothing is delivered: remove it'
+    if "host_name" in given and not INamedProtocol.providedBy(protocol):
+        yield ("host_name",), f'means nothing with protocol = "{name}", which does not tell it: remove it'
+    if "split" not in given:
         return
-    if protocol.splits and "split" in given:
+    if not IDeliveryProtocol.providedBy(protocol):
+        yield ("split",), f'means nothing with protocol = "{name}", where nothing is delivered: remove it'
+    elif protocol.splits:
         yield ("split",), f'means nothing with protocol = "{name}", which always splits: remove it'
-    for word in listener.capabilities:
-        if word.upper() != "DSN":
-            yield ("capabilities",), f'"{word}" is not what mailroute can pass on, which is "DSN": remove it'
 
 
 def _of_listener_tls(listener: Listener, certified: bool) -> _Found:

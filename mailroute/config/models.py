@@ -106,8 +106,8 @@ class Listener(_Block):
     only for protocols in which mail is delivered and gets one reply."""
 
     host_name: Annotated[str, values.HOST_NAME] = ""
-    """What mailroute calls itself where mail is delivered, to clients and backends; the system's host name
-    unless given."""
+    """What mailroute calls itself to clients, and where mail is delivered to backends too; only for
+    protocols in which a server does so; the system's host name unless given."""
 
     @property
     def name(self) -> str:

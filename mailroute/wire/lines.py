@@ -25,15 +25,17 @@ class Malformed(Exception):
 
 
 class LineReader:
-    """Cuts a byte stream into lines, whatever its segments; a line may end in a bare LF.
+    """Cuts a byte stream into lines, whatever its segments.
 
     :param limit: bytes that a line may have.
+    :param strict: a line ends with CR LF alone; unless it is, a bare LF will do.
     """
 
-    __slots__ = ("_at", "_buffer", "_limit", "_scanned")
+    __slots__ = ("_at", "_buffer", "_end", "_limit", "_scanned")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, strict: bool = False) -> None:
         self._limit = limit
+        self._end = b"\r\n" if strict else b"\n"
         self._buffer = b""
         self._at = 0  # where in it the bytes begin that are in no unit yet
         self._scanned = 0  # so that a line that comes byte by byte is not searched again and again
@@ -59,20 +61,33 @@ class LineReader:
         self._buffer = b""
         self._at = self._scanned = 0
 
+    def take(self, at_most: int) -> bytes:
+        """Return the next bytes, whatever they are."""
+        data = self._buffer[self._at : self._at + at_most]
+        self._at = self._scanned = self._at + len(data)
+        return data
+
+    def give_back(self, data: bytes) -> None:
+        """Take bytes that came before those that it holds."""
+        if data:
+            self._buffer = data + self._buffer[self._at :]
+            self._at = self._scanned = 0
+
     def line(self, limit: int) -> bytes | Stop:
         """Return the next line without its line end, whatever it holds.
 
         :param limit: bytes that it may have.
         """
-        buffer, at = self._buffer, self._at
-        end = buffer.find(b"\n", self._scanned)
+        buffer, at, line_end = self._buffer, self._at, self._end
+        end = buffer.find(line_end, self._scanned)
         if end < 0:
-            self._scanned = len(buffer)
-            return Stop.TOO_LONG if len(buffer) - at > limit else Stop.MORE
+            # The first half of an end may be there.
+            self._scanned = max(at, len(buffer) + 1 - len(line_end))
+            return Stop.TOO_LONG if len(buffer) - at >= limit + len(line_end) else Stop.MORE
         if end - at > limit:
             return Stop.TOO_LONG
-        self._at = self._scanned = end + 1
-        return buffer[at:end].removesuffix(b"\r")
+        self._at = self._scanned = end + len(line_end)
+        return buffer[at:end].removesuffix(b"\r") if line_end == b"\n" else buffer[at:end]
 
     def unit(self) -> Parts | Stop:
         """Return the next whole command or response, or why there is none: here, a line by itself."""

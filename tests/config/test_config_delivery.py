@@ -11,6 +11,7 @@ BACKEND = {
     "imap": "tcp:10.0.0.1:143",
     "lmtp": "tcp:10.0.0.1:24",
     "smtp": "tcp:10.0.0.1:25",
+    "submission": "tcp:10.0.0.1:587",
     "security": "none",
 }
 
@@ -30,6 +31,7 @@ def build(protocol: str, backend: dict[str, object] | None = None, **keys: objec
     [
         ("imap", {"split": True}, "split"),
         ("imap", {"host_name": "mx.example"}, "host_name"),
+        ("submission", {"split": True}, "split"),
         ("lmtp", {"split": True}, "split"),
         ("lmtp", {"authenticate": "memory:alice:wonderland"}, "authenticate"),
         ("smtp", {"cleartext_login": True}, "cleartext_login"),
@@ -59,3 +61,9 @@ def test_what_will_be_done_is_told():
 def test_nobody_logs_in():
     """A backend's way of logging in is no danger to a listener where nobody does."""
     assert build("lmtp", {"login": "none"}).listeners[0].protocol.name == "lmtp"
+
+
+def test_where_users_submit_mail_mailroute_has_a_name_too():
+    """A listener whose protocol tells it may say what mailroute calls itself, though nothing is delivered."""
+    settings = build("submission", host_name="mail.example")
+    assert settings.listeners[0].host_name == "mail.example"

@@ -6,8 +6,8 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logins import Case
+from streams import check_client, play_backend, play_client
 
-from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import MAX_UNTAGGED
@@ -15,14 +15,10 @@ from mailroute.events import (
     Attempt,
     Credentials,
     DialogTerms,
-    HangUp,
     LoggedIn,
     Method,
     Ready,
-    Reason,
-    Refusal,
     Refused,
-    Send,
     StartTLS,
 )
 from mailroute.proofs import Proof
@@ -84,67 +80,16 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     return segments
 
 
-def run_dialog(segments: list[bytes]) -> tuple[bytes, list[object], bytes]:
-    """Play a client's stream; every login is refused but the fourth, which is accepted."""
-    dialog = ImapDialog(TERMS)
-    said, events = bytearray(), []
-    attempts = 0
-    queue = list(dialog.greet())
-
-    def drain() -> bool:
-        nonlocal attempts
-        while queue:
-            event = queue.pop(0)
-            if isinstance(event, Send):
-                said.extend(event.data)
-                continue
-            events.append(event)
-            if isinstance(event, Attempt):
-                attempts += 1
-                if attempts == 4:
-                    said.extend(dialog.accept(LoggedIn()))
-                    return False
-                queue.extend(dialog.reject(Refusal(Reason.AUTHENTICATION_FAILED, "a test")))
-            elif isinstance(event, HangUp):
-                return False
-        return True
-
-    drain()
-    for number, segment in enumerate(segments):
-        queue.extend(dialog.receive(segment))
-        if not drain():
-            left = b"".join(segments[number + 1 :])
-            return bytes(said), events, dialog.rest() + left if attempts == 4 else b""
-    return bytes(said), events, b""
-
-
-def run_login(order: Case, segments: list[bytes]) -> tuple[bytes, list[object]]:
-    login = order.login(IMAP)
-    said, events, rest = bytearray(), [], b""
-    for number, segment in enumerate(segments):
-        for event in login.receive(segment):
-            if isinstance(event, Send):
-                said.extend(event.data)
-            else:
-                events.append(event)
-        if events:
-            rest = b"".join(segments[number + 1 :])
-            break
-    if events and isinstance(events[0], LoggedIn):
-        events[0] = evolve(events[0], rest=events[0].rest + rest)
-    return bytes(said), events
-
-
 @given(streams(CLIENT_LINES), st.lists(st.integers(1, 30), min_size=1, max_size=20))
 def test_any_split_of_a_clients_stream_gives_the_same(data, cuts):
     """However a client's bytes are cut, the same is said, the same happens and the same is left."""
-    assert run_dialog(cut(data, cuts)) == run_dialog([data])
+    assert play_client(ImapDialog(TERMS), cut(data, cuts)) == play_client(ImapDialog(TERMS), [data])
 
 
 @given(streams(SERVER_LINES), st.lists(st.integers(1, 30), min_size=1, max_size=20))
 def test_any_split_of_a_backends_stream_gives_the_same(data, cuts):
     """However a backend's bytes are cut, the same is said and the same comes of it."""
-    assert run_login(ORDER, cut(data, cuts)) == run_login(ORDER, [data])
+    assert play_backend(ORDER.login(IMAP), cut(data, cuts)) == play_backend(ORDER.login(IMAP), [data])
 
 
 @given(
@@ -153,15 +98,7 @@ def test_any_split_of_a_backends_stream_gives_the_same(data, cuts):
 )
 def test_any_bytes_from_a_client(terms, data):
     """No bytes of a client raise, and what is kept of them is bounded."""
-    dialog = ImapDialog(terms)
-    for segment in data:
-        events = dialog.receive(segment)
-        assert len(dialog._reader) <= MAX_AHEAD
-        if any(isinstance(event, HangUp) for event in events):
-            assert dialog.receive(b"a NOOP\r\n") == []
-            assert len(dialog._reader) == 0
-        if any(isinstance(event, StartTLS) for event in events):
-            dialog.secured()
+    check_client(ImapDialog(terms), data, b"a NOOP\r\n")
 
 
 ORDERS = [
@@ -232,7 +169,9 @@ def test_no_password_becomes_syntax(password, literals, plain):
     """Whatever is in a password, the backend reads it back as one argument of one command."""
     capabilities = b"IMAP4rev1" + b" LITERAL+" * literals + b" SASL-IR AUTH=PLAIN" * plain
     order = Case(Credentials("LOGIN", b"bob", password), "bob")
-    said, _ = run_login(order, [b"* OK [CAPABILITY " + capabilities + b"] hi\r\n", b"+ go\r\n"])
+    said, _ = play_backend(
+        order.login(IMAP), [b"* OK [CAPABILITY " + capabilities + b"] hi\r\n", b"+ go\r\n"]
+    )
     server = ImapDialog(TERMS)
     attempts = [event for event in server.receive(said) if isinstance(event, Attempt)]
     assert [(a.credentials.user, a.credentials.secret) for a in attempts] == [(b"bob", password)]

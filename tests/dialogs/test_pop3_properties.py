@@ -6,8 +6,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from logins import Case
+from streams import check_backend, check_client, cut, pieces, play_backend, play_client
 
-from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.pop3 import POP3
 from mailroute.dialogs.pop3.dialog import MAX_LINE
 from mailroute.dialogs.pop3.login import MAX_RESPONSE
@@ -15,15 +15,7 @@ from mailroute.events import (
     Attempt,
     Credentials,
     DialogTerms,
-    HangUp,
-    LoggedIn,
     Method,
-    Ready,
-    Reason,
-    Refusal,
-    Refused,
-    Send,
-    StartTLS,
 )
 from mailroute.proofs import Proof
 
@@ -70,56 +62,10 @@ SERVER_LINES = st.sampled_from(
 )
 
 
-def pieces(lines: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[bytes]]:
-    return st.lists(st.one_of(lines, lines, lines, st.binary(max_size=300)), max_size=20)
-
-
-def cut(data: bytes, size: int) -> list[bytes]:
-    return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-def run_dialog(segments: list[bytes]) -> tuple[bytes, list[object], bytes]:
-    """Play a client's stream; every login is refused but the third."""
-    dialog = POP3.dialog(TERMS)
-    said, events, attempts = bytearray(), [], 0
-    queue = []
-    for number, segment in enumerate(segments):
-        queue += dialog.receive(segment)
-        while queue:
-            event = queue.pop(0)
-            if isinstance(event, Send):
-                said += event.data
-                continue
-            events.append(event)
-            if isinstance(event, HangUp):
-                return bytes(said), events, b""
-            if isinstance(event, Attempt):
-                attempts += 1
-                if attempts == 3:
-                    said += dialog.accept(LoggedIn(b"yes"))
-                    return bytes(said), events, dialog.rest() + b"".join(segments[number + 1 :])
-                queue += dialog.reject(Refusal(Reason.AUTHENTICATION_FAILED, "a test"))
-    return bytes(said), events, b""
-
-
-def run_login(order: Case, segments: list[bytes]) -> tuple[bytes, list[object]]:
-    login = order.login(POP3)
-    said, events = bytearray(), []
-    for number, segment in enumerate(segments):
-        for event in login.receive(segment):
-            if isinstance(event, Send):
-                said += event.data
-            elif isinstance(event, LoggedIn):
-                return bytes(said), [evolve(event, rest=event.rest + b"".join(segments[number + 1 :]))]
-            else:
-                return bytes(said), [event]
-    return bytes(said), events
-
-
 @given(pieces(CLIENT_LINES).map(b"".join), st.integers(1, 30))
 def test_any_split_of_a_clients_stream_gives_the_same(data, size):
     """However a client's bytes are cut, the same is said, the same happens and the same is left."""
-    assert run_dialog(cut(data, size)) == run_dialog([data])
+    assert play_client(POP3.dialog(TERMS), cut(data, size)) == play_client(POP3.dialog(TERMS), [data])
 
 
 @given(
@@ -129,7 +75,7 @@ def test_any_split_of_a_clients_stream_gives_the_same(data, size):
 )
 def test_any_split_of_a_backends_stream_gives_the_same(order, data, size):
     """However a backend's bytes are cut, the same is said and the same comes of it."""
-    assert run_login(order, cut(data, size)) == run_login(order, [data])
+    assert play_backend(order.login(POP3), cut(data, size)) == play_backend(order.login(POP3), [data])
 
 
 @given(
@@ -138,37 +84,13 @@ def test_any_split_of_a_backends_stream_gives_the_same(order, data, size):
 )
 def test_any_bytes_from_a_client(terms, data):
     """No bytes of a client raise, and what is kept of them is bounded."""
-    dialog = POP3.dialog(terms)
-    for segment in data:
-        events = dialog.receive(segment)
-        assert len(dialog._reader) <= MAX_AHEAD
-        if any(isinstance(event, HangUp) for event in events):
-            assert dialog.receive(b"CAPA\r\n") == []
-            assert len(dialog._reader) == 0
-        if any(isinstance(event, StartTLS) for event in events):
-            dialog.secured()
+    check_client(POP3.dialog(terms), data, b"CAPA\r\n")
 
 
 @given(st.sampled_from(ORDERS), pieces(SERVER_LINES), st.integers(0, 20))
 def test_any_bytes_from_a_backend(order, data, opened):
     """No bytes of a backend raise; whenever the order comes, it is ready once at most, and ends so."""
-    login = order.unopened(POP3)
-    seen = []
-
-    def obey(events):
-        seen.extend(events)
-        if any(isinstance(event, StartTLS) for event in events):
-            obey(login.secured())
-
-    for number, segment in enumerate(data):
-        if number == opened:
-            seen.append(order)
-            obey(login.open(order.order))
-        obey(login.receive(segment))
-        assert len(login._reader) <= MAX_RESPONSE + 300
-    assert sum(isinstance(event, LoggedIn | Refused) for event in seen) <= 1
-    assert seen.count(Ready()) <= 1
-    assert Ready() not in (seen[seen.index(order) :] if order in seen else [])
+    check_backend(POP3, order, data, opened, MAX_RESPONSE + 300)
 
 
 @given(st.sampled_from([b"x", b"USER ", b"+", b"\r", b".", b"\0"]))
@@ -187,7 +109,7 @@ def test_no_password_becomes_syntax(password, plain):
     """Whatever is in a password, the backend reads it back as one password, or gets nothing."""
     order = Case(Credentials("PLAIN", b"bob", password), "bob")
     capabilities = b"+OK\r\nUSER\r\n%s.\r\n" % (b"SASL PLAIN\r\n" * plain)
-    said, _ = run_login(order, [b"+OK hi\r\n", capabilities, *([] if plain else [b"+OK\r\n"])])
+    said, _ = play_backend(order.login(POP3), [b"+OK hi\r\n", capabilities, *([] if plain else [b"+OK\r\n"])])
     server = POP3.dialog(TERMS)
     attempts = [event for event in server.receive(said) if isinstance(event, Attempt)]
     expected = [] if not plain and (b"\r" in password or b"\n" in password) else [(b"bob", password)]

@@ -479,7 +479,7 @@ def test_tls_and_xclient():
     assert talk.said() == b"LHLO mx.example\r\n"
     talk.hears(LISTED)
     assert talk.said() == b"STARTTLS\r\n"
-    talk.hears(b"220 go\r\n250 injected\r\n")
+    talk.hears(b"220 go\r\n")
     assert talk.event() == StartTLS()
     talk.take(talk.half.secured())
     assert talk.said() == b"LHLO mx.example\r\n"
@@ -493,6 +493,15 @@ def test_tls_and_xclient():
     assert talk.event() == LoggedIn({b"CHUNKING": ()})
 
 
+def test_a_backend_that_speaks_behind_its_starttls_answer_gets_nothing():
+    """What stands in the clear behind the answer to STARTTLS may be anybody's: no mail goes there."""
+    talk = logging_in(starttls=True)
+    talk.hears(b"220 b.example ready\r\n" + LISTED + b"220 go\r\n250 injected\r\n")
+    event = talk.event()
+    assert isinstance(event, Refused)
+    assert event.refusal.reason is Reason.MISCONFIGURED
+
+
 def test_xclient_is_split_and_encoded():
     """A line has 512 bytes at most, and nothing that a client says becomes syntax."""
     client = Client("s", Address("2001:db8::7", 1), None)
@@ -502,7 +511,7 @@ def test_xclient_is_split_and_encoded():
     talk.said()
     talk.hears(b"250-b\r\n250 XCLIENT ADDR DESTADDR HELO SESSION\r\n")
     first = talk.said()
-    assert first == b"XCLIENT ADDR=IPV6:2001:db8::7 DESTADDR=[UNAVAILABLE]\r\n"
+    assert first == b"XCLIENT ADDR=IPV6:2001:db8::7 DESTADDR=[UNAVAILABLE] SESSION=s\r\n"
     talk.hears(b"220 ok\r\n")
     second = talk.said()
     assert second.count(b"\r\n") == 1

@@ -30,6 +30,7 @@ from servers.programs import program
 
 PACKAGE = "dovecot-imapd"
 LMTP_PACKAGE = "dovecot-lmtpd"
+SUBMISSION_PACKAGE = "dovecot-submissiond"
 
 Settings = dict[str, "str | Settings | list[Settings]"]
 
@@ -46,6 +47,8 @@ class Terms:
     secret that signs the OAuth tokens it takes, if any.  ``lmtp``: mail is
     delivered to it.  ``pop3``: it serves POP3 too.  ``auth_sockets``: others may
     ask its auth service, at ``auth-client`` and ``auth-master`` in ``run``.
+    ``relay``: the port of the mail server to which it passes on what is
+    submitted to it, 0 if nothing is.
     """
 
     certificate: Certificate | None = None
@@ -61,6 +64,7 @@ class Terms:
     lmtp: bool = False
     pop3: bool = False
     auth_sockets: bool = False
+    relay: int = 0
 
 
 class Dovecot:
@@ -70,7 +74,9 @@ class Dovecot:
     the first byte) and ``imap_behind_proxy`` and ``imaps_behind_proxy`` (the
     same, and a PROXY header comes first); where mail is delivered, ``lmtp``
     (STARTTLS) and ``lmtp_behind_proxy`` as well, and where there is POP3,
-    ``pop3`` and ``pop3s``.
+    ``pop3`` and ``pop3s``; where mail is submitted, ``submission``,
+    ``submissions`` and ``submission_behind_proxy``.  Other mail servers may ask
+    it for passwords at the socket ``sasl``.
     """
 
     def __init__(self, terms: Terms, *accounts: Account) -> None:
@@ -83,6 +89,8 @@ class Dovecot:
         self.imap = self.imaps = self.imap_behind_proxy = self.imaps_behind_proxy = 0
         self.lmtp = self.lmtp_behind_proxy = 0
         self.pop3 = self.pop3s = 0
+        self.submission = self.submissions = self.submission_behind_proxy = 0
+        self.sasl = self.folder / "run" / "sasl"
         self._process: ServerProcess | None = None
         self._owner = _mail_owner()
         for name in ("run", "state", "home"):
@@ -143,6 +151,9 @@ class Dovecot:
             plain += [self.lmtp, self.lmtp_behind_proxy]
         if self.terms.pop3:
             plain, tls = [*plain, self.pop3], [*tls, self.pop3s]
+        if self.terms.relay:
+            plain += [self.submission, self.submission_behind_proxy]
+            tls += [self.submissions]
         return plain if self.terms.ssl == "no" else [*plain, *tls]
 
     def kill(self) -> None:
@@ -162,6 +173,9 @@ class Dovecot:
             self.lmtp, self.lmtp_behind_proxy = free_port(self.host), free_port(self.host)
         if self.terms.pop3:
             self.pop3, self.pop3s = free_port(self.host), free_port(self.host)
+        if self.terms.relay:
+            self.submission, self.submissions = free_port(self.host), free_port(self.host)
+            self.submission_behind_proxy = free_port(self.host)
 
     # --- accounts and mail --------------------------------------------------
 
@@ -254,7 +268,7 @@ class Dovecot:
             "service imap": {"process_limit": "1000", **self._sessions_per_process(1000)},
             # The penalty for failed logins counts by address: one test would slow down the next.
             "service anvil": {"client_limit": "2000", "unix_listener anvil-auth-penalty": {"mode": "0"}},
-            "service auth": {"client_limit": "2000"},
+            "service auth": {"client_limit": "2000", "unix_listener sasl": {"mode": "0666"}},
         }
         if terms.auth_sockets:
             for name in ("auth-client", "auth-master"):
@@ -269,11 +283,21 @@ class Dovecot:
                 "inet_listener pop3": {"port": str(self.pop3)},
                 "inet_listener pop3s": {"port": "0" if terms.ssl == "no" else str(self.pop3s), "ssl": "yes"},
             }
+        if terms.relay:
+            services["service submission-login"] = {
+                "inet_listener submission": {"port": str(self.submission)},
+                "inet_listener submissions": {"port": str(self.submissions), "ssl": "yes"},
+                "inet_listener submission_behind_proxy": {
+                    "port": str(self.submission_behind_proxy),
+                    "haproxy": "yes",
+                },
+            }
         if terms.ssl == "no":
             del services["service imap-login"]["inet_listener imaps_behind_proxy"]
             services["service imap-login"]["inet_listener imaps"] = {"port": "0"}
         if os.geteuid():
-            for service in ("imap-login", "anvil", "stats", *(["pop3-login"] if terms.pop3 else [])):
+            also = {"pop3-login": terms.pop3, "submission-login": bool(terms.relay)}
+            for service in ("imap-login", "anvil", "stats", *(name for name, has in also.items() if has)):
                 services.setdefault(f"service {service}", {})["chroot"] = ""
         return {
             "base_dir": str(self.folder / "run"),
@@ -288,9 +312,19 @@ class Dovecot:
             "first_valid_uid": "1",
             "default_client_limit": "2000",
             "ssl": terms.ssl,
+            **self._relay(),
             **({"default_internal_user": user, "default_login_user": user} if os.geteuid() else {}),
             **({"default_internal_group": grp.getgrgid(os.getegid()).gr_name} if os.geteuid() else {}),
             **services,
+        }
+
+    def _relay(self) -> Settings:
+        if not self.terms.relay:
+            return {}
+        return {
+            "submission_relay_host": "127.0.0.1",
+            "submission_relay_port": str(self.terms.relay),
+            "submission_max_mail_size": "100M",
         }
 
     def _sessions_per_process(self, count: int) -> Settings:
@@ -301,7 +335,9 @@ class Dovecot:
     def _protocols(self) -> str:
         if self.terms.lmtp:
             program("/usr/lib/dovecot/lmtp", LMTP_PACKAGE)
-        also = {"lmtp": self.terms.lmtp, "pop3": self.terms.pop3}
+        if self.terms.relay:
+            program("/usr/lib/dovecot/submission", SUBMISSION_PACKAGE)
+        also = {"lmtp": self.terms.lmtp, "pop3": self.terms.pop3, "submission": self.terms.relay}
         return " ".join(["imap", *(name for name, wanted in also.items() if wanted)])
 
     def _for_2_3(self) -> Settings:

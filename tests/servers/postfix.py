@@ -12,13 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+from servers.certificates import Certificate
 from servers.processes import Log, ServerProcess, accepts, free_port, wait_until
 from servers.programs import lacking, program
 
 PACKAGE = "postfix"
 
 _SERVICES = """\
-{port} inet n - n - - smtpd
+{services}
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
@@ -42,10 +43,13 @@ postlog unix-dgram n - n - 1 postlogd
 class Postfix:
     """One instance, which takes mail on ``port``; use it as a context manager.
 
-    ``settings`` are of main.cf, beside those that keep it to itself.
+    ``settings`` are of main.cf, beside those that keep it to itself.  With a
+    ``certificate`` it offers STARTTLS on ``port``, and there are ``tls_port``
+    (TLS from the first byte) and ``port_behind_proxy`` (a PROXY header comes
+    first) as well.
     """
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, certificate: Certificate | None = None, **settings: str) -> None:
         if os.geteuid():
             lacking("the root user, whom Postfix needs,", "sudo make test")
         self.binary = program("postfix", PACKAGE)
@@ -53,7 +57,18 @@ class Postfix:
         self.folder.chmod(0o755)
         self.log = Log(self.folder / "log" / "log")
         self.port = free_port()
+        self.tls_port = self.port_behind_proxy = 0
+        self._services = {self.port: ""}
         self._settings = settings
+        if certificate is not None:
+            self.tls_port, self.port_behind_proxy = free_port(), free_port()
+            self._services[self.tls_port] = " -o smtpd_tls_wrappermode=yes"
+            self._services[self.port_behind_proxy] = " -o smtpd_upstream_proxy_protocol=haproxy"
+            self._settings |= {
+                "smtpd_tls_cert_file": str(certificate.chain),
+                "smtpd_tls_key_file": str(certificate.key),
+                "smtpd_tls_security_level": "may",
+            }
         self._process: ServerProcess | None = None
 
     def __enter__(self) -> Self:
@@ -92,7 +107,10 @@ class Postfix:
         config = self.folder / "config"
         config.mkdir()
         (config / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
-        (config / "master.cf").write_text(_SERVICES.format(port=f"127.0.0.1:{self.port}"))
+        services = "\n".join(
+            f"127.0.0.1:{port} inet n - n - - smtpd{options}" for port, options in self._services.items()
+        )
+        (config / "master.cf").write_text(_SERVICES.format(services=services))
         self._process = ServerProcess([self.binary, "-c", str(config), "start-fg"], self.folder / "output")
         if wait_until("Postfix's start", self._state) != "listens":
             output = Log(self.folder / "output").text()
@@ -101,7 +119,7 @@ class Postfix:
     def _state(self) -> str:
         if not self._process.running():
             return "ended"
-        return "listens" if accepts("127.0.0.1", self.port) else ""
+        return "listens" if all(accepts("127.0.0.1", port) for port in self._services) else ""
 
     def stop(self) -> None:
         """End it, and remove all that it has written."""

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailroute.wire.lines import LineReader, Malformed, Stop
 from mailroute.wire.smtp_data import ContentCheck, DataReader, DotStuffer
-from mailroute.wire.smtp_reader import MAX_REPLY, BadReply, LineReader, ReplyReader, Stop
+from mailroute.wire.smtp_reader import MAX_REPLY, ReplyReader
 from mailroute.wire.smtp_syntax import BadSyntax, account_of, read_path, spell
 from mailroute.wire.xtext import xtext
 
@@ -91,21 +92,36 @@ def test_chunks_are_looked_at_as_a_whole(ends, cuts):
 @given(st.binary(max_size=300), CUTS)
 def test_lines_end_with_cr_lf_alone(data, cuts):
     """Lines are the same however they are cut, and end with nothing but CR LF."""
-    reader, lines = LineReader(1000), []
+    reader, lines = LineReader(1000, strict=True), []
     for piece in cut(data, cuts):
         reader.feed(piece)
-        while isinstance(line := reader.line(), bytes):
+        while isinstance(line := reader.line(1000), bytes):
             lines.append(line)
     assert [*lines, reader.take(1000)] == data.split(b"\r\n")
 
 
-def test_a_line_has_a_bound():
-    """A line may be as long as the bound says, with its end, and no longer."""
-    reader = LineReader(6)
-    reader.feed(b"abcd\r\n")
-    assert reader.line() == b"abcd"
-    reader.feed(b"abcde\r\n")
-    assert reader.line() is Stop.TOO_LONG
+@given(CUTS)
+def test_a_line_has_a_bound(cuts):
+    """A line may be as long as the bound says, and no longer, however it is cut."""
+    reader = LineReader(4, strict=True)
+    found = []
+    for piece in cut(b"abcd\r\nabcde\r\n", cuts):
+        reader.feed(piece)
+        while Stop.TOO_LONG not in found and (line := reader.line(4)) is not Stop.MORE:
+            found.append(line)
+    assert found == [b"abcd", Stop.TOO_LONG]
+
+
+@given(st.lists(st.binary(max_size=9)), st.integers(0, 9), st.binary(max_size=9))
+def test_what_is_taken_and_given_back(shards, at_most, back):
+    """Bytes that are no lines come as they are, and what is given back comes before what is there."""
+    reader = LineReader(1000, strict=True)
+    for shard in shards:
+        reader.feed(shard)
+    taken = reader.take(at_most)
+    assert len(taken) == min(at_most, len(b"".join(shards)))
+    reader.give_back(back)
+    assert taken + reader.rest() == taken + back + b"".join(shards)[len(taken) :]
 
 
 @given(st.binary(max_size=200), CUTS)
@@ -115,9 +131,9 @@ def test_any_bytes_make_replies_or_none(data, cuts):
     try:
         for piece in cut(b"250-one\r\n250 two\r\n" + data, cuts):
             reader.feed(piece)
-            while reader.reply() is not None:
+            while reader.unit() is not Stop.MORE:
                 pass
-    except BadReply:
+    except Malformed:
         pass
 
 
@@ -125,9 +141,9 @@ def test_replies():
     """A reply may have several lines with one code, and a bound."""
     reader = ReplyReader()
     reader.feed(b"250-one\r\n250-\r\n250 three\r\n221\r\n")
-    assert reader.reply() == (250, (b"one", b"", b"three"))
-    assert reader.reply() == (221, (b"",))
-    assert reader.reply() is None
+    assert reader.unit() == (b"250", b"one", b"", b"three")
+    assert reader.unit() == (b"221", b"")
+    assert reader.unit() is Stop.MORE
 
 
 @pytest.mark.parametrize(
@@ -145,8 +161,8 @@ def test_no_reply(text):
     """What is none is refused."""
     reader = ReplyReader()
     reader.feed(text)
-    with pytest.raises(BadReply):
-        reader.reply()
+    with pytest.raises(Malformed):
+        reader.unit()
 
 
 @given(st.binary(max_size=80))

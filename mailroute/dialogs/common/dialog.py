@@ -177,8 +177,9 @@ class CommandDialog(ABC):
 
     def farewell(self, why: Farewell) -> bytes:
         """Say goodbye; whatever comes after that is ignored."""
+        words = self._goodbye(why)
         self._state = State.OVER
-        return self._goodbye(why) + b"\r\n"
+        return words + b"\r\n"
 
     def rest(self) -> bytes:
         """Return, and forget, the bytes received behind an accepted login."""

@@ -28,7 +28,7 @@ from mailroute.events import (
 )
 from mailroute.interfaces import ILogin
 from mailroute.wire import sasl
-from mailroute.wire.lines import LineReader, Parts, Stop
+from mailroute.wire.lines import LineReader, Malformed, Parts, Stop
 
 
 @frozen(eq=False)
@@ -123,14 +123,17 @@ class CommandLogin(ABC):
             return []
         next_unit = self._reader.unit
         self._reader.feed(data)
-        while self._state is not OVER:
-            unit = next_unit()
-            if unit is _MORE:
-                break
-            if isinstance(unit, tuple):
-                self._response(unit)
-            else:
-                self._protocol_error("a response that is too long or malformed")
+        try:
+            while self._state is not OVER:
+                unit = next_unit()
+                if unit is _MORE:
+                    break
+                if isinstance(unit, tuple):
+                    self._response(unit)
+                else:
+                    self._protocol_error("a response that is too long or malformed")
+        except Malformed as error:
+            self._protocol_error(str(error))
         return self._flush()
 
     def secured(self) -> list[LoginEvent]:

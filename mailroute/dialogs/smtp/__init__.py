@@ -1,4 +1,7 @@
-"""SMTP and LMTP as mail is delivered (RFC 5321, RFC 2033): the records that the core works with."""
+"""SMTP and LMTP, where mail is delivered (RFC 5321, RFC 2033) and where it is submitted (RFC 6409).
+
+These are the records that the core works with.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,31 @@ from typing import ClassVar
 from zope.interface import implementer
 
 from mailroute.dialogs.smtp import dialect as dialects
+from mailroute.dialogs.smtp.extensions import check_line, check_optional
 from mailroute.dialogs.smtp.login import SmtpLogin
 from mailroute.dialogs.smtp.receiver import Receiver
 from mailroute.dialogs.smtp.sender import Sender
+from mailroute.dialogs.smtp.submission import SubmissionDialog
+from mailroute.dialogs.smtp.submission_login import SubmissionLogin
 from mailroute.envelope import DeliveryTerms
-from mailroute.events import LoginTerms
-from mailroute.interfaces import IDeliveryProtocol, ILogin, IReceiver, ISender
+from mailroute.events import DialogTerms, LoginTerms
+from mailroute.interfaces import (
+    IDeliveryProtocol,
+    IDialog,
+    ILogin,
+    ILoginProtocol,
+    INamedProtocol,
+    IReceiver,
+    ISender,
+)
+from mailroute.wire.sasl import MECHANISMS
 
 
 @implementer(IDeliveryProtocol)
 class DeliveryProtocol:
     """Makes the halves of a delivery in one of the two dialects."""
 
-    # RFC 7301's registry has no name for either.
+    # The registry of RFC 7301 has no name for SMTP in any form.
     alpn: ClassVar[tuple[bytes, ...]] = ()
     mechanisms: ClassVar[tuple[str, ...]] = ()
     logins = False
@@ -30,6 +45,10 @@ class DeliveryProtocol:
         self._dialect = dialect
         self.name = dialect.name
         self.splits = dialect.splits
+
+    def check_capability(self, word: str) -> None:
+        """Check a keyword of the EHLO reply."""
+        check_optional(word)
 
     def receiver(self, terms: DeliveryTerms) -> IReceiver:
         """Make the client's half for one client."""
@@ -44,5 +63,29 @@ class DeliveryProtocol:
         return Sender(self._dialect, welcome if isinstance(welcome, Mapping) else {})
 
 
+@implementer(ILoginProtocol, INamedProtocol)
+class SubmissionProtocol:
+    """Makes the two halves of the beginning of a session in which mail is submitted."""
+
+    name = dialects.SUBMISSION.name
+    alpn: ClassVar[tuple[bytes, ...]] = ()
+    mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    logins = True
+    starttls = True
+
+    def check_capability(self, word: str) -> None:
+        """Check a line of the EHLO reply."""
+        check_line(word)
+
+    def dialog(self, terms: DialogTerms) -> IDialog:
+        """Make the dialog for one client."""
+        return SubmissionDialog(terms)
+
+    def login(self, terms: LoginTerms) -> ILogin:
+        """Make the login for one connection to a backend."""
+        return SubmissionLogin(terms)
+
+
 LMTP = DeliveryProtocol(dialects.LMTP)
 SMTP = DeliveryProtocol(dialects.SMTP)
+SUBMISSION = SubmissionProtocol()

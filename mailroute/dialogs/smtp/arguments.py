@@ -1,4 +1,7 @@
-"""What stands behind MAIL, RCPT and BDAT, with what is wrong with it (RFC 5321, 1870, 3030, 6152, 6531)."""
+"""Commands, and what stands behind MAIL, RCPT and BDAT, with what is wrong with it.
+
+RFC 5321, 1870, 3030, 6152, 6531.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,18 @@ _BDAT = re.compile(rb"([0-9]{1,%d})(?: +(LAST))?" % MAX_SIZE_DIGITS, re.IGNORECA
 _SIZE = re.compile(rb"[0-9]{1,%d}" % MAX_SIZE_DIGITS)
 
 _NO_SMTPUTF8 = b"553 5.6.7 Use SMTPUTF8 for such an address"
+
+
+def read_command(line: bytes) -> tuple[bytes, bytes]:
+    """Return a command's verb in upper case, and what stands behind it.
+
+    The verb of what can be no command is empty: an end of line of another kind
+    would be one command here and two elsewhere.
+    """
+    if b"\r" in line or b"\n" in line or b"\0" in line:
+        return b"", b""
+    verb, _, rest = line.partition(b" ")
+    return verb.upper(), rest.strip(b" ")
 
 
 def read_mail(rest: bytes, terms: DeliveryTerms) -> MailFrom | bytes:

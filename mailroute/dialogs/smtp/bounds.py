@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+MAX_COMMAND = 4096
+"""Bytes in one command line.  RFC 5321 has 512; its extensions add to MAIL and RCPT (SIZE 26, 8BITMIME 17,
+SMTPUTF8 10, DSN 500 each); with paths twice as long as RFC 5321's this is beyond what any client sends."""
+
 PIECE = 4096
 """Bytes of a message that are passed on at once: that much may have to wait at each backend."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mailroute.dialogs.smtp.bounds import PIECE
 from mailroute.envelope import Chunk, End, Obstacle, Piece, Spoilt
+from mailroute.wire.lines import LineReader
 from mailroute.wire.smtp_data import ContentCheck, DataReader
-from mailroute.wire.smtp_reader import LineReader
 
 AT_ONCE = 1 << 16
 """Bytes to look at in one go."""

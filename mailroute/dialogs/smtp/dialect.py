@@ -1,4 +1,4 @@
-"""In what SMTP (RFC 5321) and LMTP (RFC 2033) differ."""
+"""In what SMTP (RFC 5321), its submission (RFC 6409) and LMTP (RFC 2033) differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOKEN = secrets.token_hex(4).encode("ascii")
 
 @frozen
 class Dialect:
-    """One of the two.
+    """One of the three.
 
     ``hello``: the command that begins a session.  ``proto``: what XCLIENT
     calls it.  ``splits``: the message's end is answered for each recipient.
@@ -25,6 +25,7 @@ class Dialect:
 
 
 SMTP = Dialect("smtp", b"EHLO", b"ESMTP", splits=False)
+SUBMISSION = Dialect("submission", b"EHLO", b"ESMTP", splits=False)
 LMTP = Dialect("lmtp", b"LHLO", b"LMTP", splits=True)
 
 

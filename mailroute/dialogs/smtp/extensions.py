@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from mailroute.envelope import DeliveryTerms, MailFrom, Obstacle, RcptTo
+from mailroute.events import DialogTerms
 from mailroute.wire.smtp_syntax import Parameters
+
+Extensions = Mapping[bytes, tuple[bytes, ...]]
+"""A backend's, by their keywords in upper case, each with its parameters in upper case."""
 
 ALWAYS = ("PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING")
 """What can be kept whatever backends do: where one lacks what a message needs, its recipients are refused."""
@@ -13,11 +19,48 @@ ALWAYS = ("PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING
 OPTIONAL = ("DSN",)
 """What only backends can keep: a listener announces it if it is told to."""
 
-Extensions = Mapping[bytes, Sequence[bytes]]
-"""A backend's, by their keywords in upper case, each with its parameters in upper case."""
+SUBMISSION_ALWAYS = ("PIPELINING", "ENHANCEDSTATUSCODES")
+"""What mailroute itself does before a login."""
+
+SUBMISSION_USUALLY = ("8BITMIME", "SIZE")
+"""What every backend has (RFC 6409 section 7), unless a listener says what its backends have."""
+
+# RFC 5321 section 4.1.1.1: ehlo-line.
+_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?: [!-~]+)*")
+
+MAX_LINE = 500
+"""Bytes of a line of the EHLO reply: RFC 5321 section 4.5.3.1.5 has 512, its code and its end included."""
+
+# The last two would be an offer to say that one is somebody else.
+_OWN = frozenset({*SUBMISSION_ALWAYS, "STARTTLS", "AUTH", "XCLIENT", "XFORWARD"})
+
 
 _OF_MAIL = {b"SIZE", b"BODY", b"SMTPUTF8"}
 _OF_DSN = {b"RET", b"ENVID", b"NOTIFY", b"ORCPT"}
+
+
+def check_line(line: str) -> None:
+    """Check a line of the EHLO reply that a listener is to announce to those who log in.
+
+    :raises ValueError: it is none, or not the listener's to announce.
+    """
+    found = _LINE.fullmatch(line)
+    if found is None or len(line) > MAX_LINE:
+        raise ValueError(
+            f'"{line}" is no extension: it must be a keyword, and its parameters with single spaces between '
+            "(RFC 5321, section 4.1.1.1)"
+        )
+    if found[1].upper() in _OWN:
+        raise ValueError(f'"{line}" is for mailroute itself to announce: take it out')
+
+
+def check_optional(word: str) -> None:
+    """Check a word that a listener is to announce where mail is delivered.
+
+    :raises ValueError: nothing is known of what it promises.
+    """
+    if word not in OPTIONAL:
+        raise ValueError(f'"{word}" is not what mailroute can pass on, which is "{OPTIONAL[0]}": remove it')
 
 
 def announced(terms: DeliveryTerms, tls: bool) -> list[bytes]:
@@ -27,6 +70,20 @@ def announced(terms: DeliveryTerms, tls: bool) -> list[bytes]:
     if terms.tls_offered and not tls:
         lines.append(b"STARTTLS")
     return lines
+
+
+@lru_cache
+def announced_before_login(terms: DialogTerms, tls: bool) -> tuple[bytes, ...]:
+    """Return the lines of the EHLO reply but for the first, for a client that has not logged in yet.
+
+    :param tls: TLS that it has asked for is on.
+    """
+    lines = [*SUBMISSION_ALWAYS, *(terms.capabilities or SUBMISSION_USUALLY)]
+    if terms.tls_offered and not tls:
+        lines.append("STARTTLS")
+    if terms.mechanisms and (tls or terms.login_allowed):
+        lines.append(" ".join(["AUTH", *terms.mechanisms]))
+    return tuple(line.encode("ascii") for line in lines)
 
 
 def read_extensions(lines: Sequence[bytes]) -> Extensions:

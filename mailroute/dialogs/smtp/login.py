@@ -2,149 +2,126 @@
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Callable, Mapping
 
-from zope.interface import implementer
-
+from mailroute.dialogs.common.login import GREETING, READY, STARTTLS, CommandLogin, State
+from mailroute.dialogs.common.plan import NoWay
+from mailroute.dialogs.common.text import said
+from mailroute.dialogs.common.xclient import xclient_lines
 from mailroute.dialogs.smtp.dialect import TOKEN, Dialect, Seam
 from mailroute.dialogs.smtp.extensions import Extensions, read_extensions
-from mailroute.dialogs.smtp.replies import harmless, said
-from mailroute.dialogs.smtp.xclient import xclient_commands
-from mailroute.envelope import Reply
-from mailroute.events import (
-    LoggedIn,
-    LoginEvent,
-    LoginOrder,
-    LoginTerms,
-    Reason,
-    Refusal,
-    Refused,
-    Send,
-    StartTLS,
-)
-from mailroute.interfaces import ILogin
-from mailroute.wire.smtp_reader import BadReply, ReplyReader
+from mailroute.events import LoggedIn, LoginEvent, LoginOrder, LoginTerms, Reason
+from mailroute.wire.lines import Parts
+from mailroute.wire.smtp_reader import ReplyReader
+
+_HELLO = State("waiting for the answer to EHLO or LHLO")
+_XCLIENT = State("waiting for the answer to XCLIENT")
 
 
-class _State(enum.Enum):
-    """What we wait for; the words are those of the log."""
-
-    GREETING = "waiting for the greeting"
-    HELLO = "waiting for the answer to EHLO or LHLO"
-    STARTTLS = "waiting for the answer to STARTTLS"
-    HANDSHAKE = "waiting for TLS"
-    XCLIENT = "waiting for the answer to XCLIENT"
-    OVER = "done"
-
-
-@implementer(ILogin)
-class SmtpLogin:
+class SmtpLogin(CommandLogin):
     """Makes one connection ready to take mail; the ``welcome`` is the backend's extensions."""
 
+    __slots__ = ("_dialect", "_introduced", "_seam", "_to_tell")
+
     def __init__(self, dialect: Dialect, terms: LoginTerms) -> None:
+        super().__init__(terms, ReplyReader())
         self._dialect = dialect
-        self._order: LoginOrder | None = None
         self._seam = Seam("localhost")
-        self._reader = ReplyReader()
-        self._state = _State.GREETING
-        self._secure = not terms.starttls
         self._introduced = not terms.tell_client
         self._to_tell: list[bytes] = []
-        self._out: list[LoginEvent] = []
-
-    # --- ILogin ---
 
     def open(self, order: LoginOrder) -> list[LoginEvent]:
-        """Take mail for this client; always called before `start`, since nobody keeps these ready."""
-        self._order = order
+        """Take mail for this client."""
         if isinstance(order.seam, Seam):
             self._seam = order.seam
-        return []
+        return super().open(order)
 
-    def start(self) -> list[LoginEvent]:
-        """Wait for the greeting."""
-        return []
+    # --- replies ---
 
-    def receive(self, data: bytes) -> list[LoginEvent]:
-        """Take bytes from the backend."""
-        self._reader.feed(data)
-        try:
-            while self._state not in (_State.OVER, _State.HANDSHAKE):
-                whole = self._reader.reply()
-                if whole is None:
-                    break
-                code, lines = whole
-                self._reply(harmless(code, lines))
-        except BadReply as bad:
-            self._refuse(Reason.UNAVAILABLE, f"the backend sent {bad}")
-        return self._flush()
-
-    def secured(self) -> list[LoginEvent]:
-        """TLS is on: what the backend said in the clear is forgotten (RFC 3207 section 4.2)."""
-        self._secure = True
-        self._reader.forget()
-        self._say_hello()
-        return self._flush()
-
-    def doing(self) -> str:
-        """Say what it waits for, for the log."""
-        return self._state.value
-
-    # --- running ---
-
-    def _flush(self) -> list[LoginEvent]:
-        events, self._out = self._out, []
-        return events
-
-    def _refuse(self, reason: Reason, detail: str) -> None:
-        self._state = _State.OVER
-        self._out.append(Refused(Refusal(reason, detail)))
-
-    def _say_hello(self) -> None:
-        self._state = _State.HELLO
-        name = self._seam.host_name.encode("ascii", "replace")
-        self._out.append(Send(b"%s %s\r\n" % (self._dialect.hello, name)))
-
-    def _reply(self, reply: Reply) -> None:
-        if not reply.positive:
-            reason = Reason.UNAVAILABLE
-            if reply.code >= 500 and self._state is not _State.GREETING:
-                reason = Reason.MISCONFIGURED
-            self._refuse(reason, f"{self._state.value}: {said(reply)}")
-        elif self._state is _State.GREETING:
-            if TOKEN in reply.lines[0].split():
-                self._refuse(
-                    Reason.MISCONFIGURED, "the backend is this mailroute itself: the routes form a loop"
-                )
-            else:
-                self._say_hello()
-        elif self._state is _State.HELLO:
-            self._said_hello(read_extensions(reply.lines))
-        elif self._state is _State.STARTTLS:
-            self._state = _State.HANDSHAKE
-            self._reader.forget()
-            self._out.append(StartTLS())
-        elif self._to_tell:
-            self._out.append(Send(self._to_tell.pop(0)))
+    def _response(self, parts: Parts) -> None:
+        code = int(parts[0])
+        if self._state is READY:
+            self._refuse(Reason.UNAVAILABLE, f"the backend spoke before a login: {said(b' '.join(parts))}")
+        elif (answered := _ANSWERED.get(self._state)) is None:
+            self._protocol_error("a reply where none was expected")
+        elif 200 <= code < 300:
+            answered(self, parts[1:])
         else:
-            # It has begun anew, and may offer other things to whom it takes us for now.
+            reason = Reason.UNAVAILABLE
+            if code >= 500 and self._state is not GREETING:
+                reason = Reason.MISCONFIGURED
+            self._refuse(reason, f"{self.doing()}: the backend said: {said(b' '.join(parts))}")
+
+    def _greeting(self, texts: Parts) -> None:
+        if TOKEN in texts[0].split():
+            self._refuse(Reason.MISCONFIGURED, "the backend is this mailroute itself: the routes form a loop")
+        elif self._secure:
+            self._prepared()
+        else:
             self._say_hello()
 
-    def _said_hello(self, extensions: Extensions) -> None:
+    def _begin(self) -> None:
+        self._prepared()
+
+    def _log_in(self, order: LoginOrder) -> None:
+        del order
+        self._say_hello()
+
+    def _hello_name(self) -> bytes:
+        return self._seam.host_name.encode("ascii", "replace")
+
+    def _say_hello(self) -> None:
+        self._state = _HELLO
+        self._said += b"%s %s\r\n" % (self._dialect.hello, self._hello_name())
+
+    def _hello_answered(self, texts: Parts) -> None:
+        extensions = read_extensions(texts)
         if not self._secure:
             if b"STARTTLS" not in extensions:
                 self._refuse(Reason.MISCONFIGURED, "the backend offers no STARTTLS")
                 return
-            self._state = _State.STARTTLS
-            self._out.append(Send(b"STARTTLS\r\n"))
+            self._state = STARTTLS
+            self._said += b"STARTTLS\r\n"
             return
         if not self._introduced and self._order is not None:
             self._introduced = True
-            offered = extensions.get(b"XCLIENT", ())
-            self._to_tell = xclient_commands(offered, self._order.client, self._seam, self._dialect)
-            if self._to_tell:
-                self._state = _State.XCLIENT
-                self._out.append(Send(self._to_tell.pop(0)))
+            try:
+                self._to_tell = self._introduction(self._order, extensions.get(b"XCLIENT", ()))
+            except NoWay as error:
+                self._refuse(Reason.MISCONFIGURED, str(error))
                 return
-        self._state = _State.OVER
-        self._out.append(LoggedIn(extensions))
+            if self._to_tell:
+                self._state = _XCLIENT
+                self._said += self._to_tell.pop(0)
+                return
+        self._ready(extensions)
+
+    def _introduction(self, order: LoginOrder, listed: Parts) -> list[bytes]:
+        """Return the XCLIENT commands; never with LOGIN, which would name somebody who has logged in."""
+        return xclient_lines(listed, order.client, self._told())
+
+    def _told(self) -> list[tuple[bytes, bytes]]:
+        return [(b"PROTO", self._dialect.proto), (b"HELO", self._seam.hello)]
+
+    def _xclient_answered(self, texts: Parts) -> None:
+        del texts
+        if self._to_tell:
+            self._said += self._to_tell.pop(0)
+        else:
+            # It has begun anew, and may offer other things to whom it takes us for now.
+            self._say_hello()
+
+    def _starttls_answered(self, texts: Parts) -> None:
+        self._answered_starttls(True, b" ".join(texts))
+
+    def _ready(self, extensions: Extensions) -> None:
+        """The backend takes mail, or the login if there is one."""
+        self._end(LoggedIn(extensions))
+
+
+_ANSWERED: Mapping[State, Callable[[SmtpLogin, Parts], None]] = {
+    GREETING: SmtpLogin._greeting,
+    _HELLO: SmtpLogin._hello_answered,
+    STARTTLS: SmtpLogin._starttls_answered,
+    _XCLIENT: SmtpLogin._xclient_answered,
+}

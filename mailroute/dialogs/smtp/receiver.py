@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from zope.interface import implementer
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD
-from mailroute.dialogs.smtp import arguments
-from mailroute.dialogs.smtp.bounds import MAX_BAD_WITHOUT_BOUND, MAX_COMMANDS
+from mailroute.dialogs.smtp import arguments, replies
+from mailroute.dialogs.smtp.bounds import MAX_BAD_WITHOUT_BOUND, MAX_COMMAND, MAX_COMMANDS
 from mailroute.dialogs.smtp.content import Content
-from mailroute.dialogs.smtp.dialect import TOKEN, Dialect, Seam
+from mailroute.dialogs.smtp.dialect import Dialect, Seam
 from mailroute.dialogs.smtp.extensions import announced
 from mailroute.dialogs.smtp.replies import FAREWELLS, reply_to, together, written
 from mailroute.envelope import (
@@ -27,8 +27,7 @@ from mailroute.envelope import (
 )
 from mailroute.events import Farewell, HangUp, Send, StartTLS
 from mailroute.interfaces import IReceiver
-from mailroute.wire.lines import is_http
-from mailroute.wire.smtp_reader import MAX_COMMAND, LineReader, Stop
+from mailroute.wire.lines import LineReader, Stop, is_http
 
 
 class _State(enum.Enum):
@@ -51,7 +50,7 @@ class Receiver:
         self._dialect = dialect
         self._terms = terms
         self._host = terms.host_name.encode("ascii", "replace")
-        self._reader = LineReader(MAX_COMMAND)
+        self._reader = LineReader(MAX_COMMAND, strict=True)
         self._state = _State.COMMAND
         self._tls = False
         self._hello = b""
@@ -68,7 +67,7 @@ class Receiver:
     def greet(self) -> list[ReceiverEvent]:
         """Greet (RFC 5321 section 4.3.1)."""
         name = self._dialect.name.upper().encode("ascii")
-        self._say(b"220 %s %s mailroute %s ready" % (self._host, name, TOKEN))
+        self._say(replies.greeting(self._host, name))
         return self._flush()
 
     def receive(self, data: bytes) -> list[ReceiverEvent]:
@@ -166,7 +165,7 @@ class Receiver:
         return self._flush()
 
     def _next_command(self) -> bool:
-        line = self._reader.line()
+        line = self._reader.line(MAX_COMMAND)
         if line is Stop.MORE:
             return False
         if isinstance(line, Stop):
@@ -179,13 +178,12 @@ class Receiver:
         if is_http(line):
             self._hang_up(Farewell.NOT_THIS_PROTOCOL)
             return True
-        verb, _, rest = line.partition(b" ")
-        command = _COMMANDS.get(verb.upper())
-        if command is None or b"\r" in line or b"\n" in line or b"\0" in line:
-            # An end of line of another kind would be one command here and two elsewhere.
-            self._bad_command(b"500 5.5.2 Command not understood")
+        verb, rest = arguments.read_command(line)
+        command = _COMMANDS.get(verb)
+        if command is None:
+            self._bad_command(replies.NOT_UNDERSTOOD)
         else:
-            command(self, rest.strip(b" "))
+            command(self, rest)
         return True
 
     def _bad_command(self, line: bytes) -> None:
@@ -232,7 +230,7 @@ class Receiver:
             self._bad_command(b"500 5.5.1 This server speaks " + self._dialect.name.upper().encode("ascii"))
             return
         if not rest or len(rest) > arguments.MAX_HELLO:
-            self._bad_command(b"501 5.5.4 Say who you are")
+            self._bad_command(replies.NO_NAME)
             return
         self._call_off()
         self._hello = rest
@@ -241,14 +239,14 @@ class Receiver:
 
     def _cmd_starttls(self, rest: bytes) -> None:
         if rest:
-            self._bad_command(b"501 5.5.4 STARTTLS takes nothing behind it")
+            self._bad_command(replies.STARTTLS_TAKES_NOTHING)
         elif not self._terms.tls_offered or self._tls:
-            self._bad_command(b"502 5.5.1 STARTTLS is not offered")
+            self._bad_command(replies.NO_TLS)
         elif len(self._reader):
             self._hang_up(Farewell.INJECTION)
         else:
             self._call_off()
-            self._say(b"220 2.0.0 Begin TLS")
+            self._say(replies.BEGIN_TLS)
             self._out.append(StartTLS())
             self._state = _State.HANDSHAKE
 
@@ -322,11 +320,11 @@ class Receiver:
     def _cmd_rset(self, rest: bytes) -> None:
         del rest
         self._call_off()
-        self._say(b"250 2.0.0 Forgotten")
+        self._say(replies.FORGOTTEN)
 
     def _cmd_noop(self, rest: bytes) -> None:
         del rest
-        self._say(b"250 2.0.0 Nothing done")
+        self._say(replies.NOTHING_DONE)
 
     def _cmd_vrfy(self, rest: bytes) -> None:
         del rest
@@ -338,7 +336,7 @@ class Receiver:
 
     def _cmd_refused(self, rest: bytes) -> None:
         del rest
-        self._bad_command(b"502 5.5.1 Command not offered")
+        self._bad_command(replies.NOT_OFFERED)
 
     def _cmd_quit(self, rest: bytes) -> None:
         del rest

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mailroute.dialogs.common.text import showable
+from mailroute.dialogs.smtp.dialect import TOKEN
 from mailroute.envelope import Obstacle, Outcome, Reply
 from mailroute.events import Farewell, Reason
+from mailroute.wire.lines import Parts
 
 # Whatever is wrong on our side of the mailbox is a reason to try again: mail that
 # somebody's mistake in a configuration sends back is lost to its reader.
@@ -51,6 +53,15 @@ FAREWELLS = {
     Farewell.FAULT: b"421 4.3.0 Internal error",
 }
 
+NOTHING_DONE = b"250 2.0.0 Nothing done"
+FORGOTTEN = b"250 2.0.0 Forgotten"
+BEGIN_TLS = b"220 2.0.0 Begin TLS"
+NO_TLS = b"502 5.5.1 STARTTLS is not offered"
+STARTTLS_TAKES_NOTHING = b"501 5.5.4 STARTTLS takes nothing behind it"
+NO_NAME = b"501 5.5.4 Say who you are"
+NOT_UNDERSTOOD = b"500 5.5.2 Command not understood"
+NOT_OFFERED = b"502 5.5.1 Command not offered"
+
 CLOSING = 421
 """The code of a server that ends the connection, whatever it was asked."""
 
@@ -58,9 +69,21 @@ _NOT_THE_CLIENTS = frozenset({500, 501, 502, 503, 504, 530, 538})
 """What a backend finds wrong with us: the client has no part in it, and shall not lose its message by it."""
 
 
-def harmless(code: int, lines: Iterable[bytes]) -> Reply:
-    """Return a backend's reply with nothing in it that could be taken for anything else."""
-    return Reply(code, tuple(map(showable, lines)))
+def greeting(host: bytes, name: bytes) -> bytes:
+    """Return the first words of a server (RFC 5321 section 4.3.1).
+
+    :param name: the protocol's.
+    """
+    return b"220 %s %s mailroute %s ready" % (host, name, TOKEN)
+
+
+def harmless(parts: Parts) -> Reply:
+    """Return a backend's reply with nothing in it that could be taken for anything else.
+
+    :param parts: its code, and the text of each line.
+    """
+    code, *texts = parts
+    return Reply(int(code), tuple(map(showable, texts)))
 
 
 def outcome_of(reply: Reply) -> Outcome:

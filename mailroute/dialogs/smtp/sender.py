@@ -25,8 +25,9 @@ from mailroute.envelope import (
 )
 from mailroute.events import Send
 from mailroute.interfaces import ISender
+from mailroute.wire.lines import Malformed, Stop
 from mailroute.wire.smtp_data import DotStuffer
-from mailroute.wire.smtp_reader import BadReply, ReplyReader
+from mailroute.wire.smtp_reader import ReplyReader
 
 _DONE = Answered(Reply(250))
 
@@ -118,11 +119,10 @@ class Sender:
         """Take bytes from the backend."""
         self._reader.feed(data)
         try:
-            while (whole := self._reader.reply()) is not None:
-                code, lines = whole
-                if not self._reply(harmless(code, lines)):
+            while not isinstance(parts := self._reader.unit(), Stop):
+                if not self._reply(harmless(parts)):
                     break
-        except BadReply as bad:
+        except Malformed as bad:
             self._out.append(Broken(Obstacle.PROTOCOL, f"the backend sent {bad}"))
         return self._flush()
 
