@@ -8,7 +8,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from mailroute.config import ConfigError, Problem, Settings, build, load, values
-from mailroute.demo.service import STARTTLS_PORT, TLS_PORT, make_demo_service
+from mailroute.demo.ports import Ports
 from mailroute.service import service
 
 
@@ -74,8 +74,11 @@ class Options(usage.Options):
             "How many processes carry the mail, or auto; else what the file says.",
             _workers,
         ],
-        ["demo-starttls-port", None, STARTTLS_PORT, "The demo's port with STARTTLS.", int],
-        ["demo-tls-port", None, TLS_PORT, "The demo's port with TLS.", int],
+        ["demo-starttls-port", None, Ports().imap, "The demo's port for IMAP with STARTTLS.", int],
+        ["demo-tls-port", None, Ports().imaps, "The demo's port for IMAP with TLS.", int],
+        ["demo-pop3-port", None, Ports().pop3, "The demo's port for POP3.", int],
+        ["demo-submission-port", None, Ports().submission, "The demo's port for sending mail.", int],
+        ["demo-smtp-port", None, Ports().smtp, "The demo's port where mail is delivered.", int],
     ]
 
     settings: Settings | None = None
@@ -114,7 +117,11 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     if options.settings is None:
-        return make_demo_service(reactor, options["demo-starttls-port"], options["demo-tls-port"])
+        # Not above: nobody else needs twisted.mail, which looks up the machine's name as it is imported.
+        from mailroute.demo.service import make_demo_service
+
+        names = ("starttls", "tls", "pop3", "submission", "smtp")
+        return make_demo_service(reactor, Ports(*(options[f"demo-{name}-port"] for name in names)))
     # Nobody needs them after this: in workers, tables are read once more.
     settings, options.settings = options.settings, None
     return service(settings, reactor)

@@ -8,16 +8,21 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+from attrs import astuple
 from servers.processes import PATIENCE, free_port
 from twistd import Twistd
+
+from mailroute.demo.ports import Ports
+
+OPTIONS = ("starttls", "tls", "pop3", "submission", "smtp")
 
 
 class Demo:
     """A running demo, and what it has said of itself."""
 
-    def __init__(self, process: Twistd, starttls_port: int, tls_port: int) -> None:
+    def __init__(self, process: Twistd, ports: Ports) -> None:
         self.process = process
-        self.ports = (starttls_port, tls_port)
+        self.ports = ports
         said = process.log.wait_for(r"--cacert (\S+)/cert\.pem")
         self.folder = Path(said[1])
 
@@ -28,13 +33,13 @@ class Demo:
 
     def starttls(self) -> imaplib.IMAP4:
         """Return a client that has done STARTTLS."""
-        client = imaplib.IMAP4("localhost", self.ports[0], timeout=PATIENCE)
+        client = imaplib.IMAP4("localhost", self.ports.imap, timeout=PATIENCE)
         client.starttls(self.trusted)
         return client
 
     def tls(self) -> imaplib.IMAP4:
         """Return a client of the port with TLS."""
-        return imaplib.IMAP4_SSL("localhost", self.ports[1], ssl_context=self.trusted, timeout=PATIENCE)
+        return imaplib.IMAP4_SSL("localhost", self.ports.imaps, ssl_context=self.trusted, timeout=PATIENCE)
 
 
 @contextlib.contextmanager
@@ -42,9 +47,10 @@ def running_demo(
     folder: Path, command: list[str] | None = None, env: dict[str, str] | None = None
 ) -> Iterator[Demo]:
     """Run a demo in a folder, with the tests' own twistd or another one."""
-    ports = free_port(), free_port()
-    options = ["--demo-starttls-port", str(ports[0]), "--demo-tls-port", str(ports[1])]
+    ports = Ports(*(free_port() for _ in OPTIONS))
+    numbers = list(astuple(ports))
+    options = [f"--demo-{name}-port={number}" for name, number in zip(OPTIONS, numbers, strict=True)]
     with Twistd(
-        "mailroute", "--demo", *options, folder=folder, ports=list(ports), command=command, env=env
+        "mailroute", "--demo", *options, folder=folder, ports=numbers, command=command, env=env
     ) as process:
-        yield Demo(process, *ports)
+        yield Demo(process, ports)

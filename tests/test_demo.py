@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import twistd
+from attrs import astuple
 from demo_process import Demo, running_demo
 from imapclient import IMAPClient
 from servers.processes import PATIENCE, accepts, wait_until
@@ -17,6 +18,7 @@ from servers.programs import program
 
 from mailroute.demo.backend import USERS, DemoUser
 from mailroute.demo.instructions import Command, commands, instructions
+from mailroute.demo.ports import Ports
 
 ALICE, BOB = USERS
 NOWHERE = Path("/nowhere")
@@ -57,25 +59,27 @@ def test_each_account_is_answered_by_its_own_server(demo: Demo, user: DemoUser, 
             assert f"From: The server {user.backend} <".encode() in letter
 
 
-@pytest.mark.parametrize("command", commands(NOWHERE, 0, 0), ids=lambda command: command.title)
+@pytest.mark.parametrize("command", commands(NOWHERE, Ports()), ids=lambda command: command.title)
 def test_every_command_that_it_prints_works(demo: Demo, command: Command) -> None:
     """What the demo says to type can be pasted, and the answer says which server gave it."""
     program("curl", "curl"), program("openssl", "openssl")
-    [printed] = [each for each in commands(demo.folder, *demo.ports) if each.title == command.title]
+    [printed] = [each for each in commands(demo.folder, demo.ports) if each.title == command.title]
     assert printed.line in demo.process.log.text()
     shell = subprocess.run(
         ["bash", "-c", printed.line], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
-    assert f"The server {command.backend}" in shell.stdout, shell.stderr
+    assert command.shows in shell.stdout, shell.stderr
     assert shell.returncode == 0
 
 
 def test_it_says_who_has_which_password_and_where_the_mail_is() -> None:
     """Nothing has to be looked up: names, passwords, servers and ports are all printed."""
-    text = instructions(NOWHERE, 1143, 1993)
+    text = instructions(NOWHERE, Ports())
     for user in USERS:
         assert re.search(rf"{user.name} +password {user.password} +lives on {user.backend}\n", text)
     assert "port 1143 (STARTTLS) and port 1993 (TLS)" in text
+    assert "POP3 on port 1110 and mail to be sent on port 1587 (both STARTTLS)" in text
+    assert "that other servers bring on port 1025" in text
 
 
 def test_a_wrong_password_can_be_followed_by_the_right_one(demo: Demo) -> None:
@@ -105,13 +109,13 @@ def test_nothing_is_left_behind(own_demo: Demo) -> None:
     """When it ends, its ports are free and its files are gone."""
     own_demo.process.stop()
     assert not own_demo.folder.exists()
-    assert not any(accepts("127.0.0.1", port) for port in own_demo.ports)
+    assert not any(accepts("127.0.0.1", port) for port in astuple(own_demo.ports))
     assert [path.name for path in own_demo.process.folder.iterdir()] == ["output"]
 
 
 def test_a_busy_port_is_named(demo: Demo, tmp_path: Path) -> None:
     """A second demo beside the first says which port is taken, and leaves nothing behind."""
-    port = str(demo.ports[0])
+    port = str(demo.ports.imap)
     second = twistd.run("-n", "mailroute", "--demo", "--demo-starttls-port", port, folder=tmp_path)
     assert second.returncode == 1
     said = second.stdout + second.stderr
@@ -171,7 +175,9 @@ def test_a_search_that_makes_no_sense_is_refused(own_demo: Demo, query: str) -> 
 
 def test_a_mailbox_can_be_changed(own_demo: Demo) -> None:
     """Messages are appended, copied, flagged and expunged, and mailboxes come and go."""
-    with IMAPClient("localhost", own_demo.ports[1], ssl_context=own_demo.trusted, timeout=PATIENCE) as client:
+    with IMAPClient(
+        "localhost", own_demo.ports.imaps, ssl_context=own_demo.trusted, timeout=PATIENCE
+    ) as client:
         client.login(BOB.name, BOB.password)
         client.select_folder("INBOX")
         client.append("INBOX", b"From: bob@example.com\r\nSubject: note\r\n\r\nto myself\r\n")
@@ -194,7 +200,9 @@ def test_a_mailbox_can_be_changed(own_demo: Demo) -> None:
 def test_new_mail_is_pushed(own_demo: Demo) -> None:
     """A client that idles is told of a message as soon as another one appends it."""
     with (
-        IMAPClient("localhost", own_demo.ports[1], ssl_context=own_demo.trusted, timeout=PATIENCE) as idler,
+        IMAPClient(
+            "localhost", own_demo.ports.imaps, ssl_context=own_demo.trusted, timeout=PATIENCE
+        ) as idler,
         own_demo.starttls() as other,
     ):
         idler.login(ALICE.name, ALICE.password)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from attrs import astuple
 from demo_process import running_demo
 from servers.processes import accepts
 
@@ -68,5 +69,5 @@ def test_an_installed_demo_runs_anywhere(programs: Path, clean: dict[str, str], 
                     assert f"The server {user.backend} <".encode() in letter
         demo.process.stop()
         assert not demo.folder.exists()
-        assert not any(accepts("127.0.0.1", port) for port in demo.ports)
+        assert not any(accepts("127.0.0.1", port) for port in astuple(demo.ports))
     assert [path.name for path in tmp_path.iterdir()] == ["output"]

@@ -9,6 +9,7 @@ import email.message
 import email.policy
 import email.utils
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
@@ -20,6 +21,8 @@ from twisted.mail import imap4
 from zope.interface import Interface, implementer
 
 from mailroute.demo.mailbox import Mailbox
+from mailroute.demo.maildir import Inbox
+from mailroute.demo.post import PostRealm, Relay, pop3_factory, smtp_factory
 
 
 @frozen
@@ -51,6 +54,17 @@ _LETTERS = (
 
 class DemoAccount(imap4.MemoryAccount):
     """An account with an INBOX that says which server it is on."""
+
+    def __init__(self, name: str, inbox: Inbox) -> None:
+        super().__init__(name)
+        self.inbox = inbox
+        self.addMailbox("INBOX", inbox)
+
+    def select(self, name: str, rw: bool = True) -> Mailbox | None:
+        """Return a mailbox, with what has come into it since the last time."""
+        self.inbox.refresh()
+        mailbox: Mailbox | None = super().select(name, rw)
+        return mailbox
 
     def _emptyMailbox(self, name: str, id: int) -> Mailbox:  # noqa: A002, ARG002 - twisted.mail's names
         return Mailbox()
@@ -96,20 +110,34 @@ class DemoServer(imap4.IMAP4Server):
     select_APPEND = auth_APPEND
 
 
-class DemoBackend(ServerFactory):
-    """Makes the server's side of each connection to one demo server."""
+class DemoBackend:
+    """One demo server: for each protocol that it speaks, what makes its side of a connection.
 
-    noisy = False
+    :param folder: where its Maildirs are made.
+    :param relay: takes what is submitted here for somebody who lives elsewhere.
+    """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, folder: Path, relay: Relay) -> None:
         checker = InMemoryUsernamePasswordDatabaseDontUse()
         accounts = {}
         for user in USERS:
             if user.backend == name:
                 checker.addUser(user.name.encode(), user.password.encode())
-                accounts[user.name.encode()] = _account(user)
-        self._portal = Portal(_OneAccountEach(accounts), [checker])
+                accounts[user.name.encode()] = _account(user, folder / user.name)
+        realm = PostRealm(name, {user: account.inbox for user, account in accounts.items()}, relay)
+        self.imap = _ImapFactory(name, Portal(_OneAccountEach(accounts), [checker]))
+        self.pop3 = pop3_factory(name, realm, checker)
+        self.smtp = smtp_factory(name, realm, checker)
+
+
+class _ImapFactory(ServerFactory):
+    """Makes the server's side of each IMAP connection."""
+
+    noisy = False
+
+    def __init__(self, name: str, portal: Portal) -> None:
+        self.name = name
+        self._portal = portal
 
     def buildProtocol(self, addr: IAddress | None) -> DemoServer:
         """Make the server's side of one connection."""
@@ -121,13 +149,12 @@ class DemoBackend(ServerFactory):
         return server
 
 
-def _account(user: DemoUser) -> DemoAccount:
-    account = DemoAccount(user.name)
-    inbox = Mailbox()
+def _account(user: DemoUser, folder: Path) -> DemoAccount:
+    inbox = Inbox(folder)
+    account = DemoAccount(user.name, inbox)
     for number, (subject, text) in enumerate(_LETTERS, 1):
         words = {"backend": user.backend, "name": user.name}
         inbox.add(_letter(user, number, subject.format(**words), text.format(**words)), ["\\Recent"])
-    account.addMailbox("INBOX", inbox)
     account.addMailbox("Archive")
     for mailbox in ("INBOX", "Archive"):
         account.subscribe(mailbox)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from attrs import frozen
 
-from mailroute.demo.backend import USERS
+from mailroute.demo.backend import USERS, DemoUser
+from mailroute.demo.ports import Ports
 
 _TEXT = """\
 
-mailroute takes IMAP on localhost, port {starttls_port} (STARTTLS) and port {tls_port} (TLS),
-in front of two mail servers:
+mailroute takes IMAP on localhost, port {ports.imap} (STARTTLS) and port {ports.imaps} (TLS),
+POP3 on port {ports.pop3} and mail to be sent on port {ports.submission} (both STARTTLS), and mail
+that other servers bring on port {ports.smtp}, in front of two mail servers:
 
 {users}
 
@@ -34,7 +36,7 @@ _IMAPLIB = """\
 python3 -c '
 import imaplib, ssl
 trusted = ssl.create_default_context(cafile="{ca}")
-with imaplib.IMAP4("localhost", {starttls_port}) as mail:
+with imaplib.IMAP4("localhost", {port}) as mail:
     mail.starttls(trusted)
     mail.login("{user.name}", "{user.password}")
     mail.select("INBOX", readonly=True)
@@ -45,15 +47,15 @@ with imaplib.IMAP4("localhost", {starttls_port}) as mail:
 
 @frozen
 class Command:
-    """A command line that reads the mail of one of the users, and the server that answers it."""
+    """A command line that reads the mail of one of the users, and what shows the server that it is from."""
 
     title: str
     line: str
-    backend: str
+    shows: str
 
 
-def commands(folder: Path, starttls_port: int, tls_port: int) -> list[Command]:
-    """Return commands that read both mailboxes, with several clients and both ways of TLS."""
+def commands(folder: Path, ports: Ports) -> list[Command]:
+    """Return commands that read both mailboxes, with several clients and both ways of TLS; one writes too."""
     alice, bob = USERS
     certificate = folder / "cert.pem"
     ca = shlex.quote(str(certificate))
@@ -62,37 +64,48 @@ def commands(folder: Path, starttls_port: int, tls_port: int) -> list[Command]:
     return [
         Command(
             "curl, with TLS",
-            f"{curl} --user {alice.name}:{alice.password} 'imaps://localhost:{tls_port}/INBOX;MAILINDEX=1'",
-            alice.backend,
+            f"{curl} --user {alice.name}:{alice.password} 'imaps://localhost:{ports.imaps}/INBOX;MAILINDEX=1'",
+            _from(alice),
         ),
         Command(
             "curl, with STARTTLS",
             f"{curl} --ssl-reqd --user {bob.name}:{bob.password} "
-            f"'imap://localhost:{starttls_port}/INBOX;MAILINDEX=1'",
-            bob.backend,
+            f"'imap://localhost:{ports.imap}/INBOX;MAILINDEX=1'",
+            _from(bob),
         ),
         Command(
             "openssl, with every command sent at once",
             f"printf '%s\\n' {' '.join(shlex.quote(each) for each in typed)} | "
-            f"openssl s_client -quiet -crlf -starttls imap -CAfile {ca} -connect localhost:{starttls_port}",
-            alice.backend,
+            f"openssl s_client -quiet -crlf -starttls imap -CAfile {ca} -connect localhost:{ports.imap}",
+            _from(alice),
         ),
         Command(
             "Python's imaplib",
-            _IMAPLIB.format(ca=certificate, starttls_port=starttls_port, user=bob),
-            bob.backend,
+            _IMAPLIB.format(ca=certificate, port=ports.imap, user=bob),
+            _from(bob),
+        ),
+        Command(
+            "curl: alice writes to bob, who lives elsewhere and reads it with POP3",
+            f"printf 'From: {alice.name}\\r\\nTo: {bob.name}\\r\\nSubject: Hello\\r\\n\\r\\nHello.\\r\\n' | "
+            f"{curl} --ssl-reqd --user {alice.name}:{alice.password} --mail-from {alice.name} "
+            f"--mail-rcpt {bob.name} --upload-file - smtp://localhost:{ports.submission}/ &&\n"
+            f"{curl} --ssl-reqd --user {bob.name}:{bob.password} pop3://localhost:{ports.pop3}/4",
+            f"by {bob.backend}.example.com",
         ),
     ]
 
 
-def instructions(folder: Path, starttls_port: int, tls_port: int) -> str:
+def _from(user: DemoUser) -> str:
+    return f"The server {user.backend}"
+
+
+def instructions(folder: Path, ports: Ports) -> str:
     """Return what the demo prints once it runs."""
     users = [f"    {user.name:<18} password {user.password:<11} lives on {user.backend}" for user in USERS]
     # The lines are not indented: they are there to be copied.
-    examples = [f"# {command.title}\n{command.line}" for command in commands(folder, starttls_port, tls_port)]
+    examples = [f"# {command.title}\n{command.line}" for command in commands(folder, ports)]
     return _TEXT.format(
-        starttls_port=starttls_port,
-        tls_port=tls_port,
+        ports=ports,
         users="\n".join(users),
         commands="\n\n".join(examples),
         configuration=folder / "mailroute.toml",

@@ -11,16 +11,15 @@ from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.mail.smtp import sendmail
 
 from mailroute import config
 from mailroute.demo.backend import USERS, DemoBackend
 from mailroute.demo.certificate import self_signed
 from mailroute.demo.instructions import instructions
+from mailroute.demo.ports import Ports
 from mailroute.service import service
-
-STARTTLS_PORT = 1143
-TLS_PORT = 1993
 
 _CONFIGURATION = """\
 [[certificate]]
@@ -29,13 +28,28 @@ key = "key.pem"
 
 [[listen]]
 protocol = "imap"
-endpoint = "tcp:{starttls_port}:interface=127.0.0.1"
+endpoint = "tcp:{ports.imap}:interface=127.0.0.1"
 security = "starttls"
 
 [[listen]]
 protocol = "imap"
-endpoint = "tcp:{tls_port}:interface=127.0.0.1"
+endpoint = "tcp:{ports.imaps}:interface=127.0.0.1"
 security = "tls"
+
+[[listen]]
+protocol = "pop3"
+endpoint = "tcp:{ports.pop3}:interface=127.0.0.1"
+security = "starttls"
+
+[[listen]]
+protocol = "submission"
+endpoint = "tcp:{ports.submission}:interface=127.0.0.1"
+security = "starttls"
+
+[[listen]]
+protocol = "smtp"  # delivers mail by its recipients; the servers bring it what is for each other
+endpoint = "tcp:{ports.smtp}:interface=127.0.0.1"
+security = "none"
 
 {backends}
 [[route]]
@@ -45,9 +59,12 @@ file = "users.txt"
 
 _BACKEND = """\
 [backend.{name}]
-imap = "tcp:127.0.0.1:{port}"
+imap = "tcp:127.0.0.1:{imap}"
+pop3 = "tcp:127.0.0.1:{pop3}"
+submission = "tcp:127.0.0.1:{smtp}"
+smtp = "tcp:127.0.0.1:{smtp}"
 security = "none"  # it does not leave this machine
-identity = "none"  # twisted.mail's server does not ask who is calling
+identity = "none"  # twisted.mail's servers do not ask who is calling
 
 """
 
@@ -55,10 +72,10 @@ identity = "none"  # twisted.mail's server does not ask who is calling
 class DemoService(MultiService):
     """Runs the mail servers and mailroute until it is stopped, and leaves nothing behind."""
 
-    def __init__(self, reactor: Any, starttls_port: int, tls_port: int, say: Callable[[str], object]) -> None:
+    def __init__(self, reactor: Any, ports: Ports, say: Callable[[str], object]) -> None:
         super().__init__()
         self._reactor = reactor
-        self._ports = (starttls_port, tls_port)
+        self._ports = ports
         self._say = say
         self._backends: list[IListeningPort] = []
         self._folder: Path | None = None
@@ -95,7 +112,7 @@ class DemoService(MultiService):
 
     def _instruct(self) -> None:
         if self._folder is not None:
-            self._say(instructions(self._folder, *self._ports))
+            self._say(instructions(self._folder, self._ports))
 
     def _configure(self, folder: Path) -> Path:
         """Write what an operator would write, and return the configuration file."""
@@ -104,21 +121,37 @@ class DemoService(MultiService):
         (folder / "key.pem").touch(mode=0o600)
         (folder / "key.pem").write_bytes(key)
         (folder / "users.txt").write_text("".join(f"{user.name} {user.backend}\n" for user in USERS))
-        backends = [
-            _BACKEND.format(name=user.backend, port=self._start_backend(user.backend)) for user in USERS
-        ]
+        backends = [self._start_backend(user.backend, folder) for user in USERS]
         file = folder / "mailroute.toml"
-        starttls_port, tls_port = self._ports
-        file.write_text(
-            _CONFIGURATION.format(starttls_port=starttls_port, tls_port=tls_port, backends="".join(backends))
-        )
+        file.write_text(_CONFIGURATION.format(ports=self._ports, backends="".join(backends)))
         return file
 
-    def _start_backend(self, name: str) -> int:
-        port = self._reactor.listenTCP(0, DemoBackend(name), interface="127.0.0.1")
+    def _start_backend(self, name: str, folder: Path) -> str:
+        """Start a mail server, and return its block of the configuration."""
+        mail = folder / name
+        mail.mkdir()
+        backend = DemoBackend(name, mail, self._relay)
+        return _BACKEND.format(
+            name=name,
+            imap=self._listen(backend.imap),
+            pop3=self._listen(backend.pop3),
+            smtp=self._listen(backend.smtp),
+        )
+
+    def _listen(self, factory: IProtocolFactory) -> int:
+        port = self._reactor.listenTCP(0, factory, interface="127.0.0.1")
         self._backends.append(port)
         number: int = port.getHost().port
         return number
+
+    def _relay(self, sender: bytes, recipient: bytes, content: bytes) -> Deferred[Any]:
+        """Bring a message to mailroute, which knows where its recipient lives."""
+        # twisted.mail's client makes CR LF of each LF.
+        text = content.replace(b"\r\n", b"\n")
+        sent: Deferred[Any] = sendmail(
+            "127.0.0.1", sender, [recipient], text, port=self._ports.smtp, reactor=self._reactor
+        )
+        return sent
 
     def _clean_up(self) -> None:
         if self._folder is not None:
@@ -128,8 +161,7 @@ class DemoService(MultiService):
 
 def make_demo_service(
     reactor: Any,
-    starttls_port: int = STARTTLS_PORT,
-    tls_port: int = TLS_PORT,
+    ports: Ports | None = None,
     say: Callable[[str], object] | None = None,
 ) -> IService:
     """Return a service that runs two mail servers with mailroute in front of them, on the loopback interface.
@@ -137,7 +169,7 @@ def make_demo_service(
     :param say: is given the text that tells what to type; it goes to the
         terminal unless something else is wanted.
     """
-    return DemoService(reactor, starttls_port, tls_port, say or _to_terminal)
+    return DemoService(reactor, ports or Ports(), say or _to_terminal)
 
 
 def _to_terminal(text: str) -> None:
