@@ -37,6 +37,7 @@ from mailroute.house import Door, House, Join, Parting
 from mailroute.interfaces import IClientLeg, IDeliveryProtocol, ILoginProtocol, ISession
 from mailroute.listening import Listening
 from mailroute.pipe import Joint, Order, SpliceTerms, join
+from mailroute.relayed import RelayedFactory
 from mailroute.routers import Chain
 from mailroute.session import Session
 from mailroute.sockets.endpoints import HubClientEndpoint, HubServerEndpoint, suits
@@ -298,7 +299,12 @@ def _factory(
     descriptors: Descriptors,
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
 ) -> ProxyServerFactory:
-    return ProxyServerFactory(
+    build = (
+        partial(RelayedFactory, listener.name, listener.proxy_from)
+        if listener.proxy_from
+        else ProxyServerFactory
+    )
+    return build(
         house,
         _begin(listener, settings, house, in_thread),
         gate,

@@ -28,6 +28,7 @@ from mailroute.config.endpoints import check_server_endpoint
 from mailroute.config.errors import listed, shown
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import CONTROL
+from mailroute.networks import Networks
 from mailroute.routers import Copies, did_you_mean
 
 # RFC 3501 section 9: ATOM-CHAR, and the bracket that it leaves to responses.
@@ -121,6 +122,14 @@ def _strings(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
         raise ValueError(f'must be a list of strings, such as ["ONE", "TWO"], not {shown(value)}')
     return tuple(value)
+
+
+def _proxy_from(value: object) -> Networks:
+    if isinstance(value, Networks):
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f'must be a list of networks, such as ["10.0.0.0/8"], not {shown(value)}')
+    return Networks.of(value)
 
 
 def _mechanisms(value: object, info: ValidationInfo) -> tuple[str, ...]:
@@ -282,6 +291,7 @@ SECRET = Read(_secret, info=True)
 PROTOCOL = Read(_protocol)
 SERVER_ENDPOINT = Read(_server_endpoint, info=True)
 BACKEND = Read(_backend)
+PROXY_FROM = Read(_proxy_from)
 MECHANISMS = Read(_mechanisms, info=True)
 CAPABILITIES = Read(_capabilities)
 CHECKER = Read(_checker, info=True)
