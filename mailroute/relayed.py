@@ -187,11 +187,9 @@ class Introduction(Protocol):
 
 def _introduced(client: Client, header: ProxyHeader) -> Client:
     """Return what is known of a client, with what the header says."""
-    if not header.relayed:
+    source = None if header.source is None else address(*header.source)
+    destination = None if header.destination is None else address(*header.destination)
+    # HAProxy's checks with version 1 name the very connection that they come by.
+    if not header.relayed or (source is not None and source == client.source):
         return evolve(client, of_proxy=True)
-    source, destination = header.source, header.destination
-    return evolve(
-        client,
-        source=None if source is None else address(*source),
-        destination=None if destination is None else address(*destination),
-    )
+    return evolve(client, source=source, destination=destination)

@@ -533,6 +533,22 @@ async def test_a_health_check_leaves_no_line(protocol, said, how):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_header_that_names_its_own_connection():
+    """HAProxy's checks with version 1 say that they come from where they do: they stand for nobody else."""
+    with capturedLogs() as events:
+        async with behind(limits={"connections_per_address": 1}) as house:
+            for _ in range(2):
+                client = await house.client()
+                here, there = client.transport.getHost(), client.transport.getPeer()
+                client.say(version_1((here.host, here.port), (there.host, there.port)))
+                await client.until(b"ready.\r\n")
+            for client in house.clients:
+                client.transport.loseConnection()
+            await patient(house.empty)
+    assert not logged(events)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_health_check_that_logs_in_leaves_its_lines():
     """A check that does more than to look is a session as any other, from the proxy's address."""
     with capturedLogs() as events:
