@@ -20,7 +20,7 @@ import twistd
 from pydantic import BaseModel
 from readme import README, Block, Terminal, blocks, code, section, tables
 from servers.processes import free_port, wait_until
-from servers.programs import SEARCH, program
+from servers.programs import SEARCH, nginx_module, program
 from twisted.logger import eventAsText, globalLogPublisher
 
 from mailroute import routers
@@ -275,7 +275,7 @@ def test_haproxy_takes_its_settings(tmp_path: Path) -> None:
 def test_nginx_takes_its_settings(tmp_path: Path) -> None:
     """What is to be written into nginx's configuration is right."""
     nginx = program("nginx", "nginx-light")
-    module = "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nevents {}\n"
+    module = f"load_module {nginx_module('stream', 'libnginx-mod-stream')};\nevents {{}}\n"
     for block in blocks(TEXT, "nginx"):
         # It tries whether it may listen.
         text = re.sub(r"listen \d+", f"listen 127.0.0.1:{free_port()}", block.text)

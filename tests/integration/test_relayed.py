@@ -14,7 +14,7 @@ from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
 from servers.haproxy import HAProxy
 from servers.processes import ServerProcess, accepts, free_port, wait_until
-from servers.programs import program
+from servers.programs import nginx_module, program
 from servers.proxy import Mailroute
 from servers.raw import RawImap
 from servers.site import backend, configuration, users
@@ -219,7 +219,7 @@ def test_mail_is_delivered_behind_a_balancer(
 
 
 _NGINX = """\
-load_module modules/ngx_stream_module.so;
+load_module {module};
 daemon off;
 master_process off;
 pid {folder}/pid;
@@ -241,10 +241,10 @@ def test_the_client_of_nginx(
     """The stream proxy of nginx says who its clients are by a header of version 1."""
     with relayed({"imap": {"security": "starttls", **BALANCER}}, east, authority, certificate) as proxy:
         port = free_port()
-        text = _NGINX.format(folder=tmp_path, port=port, to=proxy.ports["imap"])
+        module = nginx_module("stream", "libnginx-mod-stream")
+        text = _NGINX.format(module=module, folder=tmp_path, port=port, to=proxy.ports["imap"])
         (tmp_path / "nginx.conf").write_text(text)
-        # Relative to that folder are Debian's modules.
-        command = [program("nginx", "nginx-light"), "-p", "/usr/share/nginx"]
+        command = [program("nginx", "nginx-light"), "-p", str(tmp_path)]
         nginx = ServerProcess(
             [*command, "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "start.log")],
             tmp_path / "output",
