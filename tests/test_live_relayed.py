@@ -586,3 +586,12 @@ async def test_whoever_waits_is_closed_when_mailroute_ends():
         house.factory.leave(Farewell.SHUTDOWN)
         assert house.empty()
         assert await client.end() == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dual_stack_listener_behind_an_ipv4_proxy():
+    """A proxy that comes by IPv4 to an IPv6 socket is found in its IPv4 network."""
+    endpoint = r"tcp6:0:interface=\:\:"
+    async with behind(listen={"endpoint": endpoint, "proxy_from": ["127.0.0.1"]}) as house:
+        await house.greeted(V2)
+        assert house.session.record.client.source == Address(*SOURCE)
