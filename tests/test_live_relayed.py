@@ -508,6 +508,16 @@ async def test_connections_without_a_header_are_bounded(monkeypatch):
         await house.greeted(V2)
 
 
+@pytest_twisted.ensureDeferred
+async def test_no_descriptor_is_left_for_the_backend(monkeypatch):
+    """Where descriptors have run out a client behind a proxy is told so, behind its header, as any other."""
+    async with behind() as house:
+        monkeypatch.setattr(house.factory.descriptors, "keep", lambda _: None)
+        client = await house.client(V2)
+        assert await client.end() == b"* BYE [UNAVAILABLE] Too many connections. Try again later.\r\n"
+        await patient(house.empty)
+
+
 # --- health checks, and ends ------------------------------------------------
 
 
