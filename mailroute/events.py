@@ -45,6 +45,8 @@ class Client:
     ``source`` and ``destination`` are ``None`` where the transport has no IP
     address (a UNIX socket).  ``tls`` is the negotiated version, such as
     ``TLSv1.3``, or ``None`` in the clear; ``server_name`` the SNI it asked for.
+    ``of_proxy``: a proxy in front has opened the connection and says nothing of
+    a client (a health check, as a rule), so that ``source`` is its own address.
     """
 
     session_id: str
@@ -52,6 +54,7 @@ class Client:
     destination: Address | None
     tls: str | None = None
     server_name: str | None = None
+    of_proxy: bool = False
 
 
 @passing

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import ipaddress
-import os
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve
 from OpenSSL import SSL
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
@@ -20,15 +15,15 @@ from twisted.internet.interfaces import (
     IHandshakeListener,
     IOpenSSLServerConnectionCreator,
     IPushProducer,
-    ITCPTransport,
     ITransport,
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailroute.arrivals import arrival
 from mailroute.descriptors import NOTHING, Descriptors
-from mailroute.events import Address, Client, Farewell
+from mailroute.events import Client, Farewell
 from mailroute.gate import Gate
 from mailroute.house import House
 from mailroute.legs import IClientLeg, IDeparture, ISession
@@ -42,52 +37,18 @@ MAX_TURNED_AWAY = 100
 """Connections over the limits that may be open at once for the sake of a polite answer."""
 
 
-def _ends(transport: Any) -> tuple[Address | None, Address | None]:
-    """Return the client's address, and the one that it has connected to."""
-    if isinstance(transport, HubTransport):
-        theirs, ours = transport.sockaddrs()
-        # The address of a UNIX socket is a path.
-        return (_address(*theirs), _address(*ours)) if isinstance(ours, tuple) else (None, None)
-    if ITCPTransport.providedBy(transport):
-        transport.setTcpNoDelay(True)
-    peer, host = transport.getPeer(), transport.getHost()
-    if not isinstance(host, IPv4Address | IPv6Address):
-        return None, None
-    return _address(peer.host, peer.port), _address(host.host, host.port)
-
-
-def _address(host: str, port: int, *_: int) -> Address:
-    return Address(_as_it_is(host) if ":" in host else host, port)
-
-
-@lru_cache(4096)
-def _as_it_is(host: str) -> str:
-    """Return an IPv6 address without its zone, and an IPv4 address as such.
-
-    A dual-stack listener shows IPv4 clients as IPv6; backends and limits want them as they are.
-    """
-    host = host.partition("%")[0]
-    mapped = ipaddress.IPv6Address(host).ipv4_mapped
-    return host if mapped is None else str(mapped)
-
-
-def _make_session_ids() -> Iterator[str]:
-    """Yield random strings of 16 characters, 96 bits each; the system is asked for many at a time."""
-    while True:
-        block = base64.urlsafe_b64encode(os.urandom(12 * 64)).decode("ascii")
-        yield from (block[start : start + 16] for start in range(0, len(block), 16))
-
-
-_session_ids = _make_session_ids()
-
-
 @implementer(IClientLeg, IHalfCloseableProtocol, IHandshakeListener)
 class ProxyServer(Protocol):
-    """A client's connection: its bytes go to the session, the session's words to it."""
+    """A client's connection: its bytes go to the session, the session's words to it.
 
-    def __init__(self, factory: ProxyServerFactory) -> None:
+    :param client: who it is, if somebody has found out before; else the transport tells.
+    :param first: what has been read of the client's bytes by then.
+    """
+
+    def __init__(self, factory: ProxyServerFactory, client: Client | None = None, first: bytes = b"") -> None:
         self.factory: ProxyServerFactory = factory
-        self._client: Client | None = None
+        self._client = client
+        self._first = first
         self._session: ISession | None = None
         self._linger: IDelayedCall | None = None
         self._turned_away: Farewell | None = None
@@ -100,9 +61,8 @@ class ProxyServer(Protocol):
     def connectionMade(self) -> None:
         """Count the client in, and begin."""
         transport = self._transport()
-        source, destination = _ends(transport)
-        self._client = Client(next(_session_ids), source, destination)
-        self.factory.made += 1
+        if self._client is None:
+            self._client = arrival(transport)
         self._turned_away = self._admit(transport)
         if self._turned_away is not None:
             if self.factory.turned_away >= MAX_TURNED_AWAY:
@@ -117,10 +77,13 @@ class ProxyServer(Protocol):
         if self.factory.tls_first:
             self._tls_first = True
             self.start_tls()
+            _unread(transport, self._take_first())
         elif shakes_hands(transport):
             self._tls_first = self._shaking_hands = True
         else:
             self._begin()
+            # Unless the connection has been handed over meanwhile, and they with it.
+            _unread(transport, self._take_first())
 
     def handshakeCompleted(self) -> None:
         """TLS is on."""
@@ -214,12 +177,12 @@ class ProxyServer(Protocol):
         assert self._client is not None  # noqa: S101 (connectionMade sets it)
         return self._client
 
-    def hand_over(self) -> tuple[ITransport, IDeparture]:
-        """Return the transport for the splice, and who counts the client out."""
+    def hand_over(self) -> tuple[ITransport, IDeparture, bytes]:
+        """Return the transport for the splice, who counts the client out, and what nobody was told."""
         transport = self._transport()
         departure = _Departure(self.factory, self._host(), self._session)
         self.transport = self._session = self._client = None
-        return transport, departure
+        return transport, departure, self._take_first()
 
     # --- its parts ---
 
@@ -229,8 +192,13 @@ class ProxyServer(Protocol):
         return self.transport
 
     def _host(self) -> str | None:
-        source = self.client().source
-        return None if source is None else source.host
+        """The address that counts: not that of a proxy in front, whose limit its clients would share."""
+        client = self.client()
+        return None if client.source is None or client.of_proxy else client.source.host
+
+    def _take_first(self) -> bytes:
+        first, self._first = self._first, b""
+        return first
 
     def _admit(self, transport: Any) -> Farewell | None:
         """Count the client in, or return why it cannot stay."""
@@ -271,6 +239,17 @@ class ProxyServer(Protocol):
         self._client = None
 
 
+def _unread(transport: Any, data: bytes) -> None:
+    """Have a transport tell bytes once more, to whoever is to have them now: TLS, if that has begun."""
+    if not data:
+        return
+    if isinstance(transport, HubTransport):
+        transport.unread(data)
+    elif transport.connected and not transport.disconnecting:
+        # What Twisted's transports have for TLS is their protocol.
+        transport.protocol.dataReceived(data)
+
+
 @implementer(IDeparture)
 class _Departure:
     """What is left of a `ProxyServer` once its transport is spliced: thousands of these may be held."""
@@ -302,7 +281,7 @@ def _explain(reason: Failure) -> str:
     return f"the client's connection broke ({type(reason.value).__name__})"
 
 
-class ProxyServerFactory(Factory[ProxyServer]):
+class ProxyServerFactory(Factory[Protocol]):
     """Makes the connections of one listener.
 
     :param begin: makes the session of one connection, which is of the protocol's kind.
@@ -332,9 +311,10 @@ class ProxyServerFactory(Factory[ProxyServer]):
         self.turned_away = 0
         self.made = 0
 
-    def buildProtocol(self, addr: IAddress | None) -> ProxyServer:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """Make the protocol of a client's connection."""
         del addr  # the transport knows both
+        self.made += 1
         return ProxyServer(self)
 
     def leave(self, why: Farewell) -> None:

@@ -60,8 +60,12 @@ class IClientLeg(Interface):
     def client() -> Client:
         """Return what is known of the client now."""
 
-    def hand_over() -> tuple[ITransport, IDeparture]:
-        """Return the transport for the splice, and what takes the leg's place; the leg is not used again."""
+    def hand_over() -> tuple[ITransport, IDeparture, bytes]:
+        """Return the transport for the splice, what takes the leg's place, and bytes for the backend.
+
+        These were read with a header in front of them, and the session has not been told.  The leg is
+        not used again.
+        """
 
 
 class IDeparture(Interface):

@@ -52,10 +52,14 @@ class SessionRecord:
     def settle(self) -> None:
         """Forget what no line tells, before the session is held for long."""
         client = self.client
-        self.client = Client(client.session_id, client.source, None, client.tls, client.server_name)
+        self.client = Client(
+            client.session_id, client.source, None, client.tls, client.server_name, client.of_proxy
+        )
 
     def ended(self, reason: str, now: float) -> None:
-        """Log the session's end."""
+        """Log the session's end; a proxy's look at whether anybody is there leaves no line."""
+        if self.client.of_proxy and self.user == "-" and (self.backend == "-" or not self.bytes_in):
+            return
         duration = now - self.started
         session_id, user, client, tls = self._known()
         _emit(

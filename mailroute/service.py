@@ -38,6 +38,7 @@ from mailroute.legs import IClientLeg, ISession
 from mailroute.listening import Listening
 from mailroute.pipe import Joint, Order, SpliceTerms, join
 from mailroute.proofs import Proof
+from mailroute.relayed import RelayedFactory
 from mailroute.routers import Chain
 from mailroute.session import Session
 from mailroute.sockets.endpoints import HubServerEndpoint
@@ -301,7 +302,12 @@ def _factory(
     descriptors: Descriptors,
     authenticator: IAuthenticator | None,
 ) -> ProxyServerFactory:
-    return ProxyServerFactory(
+    build = (
+        partial(RelayedFactory, listener.name, listener.proxy_from)
+        if listener.proxy_from
+        else ProxyServerFactory
+    )
+    return build(
         house,
         _begin(listener, settings, house, authenticator),
         gate,

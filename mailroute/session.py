@@ -318,8 +318,8 @@ class Session:
         del self._dialog
         record.settle()
         self._user = ""
-        client, self._leg = self._leg.hand_over()
-        joined = self._house.join(client, opened.transport, answer + opened.outcome.rest, rest, self)
+        client, self._leg, untold = self._leg.hand_over()
+        joined = self._house.join(client, opened.transport, answer + opened.outcome.rest, rest + untold, self)
         if self.state is State.JOINED:  # else it has ended already
             self._joined = joined
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twisted.application.service import IService
+from twisted.application.service import IService, MultiService
 from twisted.python import usage
 
 from mailroute.config import ConfigError, Problem, Settings, build, load, values
 from mailroute.demo.ports import Ports
+from mailroute.hangup import Hangup
 from mailroute.service import service
 
 
@@ -116,6 +117,14 @@ def makeService(options: Options) -> IService:
     """Make the service that the command line asks for."""
     from twisted.internet import reactor
 
+    whole = MultiService()
+    # Signals are the program's, and not a part's that a Tac file may put beside others.
+    Hangup(reactor).setServiceParent(whole)
+    _carrier(options, reactor).setServiceParent(whole)
+    return whole
+
+
+def _carrier(options: Options, reactor: object) -> IService:
     if options.settings is None:
         # Not above: nobody else needs twisted.mail, which looks up the machine's name as it is imported.
         from mailroute.demo.service import make_demo_service

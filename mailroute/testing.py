@@ -167,9 +167,9 @@ class FakeLeg:
         return self._client
 
     def hand_over(self) -> Any:
-        """Return the transport, and itself for the rest."""
+        """Return the transport, itself for the rest, and nothing that was not told."""
         self.handed_over = True
-        return self._transport, self
+        return self._transport, self, b""
 
 
 def opened(transport: Any, welcome: object = None, rest: bytes = b"", backend: str = "east") -> Opened:

@@ -20,7 +20,7 @@ import twistd
 from pydantic import BaseModel
 from readme import README, Block, Terminal, blocks, code, section, tables
 from servers.processes import free_port, wait_until
-from servers.programs import SEARCH, program
+from servers.programs import SEARCH, nginx_module, program
 from twisted.logger import eventAsText, globalLogPublisher
 
 from mailroute import routers
@@ -29,6 +29,7 @@ from mailroute.config.models import UserNamesTable
 from mailroute.config.values import MAX_WORKERS
 from mailroute.demo.certificate import self_signed
 from mailroute.events import Reason, Refusal
+from mailroute.networks import Networks
 from mailroute.record import SessionRecord
 from mailroute.routers.answers import FIELDS, FORWARD, REFUSALS
 from mailroute.sources.options import SlowOptions
@@ -174,7 +175,7 @@ def test_what_is_not_run_here_is_there() -> None:
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     """A block is typed, compared, run or read by one of these tests; what needs root is marked console."""
     assert {block.language for block in blocks(TEXT)} == {
-        *("sh", "text", "python", "toml", "conf", "log", "ini", "mermaid", "console")
+        *("sh", "text", "python", "toml", "conf", "log", "ini", "mermaid", "console", "haproxy", "nginx")
     }
     assert TEXT.count("\n```") == 2 * len(blocks(TEXT))
     assert len(blocks(TEXT, "console")) == 2
@@ -262,6 +263,37 @@ def test_every_setting_of_dovecot_is_one(tmp_path: Path) -> None:
                 assert re.search(rf"^ *{key} = {re.escape(value)}", read.stdout, re.MULTILINE), read.stdout
 
 
+@pytest.mark.integration
+def test_haproxy_takes_its_settings(tmp_path: Path) -> None:
+    """What is to be written into HAProxy's configuration is right, and complete enough for no warning."""
+    haproxy = program("haproxy", "haproxy")
+    for block in blocks(TEXT, "haproxy"):
+        (tmp_path / "haproxy.cfg").write_text(block.text)
+        checked = subprocess.run(
+            [haproxy, "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stderr
+        assert "WARNING" not in checked.stdout + checked.stderr
+
+
+@pytest.mark.integration
+def test_nginx_takes_its_settings(tmp_path: Path) -> None:
+    """What is to be written into nginx's configuration is right."""
+    nginx = program("nginx", "nginx-light")
+    module = f"load_module {nginx_module('stream', 'libnginx-mod-stream')};\nevents {{}}\n"
+    for block in blocks(TEXT, "nginx"):
+        # It tries whether it may listen.
+        text = re.sub(r"listen \d+", f"listen 127.0.0.1:{free_port()}", block.text)
+        (tmp_path / "nginx.conf").write_text(f"{module}pid {tmp_path}/pid;\n{text}")
+        checked = subprocess.run(
+            [nginx, "-t", "-c", tmp_path / "nginx.conf", "-e", tmp_path / "log"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert checked.returncode == 0, checked.stderr
+
+
 MODELS = {
     "### `[[certificate]]`": Certificate,
     "### `[[listen]]`": Listener,
@@ -313,7 +345,7 @@ def test_the_reference_has_every_default(heading: str, model: type[BaseModel], k
         assert code(said) is None
         assert said not in ("", "required")
         return
-    default = default.value if isinstance(default, Enum) else default
+    default = default.value if isinstance(default, Enum) else () if default == Networks() else default
     assert tomllib.loads(f"key = {code(said)}")["key"] == (
         list(default) if isinstance(default, tuple) else default
     )

@@ -165,6 +165,7 @@ def _of_listener(listener: Listener, whole: Parts) -> _Found:
     if whole.shared and isinstance(listener.endpoint, str) and kind(listener.endpoint) not in _SHARED:
         yield ("endpoint",), _NOT_SHARED.format(kind(listener.endpoint))
     yield from _of_listener_backend(listener, whole)
+    yield from _of_proxies(listener)
     yield from _of_kind(listener)
     if listener.protocol.logins:
         yield from _of_listener_logins(listener, whole)
@@ -199,6 +200,22 @@ def _of_listener_backend(listener: Listener, whole: Parts) -> _Found:
     elif listener.backend in whole.backends and name not in whole.backends[listener.backend].endpoints:
         message = f'does not serve {name}: add {name} = "tcp:HOST:PORT" to [backend.{listener.backend}]'
         yield ("backend",), message
+
+
+def _of_proxies(listener: Listener) -> _Found:
+    """Find proxies whose header could not be read, or who could not be there."""
+    proxies, where = listener.proxy_from, kind(listener.endpoint)
+    if not proxies:
+        return
+    if where in ("ssl", "tls"):
+        message = 'begins TLS before a PROXY header could be read: use a tcp: endpoint, and security = "tls"'
+        yield ("endpoint",), message
+    elif where == "unix" and not proxies.unix:
+        message = f'names "{proxies}", and those who come over a UNIX socket have no address: use ["unix"]'
+        yield ("proxy_from",), message
+    elif where in ("tcp", "tcp6") and not proxies.ip:
+        message = f'names only "unix", and nobody comes to a {where}: endpoint so: name networks'
+        yield ("proxy_from",), message
 
 
 def _of_kind(listener: Listener) -> _Found:

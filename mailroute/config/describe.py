@@ -47,8 +47,16 @@ def _delivery(listener: Listener) -> str:
 
 
 def _listener(listener: Listener, settings: Settings) -> str:
-    if IDeliveryProtocol.providedBy(listener.protocol):
-        return _delivery(listener)
+    delivers = IDeliveryProtocol.providedBy(listener.protocol)
+    said = _delivery(listener) if delivers else _clients(listener, settings)
+    if not listener.proxy_from:
+        return said
+    return (
+        f"{said} A connection from {listener.proxy_from} must begin with a PROXY header, naming the client."
+    )
+
+
+def _clients(listener: Listener, settings: Settings) -> str:
     where = f"Listens for {listener.protocol.name} on {_endpoint(listener.endpoint)}"
     if not listener.protocol.logins:
         how = "in the clear" if listener.security is Security.NONE else "with TLS from the first byte"

@@ -132,7 +132,10 @@ def check_server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object
     :raises ValueError: says why.
     """
     if kind(endpoint) == "haproxy":
-        raise ValueError("a PROXY header is not taken on a listener yet: remove haproxy:")
+        raise ValueError(
+            'would take a PROXY header from anybody: remove "haproxy:", '
+            'and say from where to take one, as in proxy_from = ["10.0.0.0/8"]'
+        )
     if kind(endpoint) == "systemd":
         # Its sockets are there only when systemd has started us, and not when
         # an operator checks the file: only the words can be checked.

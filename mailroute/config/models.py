@@ -24,6 +24,7 @@ from mailroute.config.source import Source
 from mailroute.events import Change, Credentials, Identity, Method, Security
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import UserNames
+from mailroute.networks import Networks
 from mailroute.proofs import Proof, proof_of
 
 
@@ -89,6 +90,10 @@ class Listener(_Block):
 
     cleartext_login: bool = False
     """Whether a ``starttls`` listener also takes logins before TLS; ``false`` unless given."""
+
+    proxy_from: Annotated[Networks, values.PROXY_FROM] = Networks()
+    """The networks of the proxies in front of it, or ``unix`` for all who come over a UNIX socket: a
+    connection from there must begin with a PROXY header, which names the client; ``[]`` unless given."""
 
     mechanisms: Annotated[tuple[str, ...], values.MECHANISMS] = Field(default_factory=values.usual_mechanisms)
     """The SASL mechanisms to offer, in order; unless given, those that the authenticators can check or, where

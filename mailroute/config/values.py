@@ -25,6 +25,7 @@ from mailroute.config import files
 from mailroute.config.endpoints import check_server_endpoint
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import CONTROL
+from mailroute.networks import Networks
 from mailroute.sources import Copies
 from mailroute.wording import did_you_mean, listed, shown
 
@@ -115,6 +116,14 @@ def _strings(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
         raise ValueError(f'must be a list of strings, such as ["ONE", "TWO"], not {shown(value)}')
     return tuple(value)
+
+
+def _proxy_from(value: object) -> Networks:
+    if isinstance(value, Networks):
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f'must be a list of networks, such as ["10.0.0.0/8"], not {shown(value)}')
+    return Networks.of(value)
 
 
 def _mechanisms(value: object, info: ValidationInfo) -> tuple[str, ...]:
@@ -248,6 +257,7 @@ SECRET = Read(_secret, info=True)
 PROTOCOL = Read(_protocol)
 SERVER_ENDPOINT = Read(_server_endpoint, info=True)
 BACKEND = Read(_backend)
+PROXY_FROM = Read(_proxy_from)
 MECHANISMS = Read(_mechanisms, info=True)
 CAPABILITIES = Read(_capabilities, info=True)
 CHECKER = Read(_checker, info=True)

@@ -67,6 +67,15 @@ class WithTLS:
         if self.client:
             self._shake_hands()
 
+    def unread(self, data: bytes) -> None:
+        """Tell bytes once more that a protocol has had before: as if they had been read now."""
+        if not self.connected or self.disconnecting:
+            return
+        if self.handshaking:
+            self._take_handshake(data)
+        else:
+            self.protocol.dataReceived(data)
+
     def failVerification(self, reason: Failure) -> None:  # noqa: N802 (Twisted's name)
         """Close: the peer's certificate is not good (Twisted's contexts call this)."""
         self.reason = reason
@@ -84,7 +93,11 @@ class WithTLS:
         if size == 0:
             self._lose(Failure(ConnectionLost("the connection ended in the TLS handshake")))
             return
-        self.tls.bio_write(bytes(openssl.ROOM[:size]))
+        self._take_handshake(bytes(openssl.ROOM[:size]))
+
+    def _take_handshake(self, data: bytes) -> None:
+        assert self.tls is not None  # noqa: S101 (startTLS sets it)
+        self.tls.bio_write(data)
         self._shake_hands()
 
     def _shake_hands(self) -> None:

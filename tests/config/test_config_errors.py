@@ -107,7 +107,11 @@ ONE = [
     (changed("tcp:143", "port=143"), '3: listen[1].endpoint: "port=143" is no endpoint'),
     (changed("tcp:143", "tcp:143\\\\"), "3: listen[1].endpoint: "),
     (changed("10.0.0.1:143", "10.0.0.1:143\\\\"), "7: backend.east.imap: "),
-    (changed("tcp:143", "haproxy:tcp:143"), "3: listen[1].endpoint: a PROXY header is not taken"),
+    (
+        changed("tcp:143", "haproxy:tcp:143"),
+        '3: listen[1].endpoint: would take a PROXY header from anybody: remove "haproxy:", and say from '
+        'where to take one, as in proxy_from = ["10.0.0.0/8"]',
+    ),
     (
         changed(BACKEND, 'imap = "tcp:mail_host:143"\n'),
         '7: backend.east.imap: a certificate cannot be verified for the name "mail_host"',

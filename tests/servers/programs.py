@@ -31,6 +31,16 @@ def program(name: str, package: str) -> str:
     )
 
 
+def nginx_module(name: str, package: str) -> Path:
+    """Return the path of a module of nginx's from one of Debian's packages."""
+    path = Path("/usr/lib/nginx/modules", f"ngx_{name}_module.so")
+    if not path.exists():
+        lacking(
+            f"nginx's {name} module (Debian package {package})", f"tools/install-debian-packages {package}"
+        )
+    return path
+
+
 def perl_module(name: str, package: str) -> None:
     """Make sure that Perl finds a module."""
     perl = program("perl", "perl")

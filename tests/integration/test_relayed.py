@@ -1,0 +1,258 @@
+"""Real balancers in front of mailroute, and a real mail server behind: who the client is gets through."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import smtplib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers.accounts import ALICE, message
+from servers.certificates import Authority, Certificate
+from servers.dovecot import Dovecot, Terms
+from servers.haproxy import HAProxy
+from servers.processes import ServerProcess, accepts, free_port, wait_until
+from servers.programs import nginx_module, program
+from servers.proxy import Mailroute
+from servers.raw import RawImap
+from servers.site import backend, configuration, users
+
+pytestmark = pytest.mark.integration
+
+SOURCE, OTHER = "127.0.0.77", "127.0.0.78"
+"""Addresses of this machine that are nobody's unless somebody binds a socket to them."""
+
+BALANCER = {"proxy_from": ["127.0.0.1"]}
+"""Balancers here connect from this address; whoever comes from another one is a client."""
+
+CHECKSUM = "send-proxy-v2 proxy-v2-options crc32c,unique-id,ssl,authority"
+
+
+@pytest.fixture(scope="module")
+def east(certificate: Certificate) -> Iterator[Dovecot]:
+    with Dovecot(Terms(certificate=certificate, lmtp=True), ALICE) as server:
+        server.deliver(ALICE, message("for alice"))
+        yield server
+
+
+@pytest.fixture(params=[1, 2], ids=["alone", "workers"])
+def workers(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+@contextlib.contextmanager
+def relayed(
+    listen: dict[str, dict[str, object]],
+    east: Dovecot,
+    authority: Authority,
+    certificate: Certificate,
+    workers: int = 1,
+    **limits: float,
+) -> Iterator[Mailroute]:
+    """Run mailroute with these listeners."""
+    keys = {"lmtp": f"tcp:127.0.0.1:{east.lmtp}"}
+    config = configuration(certificate, {"east": backend(east, authority, **keys)}, **limits)
+    with Mailroute(listen, {"workers": workers, **config}, users(ALICE)) as proxy:
+        if workers > 1:
+            proxy.log.wait_for(f"worker {workers} is ready")
+        yield proxy
+
+
+def log_in(session: RawImap) -> None:
+    assert b"a OK" in session.command(f'a LOGIN "{ALICE.user}" "{ALICE.password}"')
+    assert b" EXISTS" in session.command("b SELECT INBOX")
+    session.command("c LOGOUT")
+
+
+def visit(
+    port: int, security: str = "none", authority: Authority | None = None, source: str = SOURCE
+) -> None:
+    """Log in from an address, look, and leave."""
+    with RawImap("127.0.0.1", port, source) as session:
+        if security == "tls":
+            session.handshake(authority.context())
+        session.greeting()
+        if security == "starttls":
+            session.starttls(authority.context())
+        log_in(session)
+
+
+def test_the_client_of_haproxy(
+    tmp_path: Path, east: Dovecot, authority: Authority, certificate: Certificate, workers: int
+) -> None:
+    """With every version of the header and kind of TLS, both logs have the client's own address."""
+    listen = {word: {"security": word, **BALANCER} for word in ("none", "starttls", "tls")}
+    with relayed(listen, east, authority, certificate, workers) as proxy:
+        words = {"v1": "send-proxy", "v2": "send-proxy-v2", "checksum": CHECKSUM}
+        ways = {
+            f"{name}-{security}": f"127.0.0.1:{proxy.ports[security]} {word}"
+            for name, word in words.items()
+            for security in listen
+        }
+        with HAProxy(tmp_path / "haproxy", ways) as balancer:
+            for way in ways:
+                mark, seen = proxy.log.mark(), east.log.mark()
+                visit(balancer.ports[way], way.partition("-")[2], authority)
+                line = east.log.wait_for(r"imap-login: .*user=<alice@example\.com>.*, rip=(\S+),", seen)
+                assert line[1] == SOURCE, way
+                line = proxy.log.wait_for(r"session \S+ ended: user=alice@example\.com client=(\S+):", mark)
+                assert line[1] == SOURCE, way
+
+
+def test_a_unix_socket_behind_haproxy(
+    tmp_path: Path, east: Dovecot, authority: Authority, certificate: Certificate, workers: int
+) -> None:
+    """HAProxy on the same machine may come over a UNIX socket, and tell of clients that came by TCP."""
+    path = tmp_path / "imap"
+    listen = {"imap": {"endpoint": f"unix:{path}", "security": "none", "proxy_from": ["unix"]}}
+    with relayed(listen, east, authority, certificate, workers) as proxy:
+        # Without a port of its own it may be said to have started before it listens.
+        wait_until("the socket", path.exists)
+        with HAProxy(tmp_path / "haproxy", {"imap": f"unix@{path} send-proxy-v2"}) as balancer:
+            visit(balancer.ports["imap"])
+            proxy.log.wait_for(rf"session \S+ ended: user=alice@example\.com client={re.escape(SOURCE)}:")
+
+
+def test_health_checks_are_not_heard_of(
+    tmp_path: Path, east: Dovecot, authority: Authority, certificate: Certificate
+) -> None:
+    """Checks of every kind find mailroute well, and leave no line in its log."""
+    with relayed({"imap": {"security": "none", **BALANCER}}, east, authority, certificate) as proxy:
+        where = f"127.0.0.1:{proxy.ports['imap']}"
+        often = "check inter 50ms"
+        greeting = ("option tcp-check", "tcp-check expect string ready", "tcp-check send a\\ LOGOUT\\r\\n")
+        ways = {
+            "bare": f"{where} send-proxy-v2 {often} port {proxy.ports['imap']}",
+            "v1": f"{where} send-proxy {often}",
+            "v2": f"{where} send-proxy-v2 {often}",
+            "greeting1": f"{where} send-proxy {often} check-send-proxy",
+            "greeting2": f"{where} send-proxy-v2 {often} check-send-proxy",
+        }
+        proxy.log.wait_for("listening: ")
+        mark = proxy.log.mark()
+        options = {"greeting1": greeting, "greeting2": greeting}
+        with HAProxy(tmp_path / "haproxy", ways, options) as balancer:
+            wanted = {"bare": "L4OK", "v1": "L4OK", "v2": "L4OK", "greeting1": "L7OK", "greeting2": "L7OK"}
+            wait_until("the checks", lambda: balancer.checked() == wanted)
+            # Those who come between the checks are heard of as ever.
+            visit(balancer.ports["v2"])
+            proxy.log.wait_for("ended: user=alice@example.com", mark)
+            assert balancer.checked() == wanted
+        lines = proxy.log.text(mark).splitlines()
+        assert len(lines) == 1, lines
+        assert "user=alice@example.com" in lines[0]
+
+
+@pytest.mark.parametrize("word", ["send-proxy", "send-proxy-v2"])
+def test_limits_are_those_of_the_clients(
+    tmp_path: Path, east: Dovecot, authority: Authority, certificate: Certificate, workers: int, word: str
+) -> None:
+    """Behind one balancer each address has its own share, in all workers together."""
+    listen = {"imap": {"security": "none", **BALANCER}}
+    with relayed(listen, east, authority, certificate, workers, connections_per_address=2) as proxy:
+        ways = {"imap": f"127.0.0.1:{proxy.ports['imap']} {word}"}
+        with HAProxy(tmp_path / "haproxy", ways) as balancer, contextlib.ExitStack() as crowd:
+
+            def come(source: str) -> RawImap:
+                return crowd.enter_context(RawImap("127.0.0.1", balancer.ports["imap"], source))
+
+            for source in (SOURCE, OTHER):
+                for _ in range(2):
+                    assert b"* OK" in come(source).greeting()
+                assert come(source).rest().startswith(b"* BYE [LIMIT] Too many connections from your address")
+
+
+def test_whoever_passes_the_balancer_by_is_a_client(
+    east: Dovecot, authority: Authority, certificate: Certificate
+) -> None:
+    """From another address the listener serves clients as ever, and takes no header from them."""
+    with relayed({"imap": {"security": "none", **BALANCER}}, east, authority, certificate) as proxy:
+        visit(proxy.ports["imap"])
+        with RawImap("127.0.0.1", proxy.ports["imap"], SOURCE) as liar:
+            liar.greeting()
+            liar.send(b"PROXY TCP4 192.0.2.66 192.0.2.1 1 2\r\n")
+            assert b" BAD " in liar.read(rb"\S+ BAD")
+        assert b"192.0.2.66" not in proxy.log.path.read_bytes()
+        with RawImap("127.0.0.1", proxy.ports["imap"]) as balancer:
+            balancer.send(b"a NOOP\r\n")
+            with contextlib.suppress(ConnectionResetError):
+                assert balancer.rest() == b""
+        proxy.log.wait_for(
+            r'no PROXY header from 127\.0\.0\.1:\d+ on "imap tcp:.*": it begins with something'
+        )
+
+
+@pytest.mark.parametrize("identity", ["proxy-v1", "proxy-v2"])
+def test_mailroute_in_front_of_mailroute(
+    east: Dovecot, authority: Authority, certificate: Certificate, workers: int, identity: str
+) -> None:
+    """One that forwards TCP hands the client's address to one that speaks IMAP, and that to the server."""
+    listen = {"imaps": {"security": "tls", **BALANCER}}
+    with relayed(listen, east, authority, certificate, workers) as inner:
+        config = {
+            "workers": workers,
+            "backend": {"inner": {"tcp": f"tcp:127.0.0.1:{inner.ports['imaps']}", "identity": identity}},
+        }
+        forward = {"protocol": "tcp", "security": "none", "backend": "inner"}
+        with Mailroute({"outer": forward}, config) as outer:
+            seen = east.log.mark()
+            visit(outer.ports["outer"], "tls", authority)
+            line = east.log.wait_for(r"imap-login: .*user=<alice@example\.com>.*, rip=(\S+),", seen)
+            assert line[1] == SOURCE
+            inner.log.wait_for(rf"ended: user=alice@example\.com client={re.escape(SOURCE)}:.* tls=TLSv1\.3 ")
+
+
+def test_mail_is_delivered_behind_a_balancer(
+    tmp_path: Path, east: Dovecot, authority: Authority, certificate: Certificate
+) -> None:
+    """Where mail is delivered the sender's address gets through as well."""
+    listen = {"lmtp": {"protocol": "lmtp", "security": "none", **BALANCER}}
+    with relayed(listen, east, authority, certificate) as proxy:
+        ways = {"lmtp": f"127.0.0.1:{proxy.ports['lmtp']} send-proxy-v2"}
+        with HAProxy(tmp_path / "haproxy", ways) as balancer:
+            mark = proxy.log.mark()
+            with smtplib.LMTP("127.0.0.1", balancer.ports["lmtp"], source_address=(SOURCE, 0)) as sender:
+                assert sender.sendmail("author@example.net", [ALICE.user], message("by lmtp")) == {}
+            proxy.log.wait_for(rf"session \S+ ended: user=- client={re.escape(SOURCE)}:", mark)
+
+
+_NGINX = """\
+load_module {module};
+daemon off;
+master_process off;
+pid {folder}/pid;
+error_log {folder}/error.log info;
+events {{ worker_connections 64; }}
+stream {{
+    server {{
+        listen 127.0.0.1:{port};
+        proxy_pass 127.0.0.1:{to};
+        proxy_protocol on;
+    }}
+}}
+"""
+
+
+def test_the_client_of_nginx(
+    tmp_path: Path, east: Dovecot, authority: Authority, certificate: Certificate
+) -> None:
+    """The stream proxy of nginx says who its clients are by a header of version 1."""
+    with relayed({"imap": {"security": "starttls", **BALANCER}}, east, authority, certificate) as proxy:
+        port = free_port()
+        module = nginx_module("stream", "libnginx-mod-stream")
+        text = _NGINX.format(module=module, folder=tmp_path, port=port, to=proxy.ports["imap"])
+        (tmp_path / "nginx.conf").write_text(text)
+        command = [program("nginx", "nginx-light"), "-p", str(tmp_path)]
+        nginx = ServerProcess(
+            [*command, "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "start.log")],
+            tmp_path / "output",
+        )
+        try:
+            wait_until("nginx's start", lambda: not nginx.running() or accepts("127.0.0.1", port))
+            assert nginx.running(), (tmp_path / "output").read_text()
+            visit(port, "starttls", authority)
+            proxy.log.wait_for(rf"ended: user=alice@example\.com client={re.escape(SOURCE)}:")
+        finally:
+            nginx.stop()
