@@ -252,8 +252,8 @@ _HANDLE: Mapping[type, Callable[[DeliverySession, Any], None]] = {
     Reset: lambda session, _: session._forwarding.drop("called off"),
     RcptTo: lambda session, event: session._forwarding.recipient(event),
     Begin: lambda session, event: session._forwarding.begin(event),
-    Chunk: lambda session, event: session._forwarding.part(event),
-    Piece: lambda session, event: session._forwarding.part(event),
-    Spoilt: lambda session, event: session._forwarding.spoilt(event),
-    End: lambda session, event: session._forwarding.end(event),
+    Chunk: lambda session, event: session._forwarding.passage.part(event),
+    Piece: lambda session, event: session._forwarding.passage.part(event),
+    Spoilt: lambda session, event: session._forwarding.passage.spoilt(event),
+    End: lambda session, event: session._forwarding.passage.end(event),
 }

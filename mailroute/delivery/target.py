@@ -127,13 +127,13 @@ class Target:
         if self._sender is not None and self.failed is None:
             self._obey(self._sender.piece(event) if isinstance(event, Piece) else self._sender.chunk(event))
 
-    def end(self, event: End, count: int, then: Then) -> None:
-        """End the message, or a chunk; ``count`` answers are wanted."""
+    def end(self, event: End, count: int, then: Then, final: float = FINAL_TIMEOUT) -> None:
+        """End the message, or a chunk; ``count`` answers are wanted, the message's in ``final`` seconds."""
         if self._sender is None or self.failed is not None:
             then((self.failed or Obstacle.LOST,) * count)
             return
         self._streaming = not event.last
-        self._ask(self._sender.end(event), count, FINAL_TIMEOUT if event.last else COMMAND_TIMEOUT, then)
+        self._ask(self._sender.end(event), count, final if event.last else COMMAND_TIMEOUT, then)
 
     def reset(self) -> None:
         """Call the transaction off, whatever has become of it."""
