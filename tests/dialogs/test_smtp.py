@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logins import Case
+from receiving import MAIL, RCPT, SENT, TERMS, TO, in_message, talking, told
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.smtp import LMTP, SMTP
@@ -18,7 +18,6 @@ from mailroute.envelope import (
     Begin,
     Broken,
     Chunk,
-    DeliveryTerms,
     End,
     MailFrom,
     Obstacle,
@@ -41,27 +40,6 @@ from mailroute.events import (
     StartTLS,
 )
 from mailroute.testing import CLIENT, Conversation
-
-TERMS = DeliveryTerms("mx.example", tls_offered=True, bad_commands=0)
-MAIL = b"MAIL FROM:<s@x.example>\r\n"
-RCPT = b"RCPT TO:<a@b.example>\r\n"
-SENT = MailFrom(b"s@x.example")
-TO = RcptTo(b"a@b.example", b"a@b.example")
-
-
-def talking(protocol=LMTP, hello=b"LHLO me\r\n", **changes) -> Conversation:
-    """Return a conversation that has begun."""
-    talk = Conversation(protocol.receiver(evolve(TERMS, **changes)))
-    talk.take(talk.half.greet())
-    talk.hears(hello)
-    talk.said()
-    return talk
-
-
-def told(talk: Conversation, line: bytes) -> bytes:
-    talk.hears(line + b"\r\n")
-    return talk.said()
-
 
 # --- the client's half --------------------------------------------------------
 
@@ -197,16 +175,6 @@ def test_limits():
     talk = talking()
     talk.hears(b"POST / HTTP/1.1\r\nHost: x\r\n\r\nMAIL FROM:<a@b>\r\n")
     assert talk.event() == HangUp(Farewell.NOT_THIS_PROTOCOL)
-
-
-def in_message(command=b"DATA\r\n", **changes) -> Conversation:
-    talk = talking(**changes)
-    talk.hears(MAIL + RCPT + command)
-    talk.take(talk.half.answer(Reply(250)))
-    talk.take(talk.half.proceed())
-    talk.said()
-    talk.events.clear()
-    return talk
 
 
 @pytest.mark.parametrize(
