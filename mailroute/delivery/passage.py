@@ -31,6 +31,9 @@ class Session(Protocol):
     def dialling(self) -> None:
         """A backend is about to be dialled."""
 
+    def passed(self, size: int) -> None:
+        """So many bytes of a message were written, for all its backends together."""
+
     def flowing(self) -> None:
         """A backend that was full is not any more, or is gone."""
 
@@ -73,10 +76,12 @@ class Passage:
 
     def part(self, part: Chunk | Piece) -> None:
         """Pass a part of the message on."""
+        targets = self._transaction.targets
+        for target in targets:
+            target.pass_on(part)
         if isinstance(part, Piece):
             self._transaction.size += len(part.data)
-        for target in self._transaction.targets:
-            target.pass_on(part)
+            self._session.passed(len(part.data) * len(targets))
 
     def spoilt(self, spoilt: Spoilt) -> None:
         """Let go of a message that nobody may get."""
