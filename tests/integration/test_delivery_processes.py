@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.lmtp import LMTP
-from servers.processes import free_port, wait_until
+from servers.processes import accepts, free_port, wait_until
 from servers.proxy import Mailroute
 
 pytestmark = pytest.mark.integration
@@ -93,9 +93,7 @@ def test_a_loop_through_itself_is_seen(workers: int) -> None:
     port = free_port()
     listen = {"lmtp": {**PROTOCOL["lmtp"], "endpoint": f"tcp:{port}:interface=127.0.0.1"}}
     with Mailroute(listen, to({"east": port}, workers=workers)) as mailroute:
-        wait_until(
-            "the listener", lambda: mailroute.log.find("worker 2 is ready" if workers > 1 else "listen")
-        )
+        wait_until("the listener", lambda: accepts("127.0.0.1", port))
         greetings = set()
         for _ in range(20):
             with smtplib.LMTP() as client:
@@ -120,8 +118,7 @@ def test_a_loop_over_two_ends_by_their_limits() -> None:
             listen = {"lmtp": {**PROTOCOL["lmtp"], "endpoint": f"tcp:{ports[name]}:interface=127.0.0.1"}}
             config = {**to({"east": ports[other]}), "limits": limits}
             running[name] = stack.enter_context(Mailroute(listen, config))
-        for mailroute in running.values():
-            mailroute.log.wait_for("starting on")
+            wait_until("the listener", lambda name=name: accepts("127.0.0.1", ports[name]))
         with smtplib.LMTP("127.0.0.1", ports["one"]) as client:
             client.ehlo()
             client.mail(SENDER)
