@@ -44,7 +44,7 @@ class Session(Protocol):
 class Passage:
     """A message that each backend takes or not, whatever becomes of it at the others.
 
-    :param finished: called when the client has been told.
+    :param finished: called when it is known what has become of the message, before the client is told.
     """
 
     def __init__(
@@ -143,8 +143,9 @@ class Passage:
     def _finish(self) -> None:
         """Tell the client what has become of the message."""
         self._transaction.ended = True
-        self._session.obey(self._receiver.finish(self._transaction.outcomes()))
+        # Before the client is told: the next message, which it may have sent ahead, begins with that.
         self._finished()
+        self._session.obey(self._receiver.finish(self._transaction.outcomes()))
 
 
 class OneReply(Passage):
