@@ -379,7 +379,7 @@ def test_a_sender_that_is_refused_is_the_recipients_answer():
     [
         (b"8BITMIME", ((b"BODY", b"8bitmime"),), b"a@b", Obstacle.NO_8BITMIME),
         (b"SMTPUTF8", ((b"SMTPUTF8", None),), b"a@b", Obstacle.NO_SMTPUTF8),
-        (b"SMTPUTF8", (), "ü@b".encode(), Obstacle.NO_SMTPUTF8),
+        (b"SMTPUTF8", ((b"SMTPUTF8", None),), "ü@b".encode(), Obstacle.NO_SMTPUTF8),
         (b"DSN", ((b"RET", b"HDRS"),), b"a@b", Obstacle.NO_DSN),
     ],
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mailroute.envelope import DeliveryTerms, MailFrom, Obstacle, RcptTo
+from mailroute.envelope import DeliveryTerms, MailFrom, Obstacle, Outcome, RcptTo
+from mailroute.events import Reason
 from mailroute.wire.smtp_syntax import Parameters
 
 ALWAYS = ("PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING")
@@ -63,15 +64,16 @@ def passed_on(parameters: Parameters, extensions: Extensions) -> bytes:
     )
 
 
-def lacking(mail: MailFrom, recipient: RcptTo, extensions: Extensions) -> Obstacle | None:
+def lacking(mail: MailFrom, recipient: RcptTo, extensions: Extensions) -> Outcome | None:
     """Return why a backend cannot take this message (RFC 6152 section 3, RFC 6531 section 3.5)."""
     parameters = dict(mail.parameters)
     if (parameters.get(b"BODY") or b"").upper() == b"8BITMIME" and b"8BITMIME" not in extensions:
         return Obstacle.NO_8BITMIME
-    if b"SMTPUTF8" not in extensions and (
-        b"SMTPUTF8" in parameters or not (mail.mailbox.isascii() and recipient.mailbox.isascii())
-    ):
-        return Obstacle.NO_SMTPUTF8
+    if b"SMTPUTF8" in parameters:
+        if b"SMTPUTF8" not in extensions:
+            return Obstacle.NO_SMTPUTF8
+    elif not recipient.mailbox.isascii():
+        return Reason.MISCONFIGURED  # the client's was ASCII: a route has given this one
     uses_dsn = any(key in _OF_DSN for key, _ in (*mail.parameters, *recipient.parameters))
     if uses_dsn and b"DSN" not in extensions:
         return Obstacle.NO_DSN
