@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from receiving import MAIL, RCPT, in_message, talking, told
 
+from mailroute.dialogs.smtp.bounds import MAX_COMMANDS
 from mailroute.envelope import Begin, Chunk, Obstacle, RcptTo, Reply, Spoilt
 from mailroute.events import Farewell, HangUp
 
@@ -77,3 +78,19 @@ def test_bad_commands_are_counted_anew_for_each_message():
     talk.events.clear()
     talk.hears(b"WHAT\r\n" * 3)
     assert talk.event() == HangUp(Farewell.TOO_MANY_BAD_COMMANDS)
+
+
+@pytest.mark.parametrize("recipients", [0, 3000])
+def test_a_message_may_have_as_many_recipients_as_the_configuration_says(recipients):
+    """Recipients that are taken do not count as commands, of which there is a bound; those refused do."""
+    talk = talking(recipients=recipients)
+    talk.hears(MAIL)
+    for _ in range(3000):
+        talk.hears(RCPT)
+        talk.take(talk.half.answer(Reply(250, (b"2.1.5 yes",))))
+    assert talk.said().count(b"2.1.5 yes") == 3000
+    for _ in range(MAX_COMMANDS):
+        talk.hears(RCPT if not recipients else b"NOOP\r\n")
+        if not recipients and not isinstance(talk.events[-1], HangUp):
+            talk.take(talk.half.answer(Obstacle.UNKNOWN))
+    assert talk.events[-1] == HangUp(Farewell.TOO_MANY_COMMANDS)

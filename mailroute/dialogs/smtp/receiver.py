@@ -52,6 +52,7 @@ class Receiver(Commands):
         reply = reply_to(outcome)
         if self._state is State.RECIPIENT:
             self._accepted += reply.positive
+            self._commands -= reply.positive
             self._out.append(Send(written(reply)))
         elif self._state is State.ENDING:
             self._say(b"250 2.0.0 Chunk taken")
