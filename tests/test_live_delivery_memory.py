@@ -1,4 +1,4 @@
-"""What a message holds on its way, on real sockets, in the clear and with TLS on both sides."""
+"""What a message holds on its way, and half a one comes to, in the clear and with TLS on both sides."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 
 import pytest
 from delivering import delivering
+from live import patient
 from pytest_twisted import ensureDeferred
 from servers.certificates import Authority
 from twisted.internet import reactor
@@ -158,3 +159,24 @@ async def test_a_message_holds_little_however_slow_its_backends_are(authority, w
             server.say(b"250 2.0.0 taken\r\n")
         await client.until(b"250 2.0.0 taken\r\n" * len(servers))
     assert 0 < watched[0] <= HELD_AT_MOST
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL")  # Twisted does it
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("near", ["tls", "ssl:"])
+@pytest.mark.parametrize("how", ["abortConnection", "loseConnection"])
+@ensureDeferred
+async def test_half_a_message_is_nobodys_with_tls_too(authority, near, how, host):
+    """A client that is gone in the middle, with TLS's goodbye or without, has nothing delivered."""
+    tables, client_tls = sides(authority, near, "tls")
+    route = [FakeRouter({"a@b0.example": Route("b0"), "a@b1.example": Route("b1")})]
+    async with delivering(host=host, names=NAMES[:2], route=route, **tables) as running:
+        client = await running.client(tls=client_tls)
+        servers = await offered(running, client)
+        client.say(b"one\r\n.")
+        for server in servers:
+            await server.until(b"one")
+        getattr(client.transport, how)()
+        for server in servers:
+            assert await server.end() in (b"", b"\r\n")
+        await patient(lambda: not running.listener.factory.sessions)
