@@ -429,6 +429,38 @@ def test_a_backend_may_send_anything(shards):
         talk.hears(shard)
 
 
+REPLIES_TO_A_MESSAGE = [
+    b"250 x\r\n",
+    b"250-x\r\n",
+    b"452 no\r\n",
+    b"421 bye\r\n",
+    b"354 go\r\n",
+    b"\r",
+    b"\n",
+]
+
+
+@given(st.lists(st.sampled_from(REPLIES_TO_A_MESSAGE) | st.binary(max_size=6), max_size=8), st.integers(1, 9))
+def test_segments_make_no_difference_to_a_sender(shards, step):
+    """What a backend answers to a message's end comes to the same, however it is cut."""
+
+    def outcomes(segment):
+        talk = sending()
+        for _ in range(2):
+            talk.take(talk.half.recipient(SENT, TO))
+        talk.hears(b"250 s\r\n250 one\r\n250 two\r\n")
+        talk.take(talk.half.begin(Begin()))
+        talk.hears(b"354 go\r\n")
+        talk.take(talk.half.end(End()))
+        talk.events.clear()
+        talk.hears(b"".join(shards), segment)
+        broken = [isinstance(event, Broken) for event in talk.events]
+        # With that the connection is closed.
+        return talk.events[: broken.index(True) + 1] if any(broken) else talk.events
+
+    assert outcomes(step) == outcomes(0)
+
+
 # --- until it is ready ------------------------------------------------------------
 
 LISTED = b"250-b.example\r\n250-STARTTLS\r\n250-PIPELINING\r\n250 XCLIENT NAME ADDR PORT PROTO HELO LOGIN\r\n"

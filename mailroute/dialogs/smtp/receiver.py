@@ -90,10 +90,6 @@ class Receiver(Commands):
         """Return what logins at backends have to know."""
         return Seam(self._terms.host_name, self._hello)
 
-    def idle(self) -> bool:
-        """Whether it waits for a command, and has not got the half of one."""
-        return self._state in (State.COMMAND, State.OVER) and not len(self._reader)
-
     # --- running ---
 
     def _flush(self) -> list[ReceiverEvent]:
