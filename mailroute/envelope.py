@@ -40,9 +40,11 @@ class Begin:
 
     ``chunked``: in chunks whose size is told beforehand, and as it is; if not,
     it ends with a line of its own, and its dots are doubled (RFC 5321 section 4.5.2).
+    ``revocable``: a backend that has been sent all of it shall still not have it before `End`.
     """
 
     chunked: bool = False
+    revocable: bool = False
 
 
 @frozen
@@ -86,6 +88,7 @@ class Obstacle(enum.Enum):
     NO_8BITMIME = "the backend takes no 8-bit messages"
     NO_SMTPUTF8 = "the backend takes no internationalised addresses"
     NO_DSN = "the backend takes no requests for delivery status notifications"
+    WITHHELD = "not sent to its end, as another backend has not taken it"
     LOST = "the backend's connection was lost"
     TIMEOUT = "the backend took too long"
     PROTOCOL = "the backend did not speak as it should"

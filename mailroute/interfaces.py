@@ -212,9 +212,6 @@ class IReceiver(Interface):
     def seam() -> object:
         """Return what logins at backends have to know of the client."""
 
-    def idle() -> bool:
-        """Whether the client has nothing under way that it could lose."""
-
 
 class ISender(Interface):
     """A backend's side of a delivery, once its connection is ready.

@@ -26,6 +26,13 @@ ROUTES = {
 class Server(Talk):
     """A backend's end, with the words that it takes to deliver a message."""
 
+    tls: Any = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        if self.tls is not None:
+            self.transport.startTLS(self.tls)
+
     async def ready(self, *extensions: str, hello: bytes = b"LHLO") -> bytes:
         """Greet, and answer the client's greeting; return what it called itself."""
         self.say(b"220 backend.example ready\r\n")
@@ -63,17 +70,31 @@ class Server(Talk):
 
 
 class Servers(Backends):
-    """A backend's listening end."""
+    """A backend's listening end.
+
+    :param tls: its side of TLS, which begins with the first byte; None for none.
+    """
 
     protocol = Server
 
+    def __init__(self, tls: Any = None) -> None:
+        super().__init__()
+        self.tls = tls
+
+    def buildProtocol(self, addr: Any) -> Talk:
+        talk = super().buildProtocol(addr)
+        talk.tls = self.tls
+        return talk
+
 
 class Delivering:
-    """A running mailroute with two backends, east and west, that the test plays."""
+    """A running mailroute with backends that the test plays: east and west, unless it has names for them."""
 
     def __init__(self, listener: Any, backends: dict[str, Servers], ports: dict[str, Any]) -> None:
         self.listener = listener
-        self.east, self.west = backends["east"], backends["west"]
+        self.backends = backends
+        if "east" in backends:
+            self.east, self.west = backends["east"], backends["west"]
         self.ports = ports
         self.clients: list[Talk] = []
 
@@ -86,10 +107,12 @@ class Delivering:
     def port(self) -> int:
         return self.listener._port.getHost().port
 
-    async def client(self, hello: bytes = b"LHLO client.example") -> Talk:
-        """Connect, and exchange greetings."""
+    async def client(self, hello: bytes = b"LHLO client.example", tls: Any = None) -> Talk:
+        """Connect, begin TLS if there is to be any, and exchange greetings."""
         talk = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", self.port), Talk())
         self.clients.append(talk)
+        if tls is not None:
+            await talk.starttls(tls)
         await talk.until(b" ready\r\n")
         if hello:
             talk.say(hello + b"\r\n")
@@ -105,10 +128,12 @@ async def delivering(
     backend: dict[str, Any] | None = None,
     route: list[Any] | None = None,
     host: str = "127.0.0.1",
+    names: tuple[str, ...] = ("east", "west"),
+    backend_tls: Any = None,
     **tables: Any,
 ) -> AsyncIterator[Delivering]:
     """Run mailroute with these tables; a backend that is known by name has a transport of Twisted's."""
-    backends = {"east": Servers(), "west": Servers()}
+    backends = {name: Servers(backend_tls) for name in names}
     ports = {
         name: await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(servers)
         for name, servers in backends.items()
@@ -135,7 +160,7 @@ async def delivering(
         await running.stopService()
         for port in ports.values():
             await defer.maybeDeferred(port.stopListening)
-        for talk in [*delivery.clients, *backends["east"].talks, *backends["west"].talks]:
+        for talk in [*delivery.clients, *(talk for servers in backends.values() for talk in servers.talks)]:
             if talk.reason is None:
                 talk.transport.abortConnection()
                 await talk.lost

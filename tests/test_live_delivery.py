@@ -252,45 +252,6 @@ async def test_recipients_elsewhere_are_asked_for_again():
         await client.until(b"250 2.0.0 queued as 7\r\n")
 
 
-@pytest.mark.parametrize(
-    ("answers", "told"),
-    [
-        ((b"250 2.0.0 one", b"250 2.0.0 two"), b"250 2.0.0 one"),
-        ((b"250 2.0.0 one", b"452 4.2.2 full"), b"452 4.2.2 full"),
-        ((b"554 5.6.0 spam", b"452 4.2.2 full"), b"452 4.2.2 full"),
-        ((b"250 2.0.0 one", b"554 5.6.0 spam"), b"554 5.6.0 spam"),
-        (
-            (b"250 2.0.0 one", b"421 4.3.2 bye"),
-            b"451 4.4.2 The connection to the mail server was lost, try again later",
-        ),
-        ((b"250 2.0.0 one", b"503 5.5.1 what"), b"451 4.3.5 The mail service is not set up correctly"),
-    ],
-)
-@ensureDeferred
-async def test_one_reply_for_several_backends(answers, told):
-    """With split, a message is taken only if every backend has; if one may still, it is tried again."""
-    async with delivering("smtp", listen={"split": True}) as running:
-        client = await running.client(b"EHLO client.example")
-        client.say(MAIL + rcpt("a@east.example", "a@west.example") + b"DATA\r\n")
-        east = await running.east.next()
-        await east.ready(hello=b"EHLO")
-        await east.takes(b"a@east.example")
-        west = await running.west.next()
-        await west.ready(hello=b"EHLO")
-        await west.takes(b"a@west.example")
-        for server in (east, west):
-            await server.hears(b"DATA\r\n")
-            server.say(b"354 go\r\n")
-        await client.until(b"354 Send the message, and a dot on a line by itself\r\n")
-        client.say(b"x\r\n.\r\n")
-        for server, answer in zip((east, west), answers, strict=True):
-            await server.until(b"\r\n.\r\n")
-            server.say(answer + b"\r\n")
-        assert await client.until(b"\r\n") == told + b"\r\n"
-        client.say(b"NOOP\r\n")
-        assert await client.until(b"\r\n") == b"250 2.0.0 Nothing done\r\n"
-
-
 def waiting_at(connection) -> int:
     """Return how many bytes wait in a backend's transport, whoever made it."""
     transport = connection._transport

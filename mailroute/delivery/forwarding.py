@@ -2,55 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from mailroute.delivery.passage import OneReply, Passage, Session
 from mailroute.delivery.target import Target
 from mailroute.delivery.terms import MAX_BACKENDS, Alarm, DeliveryDoor
 from mailroute.delivery.transaction import Recipient, Transaction
-from mailroute.envelope import (
-    Begin,
-    Chunk,
-    End,
-    MailFrom,
-    Obstacle,
-    Outcome,
-    Piece,
-    RcptTo,
-    ReceiverEvent,
-    Reply,
-    Spoilt,
-)
+from mailroute.envelope import Begin, MailFrom, Obstacle, Outcome, RcptTo, Reply
 from mailroute.events import LoginRefused, Lookup, Reason, Route
 from mailroute.house import House
 from mailroute.interfaces import IBackend, IReceiver
-from mailroute.record import SessionRecord
 from mailroute.wire.smtp_syntax import BadSyntax, spell
-
-
-class Session(Protocol):
-    """Whose messages they are."""
-
-    record: SessionRecord
-
-    def obey(self, events: list[ReceiverEvent]) -> None:
-        """Do what the receiver says."""
-
-    def asks(self, then: Callable[..., None]) -> Callable[..., None]:
-        """Do nothing else until what this returns is called, and then call ``then`` with the same."""
-
-    def dialling(self) -> None:
-        """A backend is about to be dialled."""
-
-    def flowing(self) -> None:
-        """A backend that was full is not any more, or is gone."""
-
-    def fault(self, failure: Failure) -> None:
-        """Something of ours is broken."""
 
 
 class Forwarding:
@@ -68,6 +34,7 @@ class Forwarding:
         self._lookup_alarm = Alarm(house.deadlines, _LookUp(self))
         self._targets: dict[IBackend, Target] = {}
         self._transaction: Transaction | None = None
+        self._passage: Passage | None = None
         self._messages = 0
         self.dialled: dict[str, None] = {}
 
@@ -94,7 +61,7 @@ class Forwarding:
 
     def drop(self, why: str = "") -> None:
         """Forget the transaction; ``why``: what to log of one that has not ended."""
-        transaction, self._transaction = self._transaction, None
+        transaction, self._transaction, self._passage = self._transaction, None, None
         if transaction is None:
             return
         transaction.log(self._session.record.client.session_id, "" if transaction.ended else why)
@@ -208,89 +175,16 @@ class Forwarding:
         """Ask all backends for leave to send the message."""
         transaction = self._transaction
         assert transaction is not None  # noqa: S101 (it has recipients)
-        ready = self._when_all(transaction, lambda: self._begun(transaction, begin))
-        for target in transaction.targets:
-            target.begin(begin, self._session.asks(lambda said, target=target: ready(target, said)))
+        several = len(transaction.targets) > 1
+        kind = OneReply if several and not self._door.protocol.splits else Passage
+        self._passage = kind(transaction, self._session, self._receiver, self._house.clock, self.drop)
+        self._passage.begin(begin)
 
-    def _when_all(
-        self, transaction: Transaction, then: Callable[[], None]
-    ) -> Callable[[Target, tuple[Outcome, ...]], None]:
-        """Return what takes one answer of each backend: who does not say yes has failed."""
-        missing = set(transaction.targets)
-
-        def answered(target: Target, said: tuple[Outcome, ...]) -> None:
-            missing.discard(target)
-            [outcome] = said
-            if not (isinstance(outcome, Reply) and outcome.positive):
-                target.failed = target.failed or outcome
-            if not missing:
-                then()
-
-        return answered
-
-    def _begun(self, transaction: Transaction, begin: Begin) -> None:
-        if begin.chunked or self._alive(transaction):
-            self._session.obey(self._receiver.proceed())
-        else:
-            self._give_up(transaction)
-
-    @staticmethod
-    def _alive(transaction: Transaction) -> list[Target]:
-        return [target for target in transaction.targets if target.failed is None]
-
-    def part(self, part: Chunk | Piece) -> None:
-        """Pass a part of the message on."""
-        transaction = self._transaction
-        assert transaction is not None  # noqa: S101 (there is a message)
-        if isinstance(part, Piece):
-            transaction.size += len(part.data)
-        for target in transaction.targets:
-            target.pass_on(part)
-
-    def spoilt(self, spoilt: Spoilt) -> None:
-        """Let go of a message that nobody may get."""
-        assert self._transaction is not None  # noqa: S101 (there is a message)
-        for target in self._transaction.targets:
-            target.fail(spoilt.why)
-
-    def end(self, end: End) -> None:
-        """End the message, or a chunk of it, at all backends."""
-        transaction = self._transaction
-        assert transaction is not None  # noqa: S101 (there was a message)
-        if not end.last:
-            then = self._when_all(transaction, lambda: self._chunk_ended(transaction))
-            for target in transaction.targets:
-                target.end(end, 1, self._session.asks(lambda said, target=target: then(target, said)))
-            return
-        missing = set(transaction.targets)
-
-        def ended(target: Target, outcomes: tuple[Outcome, ...]) -> None:
-            missing.discard(target)
-            transaction.settled(target, outcomes)
-            if not missing:
-                self._finish(transaction)
-
-        for target in transaction.targets:
-            count = sum(1 for _ in transaction.of(target))
-            target.end(end, count, self._session.asks(lambda said, target=target: ended(target, said)))
-
-    def _chunk_ended(self, transaction: Transaction) -> None:
-        if self._alive(transaction):
-            self._session.obey(self._receiver.answer(Reply(250)))
-        else:
-            self._give_up(transaction)
-
-    def _give_up(self, transaction: Transaction) -> None:
-        """Every backend has failed before the message's end."""
-        for target in transaction.targets:
-            transaction.failed(target, target.failed or Obstacle.LOST)
-        self._finish(transaction)
-
-    def _finish(self, transaction: Transaction) -> None:
-        """Tell the client what has become of the message."""
-        transaction.ended = True
-        self._session.obey(self._receiver.finish(transaction.outcomes()))
-        self.drop()
+    @property
+    def passage(self) -> Passage:
+        """The message that is under way."""
+        assert self._passage is not None  # noqa: S101 (there is one)
+        return self._passage
 
 
 class _LookUp:

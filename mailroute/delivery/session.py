@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailroute.delivery.forwarding import Forwarding
-from mailroute.delivery.terms import CLIENT_TIMEOUT, STALL_TIMEOUT, Alarm, DeliveryDoor, lesser
+from mailroute.delivery.terms import CLIENT_TIMEOUT, SENT_AT_ONCE, STALL_TIMEOUT, Alarm, DeliveryDoor, lesser
 from mailroute.envelope import (
     Begin,
     Chunk,
@@ -51,6 +51,8 @@ class DeliverySession:
         self._running = self._paused = self._full = self._half_closed = False
         self._over = False
         self._asked = 0  # answers that are waited for
+        self._sent = 0  # bytes of a message, in this turn of the reactor
+        self._next_turn: IDelayedCall | None = None
         self._forwarding: Forwarding = Forwarding(house, door, self._receiver, self)
         self._heard = house.clock.seconds()
         self._patience = house.login_timeout
@@ -131,11 +133,29 @@ class DeliverySession:
     # --- running ---
 
     def _blocked(self) -> bool:
-        return self._over or self._full or self._asked > 0 or self._forwarding.stuck
+        return (
+            self._over
+            or self._full
+            or self._asked > 0
+            or self._sent >= SENT_AT_ONCE
+            or self._forwarding.stuck
+        )
 
     def flowing(self) -> None:
         """A backend that was full is not any more, or is gone."""
         self._run()
+
+    def passed(self, size: int) -> None:
+        """So many bytes were written for backends."""
+        self._sent += size
+        if self._next_turn is None:
+            self._next_turn = self._house.clock.callLater(0, self._turned)
+
+    def _turned(self) -> None:
+        self._next_turn = None
+        enough, self._sent = self._sent >= SENT_AT_ONCE, 0
+        if enough:
+            self._run()
 
     def dialling(self) -> None:
         """A backend is about to be dialled."""
@@ -206,6 +226,8 @@ class DeliverySession:
             return
         self._over = True
         self._todo.clear()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
         self._silence.clear()
         self._full_alarm.clear()
         self._forwarding.leave(why)
@@ -252,8 +274,8 @@ _HANDLE: Mapping[type, Callable[[DeliverySession, Any], None]] = {
     Reset: lambda session, _: session._forwarding.drop("called off"),
     RcptTo: lambda session, event: session._forwarding.recipient(event),
     Begin: lambda session, event: session._forwarding.begin(event),
-    Chunk: lambda session, event: session._forwarding.part(event),
-    Piece: lambda session, event: session._forwarding.part(event),
-    Spoilt: lambda session, event: session._forwarding.spoilt(event),
-    End: lambda session, event: session._forwarding.end(event),
+    Chunk: lambda session, event: session._forwarding.passage.part(event),
+    Piece: lambda session, event: session._forwarding.passage.part(event),
+    Spoilt: lambda session, event: session._forwarding.passage.spoilt(event),
+    End: lambda session, event: session._forwarding.passage.end(event),
 }

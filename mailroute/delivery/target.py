@@ -127,13 +127,17 @@ class Target:
         if self._sender is not None and self.failed is None:
             self._obey(self._sender.piece(event) if isinstance(event, Piece) else self._sender.chunk(event))
 
-    def end(self, event: End, count: int, then: Then) -> None:
-        """End the message, or a chunk; ``count`` answers are wanted."""
+    def end(self, event: End, count: int, then: Then, final: float = 0) -> None:
+        """End the message, or a chunk; ``count`` answers are wanted.
+
+        :param final: seconds for the message's, if it is not `FINAL_TIMEOUT`.
+        """
         if self._sender is None or self.failed is not None:
             then((self.failed or Obstacle.LOST,) * count)
             return
         self._streaming = not event.last
-        self._ask(self._sender.end(event), count, FINAL_TIMEOUT if event.last else COMMAND_TIMEOUT, then)
+        seconds = (final or FINAL_TIMEOUT) if event.last else COMMAND_TIMEOUT
+        self._ask(self._sender.end(event), count, seconds, then)
 
     def reset(self) -> None:
         """Call the transaction off, whatever has become of it."""

@@ -10,8 +10,14 @@ from mailroute.events import Route
 from mailroute.interfaces import IDeliveryProtocol
 
 MAX_BACKENDS = 16
-"""Backends of one message.  Where a piece of 4 KiB waits at each of them, and 160 KiB have been sent ahead,
-a message holds 224 KiB; what is read of replies is below 16."""
+"""Backends of one message."""
+
+SENT_AT_ONCE = MAX_BACKENDS * 4096
+"""Bytes of a message that are sent, to all its backends together, in one turn of the reactor.
+
+A transport tells that it is full only when it has tried to send, and those that gather what is written do
+that at the turn's end.  That is a piece of 4 KiB for each of `MAX_BACKENDS`: where it waits, and 160 KiB have
+been sent ahead, a message holds 224 KiB; what is read of replies is below 16."""
 
 # RFC 5321 section 4.5.3.2 has the least that each of these may take.  A client gives us
 # as long, so ours are a little less: it shall still hear of the backends that have answered.

@@ -50,6 +50,10 @@ class Transaction:
         """Yield the accepted recipients of one backend."""
         return (recipient for recipient, theirs in self.accepted if theirs is target)
 
+    def count(self, target: Target) -> int:
+        """Return how many accepted recipients a backend has."""
+        return sum(1 for _ in self.of(target))
+
     def settled(self, target: Target, outcomes: tuple[Outcome, ...]) -> None:
         """Note what has become of a backend's recipients."""
         for recipient, outcome in zip(self.of(target), outcomes, strict=True):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logins import Case
+from receiving import MAIL, RCPT, SENT, TERMS, TO, in_message, talking, told
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.smtp import LMTP, SMTP
@@ -18,7 +18,6 @@ from mailroute.envelope import (
     Begin,
     Broken,
     Chunk,
-    DeliveryTerms,
     End,
     MailFrom,
     Obstacle,
@@ -41,27 +40,6 @@ from mailroute.events import (
     StartTLS,
 )
 from mailroute.testing import CLIENT, Conversation
-
-TERMS = DeliveryTerms("mx.example", tls_offered=True, bad_commands=0)
-MAIL = b"MAIL FROM:<s@x.example>\r\n"
-RCPT = b"RCPT TO:<a@b.example>\r\n"
-SENT = MailFrom(b"s@x.example")
-TO = RcptTo(b"a@b.example", b"a@b.example")
-
-
-def talking(protocol=LMTP, hello=b"LHLO me\r\n", **changes) -> Conversation:
-    """Return a conversation that has begun."""
-    talk = Conversation(protocol.receiver(evolve(TERMS, **changes)))
-    talk.take(talk.half.greet())
-    talk.hears(hello)
-    talk.said()
-    return talk
-
-
-def told(talk: Conversation, line: bytes) -> bytes:
-    talk.hears(line + b"\r\n")
-    return talk.said()
-
 
 # --- the client's half --------------------------------------------------------
 
@@ -199,16 +177,6 @@ def test_limits():
     assert talk.event() == HangUp(Farewell.NOT_THIS_PROTOCOL)
 
 
-def in_message(command=b"DATA\r\n", **changes) -> Conversation:
-    talk = talking(**changes)
-    talk.hears(MAIL + RCPT + command)
-    talk.take(talk.half.answer(Reply(250)))
-    talk.take(talk.half.proceed())
-    talk.said()
-    talk.events.clear()
-    return talk
-
-
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -296,6 +264,7 @@ CLIENT_SHARDS = st.lists(
 def run_receiver(data: bytes, step: int) -> list[object]:
     """Speak with a receiver, answering all that it asks, and return all it says, pieces put together."""
     half = LMTP.receiver(TERMS)
+    half._nothing_may_follow = lambda: None
     todo, said = half.greet(), []
     for at in range(0, len(data), step):
         todo += half.receive(data[at : at + step])
@@ -321,7 +290,7 @@ def run_receiver(data: bytes, step: int) -> list[object]:
 @given(CLIENT_SHARDS, st.integers(1, 50))
 def test_segments_make_no_difference_to_a_receiver(shards, step):
     """Any bytes, in any segments, give the same events, and no exception."""
-    # What follows STARTTLS is the one thing that segments decide.
+    # What follows STARTTLS, and a DATA that is refused (`run_receiver` lets that pass), segments decide.
     data = b"LHLO me\r\n" + MAIL + RCPT + b"".join(shards).replace(b"STARTTLS", b"NOOP")
     assert run_receiver(data, step) == run_receiver(data, len(data))
 
@@ -411,7 +380,7 @@ def test_a_sender_that_is_refused_is_the_recipients_answer():
     [
         (b"8BITMIME", ((b"BODY", b"8bitmime"),), b"a@b", Obstacle.NO_8BITMIME),
         (b"SMTPUTF8", ((b"SMTPUTF8", None),), b"a@b", Obstacle.NO_SMTPUTF8),
-        (b"SMTPUTF8", (), "ü@b".encode(), Obstacle.NO_SMTPUTF8),
+        (b"SMTPUTF8", ((b"SMTPUTF8", None),), "ü@b".encode(), Obstacle.NO_SMTPUTF8),
         (b"DSN", ((b"RET", b"HDRS"),), b"a@b", Obstacle.NO_DSN),
     ],
 )
@@ -458,6 +427,38 @@ def test_a_backend_may_send_anything(shards):
     talk.take(talk.half.recipient(SENT, TO))
     for shard in shards:
         talk.hears(shard)
+
+
+REPLIES_TO_A_MESSAGE = [
+    b"250 x\r\n",
+    b"250-x\r\n",
+    b"452 no\r\n",
+    b"421 bye\r\n",
+    b"354 go\r\n",
+    b"\r",
+    b"\n",
+]
+
+
+@given(st.lists(st.sampled_from(REPLIES_TO_A_MESSAGE) | st.binary(max_size=6), max_size=8), st.integers(1, 9))
+def test_segments_make_no_difference_to_a_sender(shards, step):
+    """What a backend answers to a message's end comes to the same, however it is cut."""
+
+    def outcomes(segment):
+        talk = sending()
+        for _ in range(2):
+            talk.take(talk.half.recipient(SENT, TO))
+        talk.hears(b"250 s\r\n250 one\r\n250 two\r\n")
+        talk.take(talk.half.begin(Begin()))
+        talk.hears(b"354 go\r\n")
+        talk.take(talk.half.end(End()))
+        talk.events.clear()
+        talk.hears(b"".join(shards), segment)
+        broken = [isinstance(event, Broken) for event in talk.events]
+        # With that the connection is closed.
+        return talk.events[: broken.index(True) + 1] if any(broken) else talk.events
+
+    assert outcomes(step) == outcomes(0)
 
 
 # --- until it is ready ------------------------------------------------------------

@@ -16,8 +16,21 @@ MAX_HELLO = 255
 """Bytes of the name that a client gives itself: a domain's (RFC 5321 section 4.5.3.1.2)."""
 
 _BDAT = re.compile(rb"([0-9]{1,%d})(?: +(LAST))?" % MAX_SIZE_DIGITS, re.IGNORECASE)
-_SIZE = re.compile(rb"[0-9]{1,%d}" % MAX_SIZE_DIGITS)
+_XTEXT = rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+"
+_WHEN = rb"(?:SUCCESS|FAILURE|DELAY)"
 
+# RFC 1870, 6152, 6531, and RFC 3461 section 4 with RFC 6533 for addresses that are not ASCII.
+_VALUES = {
+    b"SIZE": re.compile(rb"[0-9]{1,%d}" % MAX_SIZE_DIGITS),
+    b"BODY": re.compile(rb"7BIT|8BITMIME", re.IGNORECASE),
+    b"RET": re.compile(rb"FULL|HDRS", re.IGNORECASE),
+    b"ENVID": re.compile(_XTEXT),
+    b"NOTIFY": re.compile(rb"NEVER|%s(?:,%s)*" % (_WHEN, _WHEN), re.IGNORECASE),
+    b"ORCPT": re.compile(rb"[A-Za-z0-9-]+;(?:%s|[\x80-\xff])+" % _XTEXT),
+}
+"""What parameters may say; the others have no value."""
+
+_NOT_UNDERSTOOD = b"501 5.5.4 Parameter not understood"
 _NO_SMTPUTF8 = b"553 5.6.7 Use SMTPUTF8 for such an address"
 
 
@@ -44,21 +57,22 @@ def read_mail(rest: bytes, terms: DeliveryTerms) -> MailFrom | bytes:
     if unknown_parameter(parameters, terms, of_mail=True):
         return b"555 5.5.4 Parameter not known"
     given = dict(parameters)
-    if not _are_sound(given):
-        return b"501 5.5.4 Parameter not understood"
+    if not _are_sound(parameters):
+        return _NOT_UNDERSTOOD
     if terms.message_size and int(given.get(b"SIZE") or 0) > terms.message_size:
         return b"552 5.3.4 Message too large"
-    if not mailbox.isascii() and b"SMTPUTF8" not in given:
+    if not rest.isascii() and b"SMTPUTF8" not in given:
         return _NO_SMTPUTF8
     return MailFrom(mailbox, parameters)
 
 
-def _are_sound(given: dict[bytes, bytes | None]) -> bool:
-    if b"SIZE" in given and not _SIZE.fullmatch(given[b"SIZE"] or b""):
-        return False
-    if b"BODY" in given and (given[b"BODY"] or b"").upper() not in (b"7BIT", b"8BITMIME"):
-        return False
-    return given.get(b"SMTPUTF8") is None
+def _are_sound(parameters: Parameters) -> bool:
+    """Whether they say what they may; what a backend finds wrong with them would be taken for our fault."""
+    for key, value in parameters:
+        allowed = _VALUES.get(key)
+        if value is not None if allowed is None else not allowed.fullmatch(value or b""):
+            return False
+    return True
 
 
 def read_rcpt(rest: bytes, terms: DeliveryTerms, mail: MailFrom) -> RcptTo | bytes:
@@ -74,7 +88,9 @@ def read_rcpt(rest: bytes, terms: DeliveryTerms, mail: MailFrom) -> RcptTo | byt
         return b"501 5.1.3 Not a recipient's address"
     if unknown_parameter(parameters, terms, of_mail=False):
         return b"555 5.5.4 Parameter not known"
-    if not mailbox.isascii() and not _has(mail.parameters, b"SMTPUTF8"):
+    if not _are_sound(parameters):
+        return _NOT_UNDERSTOOD
+    if not rest.isascii() and not _has(mail.parameters, b"SMTPUTF8"):
         return _NO_SMTPUTF8
     return RcptTo(mailbox, account, parameters)
 

@@ -10,7 +10,7 @@ PIECE = 4096
 """Bytes of a message that are passed on at once: that much may have to wait at each backend."""
 
 MAX_COMMANDS = 2000
-"""Commands since the last message, of which bad ones as configured: a RCPT for each recipient, and more."""
+"""Commands since the last message, of which bad ones as configured; recipients that are taken are none."""
 
 MAX_BAD_WITHOUT_BOUND = 1000
 """Bad commands where the configuration sets no bound."""

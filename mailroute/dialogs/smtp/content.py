@@ -30,10 +30,16 @@ class Content:
         self._check = ContentCheck()
         self.ended = False
 
-    def begin_chunk(self, chunk: Chunk) -> None:
-        """Take a chunk."""
+    def begin_chunk(self, chunk: Chunk) -> list[Chunk | Spoilt]:
+        """Take a chunk; an empty last one ends the message by its command, which shall not end it badly."""
         self._wanted, self._last = chunk.size, chunk.last
         self.ended = False
+        if self._spoilt:
+            return []
+        if chunk.last and not chunk.size and self._check.ends_badly():
+            self._spoilt = True
+            return [Spoilt(Obstacle.BAD_LINE_ENDS)]
+        return [chunk]
 
     def read(self, reader: LineReader) -> list[Piece | End | Spoilt]:
         """Take what the reader has of it."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from mailroute.envelope import DeliveryTerms, MailFrom, Obstacle, RcptTo
-from mailroute.events import DialogTerms
+from mailroute.envelope import DeliveryTerms, MailFrom, Obstacle, Outcome, RcptTo
+from mailroute.events import DialogTerms, Reason
 from mailroute.wire.smtp_syntax import Parameters
 
 Extensions = Mapping[bytes, tuple[bytes, ...]]
@@ -120,15 +120,16 @@ def passed_on(parameters: Parameters, extensions: Extensions) -> bytes:
     )
 
 
-def lacking(mail: MailFrom, recipient: RcptTo, extensions: Extensions) -> Obstacle | None:
+def lacking(mail: MailFrom, recipient: RcptTo, extensions: Extensions) -> Outcome | None:
     """Return why a backend cannot take this message (RFC 6152 section 3, RFC 6531 section 3.5)."""
     parameters = dict(mail.parameters)
     if (parameters.get(b"BODY") or b"").upper() == b"8BITMIME" and b"8BITMIME" not in extensions:
         return Obstacle.NO_8BITMIME
-    if b"SMTPUTF8" not in extensions and (
-        b"SMTPUTF8" in parameters or not (mail.mailbox.isascii() and recipient.mailbox.isascii())
-    ):
-        return Obstacle.NO_SMTPUTF8
+    if b"SMTPUTF8" in parameters:
+        if b"SMTPUTF8" not in extensions:
+            return Obstacle.NO_SMTPUTF8
+    elif not recipient.mailbox.isascii():
+        return Reason.MISCONFIGURED  # the client's was ASCII: a route has given this one
     uses_dsn = any(key in _OF_DSN for key, _ in (*mail.parameters, *recipient.parameters))
     if uses_dsn and b"DSN" not in extensions:
         return Obstacle.NO_DSN

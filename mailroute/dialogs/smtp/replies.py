@@ -21,6 +21,7 @@ REPLIES: dict[Obstacle | Reason, Reply] = {
     Obstacle.NO_8BITMIME: Reply(550, (b"5.6.3 The mailbox takes no 8-bit messages",)),
     Obstacle.NO_SMTPUTF8: Reply(553, (b"5.6.7 The mailbox takes no internationalised addresses",)),
     Obstacle.NO_DSN: Reply(451, (b"4.3.5 The mailbox sends no notifications",)),
+    Obstacle.WITHHELD: Reply(451, (b"4.5.0 The message was not taken, try again later",)),
     Obstacle.LOST: Reply(451, (b"4.4.2 The connection to the mail server was lost, try again later",)),
     Obstacle.TIMEOUT: Reply(451, (b"4.4.2 The mail server took too long, try again later",)),
     Obstacle.PROTOCOL: Reply(451, (b"4.5.0 The mail server is not understood, try again later",)),
@@ -115,7 +116,8 @@ def together(outcomes: Iterable[Outcome]) -> Reply:
     it.  If none may get it by trying again, the client is told for good: trying
     for days would give those who have it a copy each time, and its user no word.
     """
-    replies = [reply_to(outcome) for outcome in outcomes]
+    # Why it was withheld from some is what the others say.
+    replies = [reply_to(outcome) for outcome in outcomes if outcome is not Obstacle.WITHHELD]
     for low, high in ((400, 500), (500, 600)):
         for reply in replies:
             if low <= reply.code < high:

@@ -71,8 +71,11 @@ class Sender:
         return self._flush()
 
     def begin(self, event: Begin) -> list[SenderEvent]:
-        """Ask for leave to send the message; with CHUNKING it takes none."""
-        self._chunked = event.chunked and b"CHUNKING" in self._extensions
+        """Ask for leave to send the message; with CHUNKING it takes none.
+
+        By BDAT it could not be taken back any more once the whole last chunk is there.
+        """
+        self._chunked = event.chunked and not event.revocable and b"CHUNKING" in self._extensions
         if self._chunked:
             return [_DONE]
         if event.chunked:

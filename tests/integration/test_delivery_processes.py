@@ -1,0 +1,172 @@
+"""Deliveries through a mailroute in processes of its own: loops, workers, and what is left after many."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.lmtp import LMTP
+from servers.processes import accepts, free_port, wait_until
+from servers.proxy import Mailroute
+
+pytestmark = pytest.mark.integration
+
+SENDER = "author@example.net"
+PROTOCOL = {"lmtp": {"protocol": "lmtp", "security": "none"}}
+
+
+class Sink(Controller):
+    """A backend that takes every message, and keeps it."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[list[str], bytes]] = []
+        super().__init__(self, "127.0.0.1", free_port())
+
+    def factory(self) -> LMTP:
+        return LMTP(self.handler, hostname="sink.example")
+
+    async def handle_DATA(self, _: object, __: object, envelope: Any) -> str:  # noqa: N802
+        self.taken.append((envelope.rcpt_tos, envelope.content))
+        return "\r\n".join("250 2.0.0 taken" for _ in envelope.rcpt_tos)
+
+
+@pytest.fixture(scope="module")
+def sinks() -> Iterator[dict[str, Sink]]:
+    with ExitStack() as stack:
+        found = {}
+        for name in ("east", "west"):
+            found[name] = Sink()
+            found[name].start()
+            stack.callback(found[name].stop)
+        yield found
+
+
+def to(ports: dict[str, int], **keys: object) -> dict[str, object]:
+    """Return a configuration in which each backend has the users of its own domain."""
+    return {
+        **keys,
+        "backend": {
+            name: {"lmtp": f"tcp:127.0.0.1:{port}", "security": "none"} for name, port in ports.items()
+        },
+        "route": [
+            {"source": "pattern", "match": rf".+@{name}\.example\.org", "backend": name} for name in ports
+        ],
+    }
+
+
+def deliver(client: smtplib.LMTP, number: int) -> list[bytes]:
+    """Deliver a message to one user on each backend, and return the replies."""
+    client.mail(SENDER)
+    for name in ("east", "west"):
+        assert client.rcpt(f"user@{name}.example.org")[0] == 250
+    assert client.docmd("DATA")[0] == 354
+    client.send(b"Subject: %d\r\n\r\ntext\r\n.\r\n" % number)
+    return [b"%d %s" % client.getreply() for _ in range(2)]
+
+
+def subjects(sink: Sink) -> list[int]:
+    """Return the numbers of the messages that a backend has, and forget them."""
+    taken, sink.taken[:] = list(sink.taken), []
+    return sorted(int(re.match(rb"Subject: (\d+)", content)[1]) for _, content in taken)
+
+
+def test_workers_deliver(sinks: dict[str, Sink]) -> None:
+    """With two processes each message is delivered once, whichever of them has the connection."""
+    config = to({name: sink.port for name, sink in sinks.items()}, workers=2)
+    with Mailroute(PROTOCOL, config) as mailroute, ExitStack() as stack:
+        clients = [stack.enter_context(smtplib.LMTP("127.0.0.1", mailroute.ports["lmtp"])) for _ in range(40)]
+        for number, client in enumerate(clients):
+            client.ehlo()
+            assert deliver(client, number) == [b"250 2.0.0 taken"] * 2
+        assert subjects(sinks["east"]) == subjects(sinks["west"]) == list(range(40))
+        wait_until("the log", lambda: mailroute.log.text().count(" message 1 delivered: ") == 40)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_loop_through_itself_is_seen(workers: int) -> None:
+    """A mailroute whose route leads to itself says so at once, also if the other end is another worker's."""
+    port = free_port()
+    listen = {"lmtp": {**PROTOCOL["lmtp"], "endpoint": f"tcp:{port}:interface=127.0.0.1"}}
+    with Mailroute(listen, to({"east": port}, workers=workers)) as mailroute:
+        wait_until("the listener", lambda: accepts("127.0.0.1", port))
+        greetings = set()
+        for _ in range(20):
+            with smtplib.LMTP() as client:
+                greetings.add(client.connect("127.0.0.1", port))
+                client.ehlo()
+                client.mail(SENDER)
+                assert client.rcpt("user@east.example.org")[0] == 451
+        assert len(greetings) == 1
+        mailroute.log.wait_for("the backend is this mailroute itself: the routes form a loop")
+
+
+def test_a_loop_over_two_ends_by_their_limits() -> None:
+    """Two whose routes lead to each other use up the connections that one address may have, and no more.
+
+    The client is told to try again, and when it is gone nothing is left.
+    """
+    ports = {"one": free_port(), "two": free_port()}
+    limits = {"connections_per_address": 20}
+    with ExitStack() as stack:
+        running = {}
+        for name, other in (("one", "two"), ("two", "one")):
+            listen = {"lmtp": {**PROTOCOL["lmtp"], "endpoint": f"tcp:{ports[name]}:interface=127.0.0.1"}}
+            config = {**to({"east": ports[other]}), "limits": limits}
+            running[name] = stack.enter_context(Mailroute(listen, config))
+            wait_until("the listener", lambda name=name: accepts("127.0.0.1", ports[name]))
+        with smtplib.LMTP("127.0.0.1", ports["one"]) as client:
+            client.ehlo()
+            client.mail(SENDER)
+            code, text = client.rcpt("user@east.example.org")
+            assert (code, text[:6]) == (451, b"4.4.1 ")
+            # A limit's worth of clients at each, and as many backends, and the listener.
+            assert all(20 <= mailroute.sockets() <= 2 * 20 + 1 for mailroute in running.values())
+        for mailroute in running.values():
+            wait_until("the loop's end", lambda mailroute=mailroute: mailroute.sockets() == 1)
+
+
+def test_many_messages_leave_nothing_behind(sinks: dict[str, Sink]) -> None:
+    """A thousand messages over one connection cost no memory and no descriptor; then that has to end."""
+    config = to({name: sink.port for name, sink in sinks.items()})
+    with (
+        Mailroute(PROTOCOL, config) as mailroute,
+        smtplib.LMTP("127.0.0.1", mailroute.ports["lmtp"]) as client,
+    ):
+        client.ehlo()
+        for number in range(1000):
+            assert deliver(client, number) == [b"250 2.0.0 taken"] * 2
+            if number == 200:
+                memory, descriptors = mailroute.memory(), mailroute.descriptors()
+        assert mailroute.descriptors() == descriptors
+        assert mailroute.memory() - memory < 2_000_000
+        assert client.docmd("MAIL", f"FROM:<{SENDER}>")[0] == 421
+        assert subjects(sinks["east"]) == subjects(sinks["west"]) == list(range(1000))
+
+
+def test_many_sessions_leave_nothing_behind(sinks: dict[str, Sink]) -> None:
+    """A thousand sessions one after the other, half of them broken off, leave no memory and no descriptor."""
+    config = to({name: sink.port for name, sink in sinks.items()})
+    with Mailroute(PROTOCOL, config) as mailroute:
+        for number in range(1000):
+            client = smtplib.LMTP("127.0.0.1", mailroute.ports["lmtp"])
+            client.ehlo()
+            if number % 2:
+                client.mail(SENDER)
+                client.rcpt("user@east.example.org")
+                client.docmd("DATA")
+                client.send(b"Subject: never\r\n")
+                client.close()
+            else:
+                assert deliver(client, number) == [b"250 2.0.0 taken"] * 2
+                client.quit()
+            if number == 200:
+                wait_until("the sessions' end", mailroute.idle)
+                memory = mailroute.memory()
+        wait_until("the sessions' end", mailroute.idle)
+        assert mailroute.memory() - memory < 2_000_000
+        assert subjects(sinks["east"]) == subjects(sinks["west"]) == list(range(0, 1000, 2))
