@@ -26,7 +26,7 @@ from mailroute.events import (
     Send,
     StartTLS,
 )
-from mailroute.wire.imap_reader import MAX_LINE, MAX_LITERAL, MAX_UNIT
+from mailroute.wire.literal_reader import MAX_LINE, MAX_LITERAL, MAX_UNIT
 
 TERMS = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), bad_commands=0)
 ORDER = Case(Credentials("LOGIN", b"bob", b"sec\xffret"), "bob", tell_client=True)
