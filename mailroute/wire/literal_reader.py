@@ -1,8 +1,8 @@
 """A bounded reader of lines with literals (RFC 9051 section 4.3, RFC 7888; RFC 5804 section 4).
 
-IMAP and ManageSieve share it, and both directions.  A command or response comes out as its *parts*: text
-and literals in turn, beginning and ending with text, the ``{n}`` of each
-literal taken off.  ``a LOGIN {3}`` CR LF ``bob {1}`` CR LF ``x`` CR LF gives
+IMAP and ManageSieve share it, and both directions.  A command or response
+comes out as its *parts*: text and literals in turn, beginning and ending with
+text, the ``{n}`` of each literal taken off.  ``a LOGIN {3}`` CR LF ``bob {1}`` CR LF ``x`` CR LF gives
 ``(b"a LOGIN ", b"bob", b" ", b"x", b"")``.
 """
 

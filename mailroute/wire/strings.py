@@ -1,4 +1,4 @@
-"""Strings, quoted or as literals, as IMAP and ManageSieve have them (RFC 9051 section 4.3, RFC 5804 section 4)."""
+"""Strings, quoted or as literals, of IMAP and ManageSieve (RFC 9051 section 4.3, RFC 5804 section 4)."""
 
 from __future__ import annotations
 
