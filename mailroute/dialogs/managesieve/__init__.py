@@ -1,0 +1,35 @@
+"""ManageSieve (RFC 5804): the record that the core works with."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from zope.interface import implementer
+
+from mailroute.dialogs.managesieve.dialog import ManageSieveDialog
+from mailroute.dialogs.managesieve.login import ManageSieveLogin
+from mailroute.events import DialogTerms, LoginTerms
+from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
+from mailroute.wire.sasl import MECHANISMS
+
+
+@implementer(ILoginProtocol)
+class ManageSieveProtocol:
+    """Makes the two halves of a ManageSieve session's beginning."""
+
+    name = "managesieve"
+    alpn: ClassVar[tuple[bytes, ...]] = (b"managesieve",)
+    mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    logins = True
+    starttls = True
+
+    def dialog(self, terms: DialogTerms) -> IDialog:
+        """Make the dialog for one client."""
+        return ManageSieveDialog(terms)
+
+    def login(self, terms: LoginTerms) -> ILogin:
+        """Make the login for one connection to a backend."""
+        return ManageSieveLogin(terms)
+
+
+MANAGESIEVE = ManageSieveProtocol()
