@@ -138,6 +138,12 @@ class IMailProtocol(Interface):
     )
     starttls: bool = Attribute("Whether TLS can begin in the middle of it.")
 
+    def check_capability(word: str) -> None:
+        """Check one of the words that a listener is to announce besides what mailroute does by itself.
+
+        :raises ValueError: it cannot be announced; the text says so of the word, with reason and remedy.
+        """
+
     def login(terms: LoginTerms) -> ILogin:
         """Make the login for one connection to a backend."""
 

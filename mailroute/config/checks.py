@@ -111,7 +111,7 @@ _MISSING = {
     "route": 'nobody would be routed: add a [[route]] block, such as source = "default"',
 }
 
-_ABOUT_LOGINS = ("cleartext_login", "mechanisms", "authenticate", "capabilities")
+_ABOUT_LOGINS = ("cleartext_login", "mechanisms", "authenticate")
 
 _SHARED = ("tcp", "tcp6", "unix", "systemd")
 
@@ -130,9 +130,7 @@ _Found = Iterator[tuple[tuple[str, ...], str]]
 def _of_listener(listener: Listener, whole: Parts) -> _Found:
     name = listener.protocol.name
     if not listener.protocol.logins:
-        delivers = IDeliveryProtocol.providedBy(listener.protocol)
-        # Where mail is delivered there is something to announce all the same.
-        for key in _given(listener, _ABOUT_LOGINS[:-1] if delivers else _ABOUT_LOGINS):
+        for key in _given(listener, _ABOUT_LOGINS):
             yield (key,), f"means nothing for {name}, which has no logins: remove it"
         if listener.backend is None and not asks_routes(listener):
             message = f'missing: {name} does not say who is calling; name its backend, as in backend = "east"'
@@ -182,9 +180,6 @@ def _of_delivery(listener: Listener) -> _Found:
         return
     if protocol.splits and "split" in given:
         yield ("split",), f'means nothing with protocol = "{name}", which always splits: remove it'
-    for word in listener.capabilities:
-        if word.upper() != "DSN":
-            yield ("capabilities",), f'"{word}" is not what mailroute can pass on, which is "DSN": remove it'
 
 
 def _of_listener_tls(listener: Listener, certified: bool) -> _Found:

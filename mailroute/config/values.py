@@ -30,10 +30,6 @@ from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import CONTROL
 from mailroute.routers import Copies, did_you_mean
 
-# RFC 3501 section 9: ATOM-CHAR, and the bracket that it leaves to responses.
-_ATOM = re.compile(r"[A-Za-z0-9!#$&'+,\-./:;<=>?@^_`|~\[]+")
-_OWN_CAPABILITIES = ("STARTTLS", "LOGINDISABLED", "AUTH=")
-
 
 def _folder(info: ValidationInfo) -> Path:
     return Path((info.context or {}).get("folder", "."))
@@ -141,13 +137,12 @@ def usual_mechanisms(data: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(word for word in ("PLAIN", "LOGIN") if word in data["protocol"].mechanisms)
 
 
-def _capabilities(value: object) -> tuple[str, ...]:
+def _capabilities(value: object, info: ValidationInfo) -> tuple[str, ...]:
     words = _strings(value)
-    for word in words:
-        if not _ATOM.fullmatch(word):
-            raise ValueError(f"{shown(word)} is no capability: it must be an atom (RFC 3501, section 9)")
-        if word.upper().startswith(_OWN_CAPABILITIES):
-            raise ValueError(f"{shown(word)} is announced by mailroute itself when it is true: take it out")
+    protocol: IMailProtocol | None = info.data.get("protocol")
+    if protocol is not None:
+        for word in words:
+            protocol.check_capability(word)
     return words
 
 
@@ -283,7 +278,7 @@ PROTOCOL = Read(_protocol)
 SERVER_ENDPOINT = Read(_server_endpoint, info=True)
 BACKEND = Read(_backend)
 MECHANISMS = Read(_mechanisms, info=True)
-CAPABILITIES = Read(_capabilities)
+CAPABILITIES = Read(_capabilities, info=True)
 CHECKER = Read(_checker, info=True)
 CLIENT_ENDPOINTS = Read(_client_endpoints)
 HOST_NAME = Read(_host_name)

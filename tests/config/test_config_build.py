@@ -40,6 +40,10 @@ class Gopher:
     logins = True
     starttls = True
 
+    def check_capability(self, word: str) -> None:
+        if word != "ASK":
+            raise ValueError(f"{word} is no menu")
+
     def dialog(self, terms: DialogTerms) -> IDialog:
         raise NotImplementedError
 
@@ -99,6 +103,16 @@ def test_every_plug_point_takes_an_object(reactor: Any) -> None:
     assert backend.ca is not None
     assert backend.ca.root is root
     assert settings.routes[0] == ("route[1] (Everybody)", router)
+
+
+def test_a_protocol_says_what_may_be_announced(reactor: Any) -> None:
+    """The words of a protocol of one's own are checked by that, and its reason is the error."""
+    listen = {"protocol": Gopher(), "endpoint": "tcp:70", "security": "none", "capabilities": ["ASK"]}
+    backend = {"east": {"gopher": "tcp:10.0.0.1:70", "security": "none"}}
+    settings = build(reactor, **tables(listen=[listen], backend=backend))
+    assert settings.listeners[0].capabilities == ("ASK",)
+    listen["capabilities"] = ["ASK", "TELL"]
+    assert "listen[1].capabilities: TELL is no menu" in refused(reactor, listen=[listen], backend=backend)
 
 
 def test_certificates_may_come_without_files(reactor: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from zope.interface import implementer
 
 from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import ImapLogin
+from mailroute.dialogs.imap.replies import check_capability
 from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
 from mailroute.wire.sasl import MECHANISMS
@@ -22,6 +23,10 @@ class ImapProtocol:
     mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
     logins = True
     starttls = True
+
+    def check_capability(self, word: str) -> None:
+        """Check a word of the answer to CAPABILITY."""
+        check_capability(word)
 
     def dialog(self, terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from mailroute.events import DialogTerms, Farewell, Reason
@@ -33,6 +34,22 @@ FAREWELLS = {
     Farewell.LOGGED_OUT: b"Logging out.",
     Farewell.FAULT: b"[SERVERBUG] Internal error.",
 }
+
+
+# RFC 3501 section 9: ATOM-CHAR, and the bracket that it leaves to responses.
+_ATOM = re.compile(r"[A-Za-z0-9!#$&'+,\-./:;<=>?@^_`|~\[]+")
+_OWN = ("STARTTLS", "LOGINDISABLED", "AUTH=")
+
+
+def check_capability(word: str) -> None:
+    """Check a word that is to be announced.
+
+    :raises ValueError: it cannot be.
+    """
+    if not _ATOM.fullmatch(word):
+        raise ValueError(f'"{word}" is no capability: it must be an atom (RFC 3501, section 9)')
+    if word.upper().startswith(_OWN):
+        raise ValueError(f'"{word}" is announced by mailroute itself when it is true: take it out')
 
 
 @lru_cache

@@ -8,6 +8,7 @@ from zope.interface import implementer
 
 from mailroute.dialogs.pop3.dialog import Pop3Dialog
 from mailroute.dialogs.pop3.login import Pop3Login
+from mailroute.dialogs.pop3.replies import check_capability
 from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
 from mailroute.wire.sasl import MECHANISMS
@@ -22,6 +23,10 @@ class Pop3Protocol:
     mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
     logins = True
     starttls = True
+
+    def check_capability(self, word: str) -> None:
+        """Check a line of the answer to CAPA."""
+        check_capability(word)
 
     def dialog(self, terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""

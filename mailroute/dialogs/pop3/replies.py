@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from mailroute.events import DialogTerms, Farewell, Reason
@@ -36,6 +37,31 @@ FAREWELLS = {
 }
 
 
+_ALWAYS = ("TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING")
+_OWN = frozenset({"CAPA", "STLS", "USER", "SASL", "XCLIENT", *_ALWAYS})
+
+MAX_CAPABILITY = 510
+"""Bytes in a line of the answer to CAPA: RFC 2449 section 3 has 512, its end included."""
+
+# RFC 2449 section 3: a name of all that is visible but dots, and its arguments.
+_CAPABILITY = re.compile(r"([!-,\-/-~]+)(?: [!-~]+)*")
+
+
+def check_capability(line: str) -> None:
+    """Check a line that is to be announced.
+
+    :raises ValueError: it cannot be.
+    """
+    found = _CAPABILITY.fullmatch(line)
+    if found is None or len(line) > MAX_CAPABILITY:
+        raise ValueError(
+            f'"{line}" is no capability: it must be a name without a dot, and what belongs to it '
+            "with single spaces between (RFC 2449, section 3)"
+        )
+    if found[1].upper() in _OWN:
+        raise ValueError(f'"{line}" is for mailroute itself to announce: take it out')
+
+
 @lru_cache
 def capabilities(terms: DialogTerms, tls: bool) -> bytes:
     """Return the answer to CAPA (RFC 2449), less the last line end.
@@ -45,7 +71,7 @@ def capabilities(terms: DialogTerms, tls: bool) -> bytes:
 
     :param tls: TLS that the client has asked for is on.
     """
-    lines = ["+OK", "CAPA", "TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", *terms.capabilities]
+    lines = ["+OK", "CAPA", *_ALWAYS, *terms.capabilities]
     if terms.tls_offered and not tls:
         lines.append("STLS")
     if tls or terms.login_allowed:

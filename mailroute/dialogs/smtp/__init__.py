@@ -8,6 +8,7 @@ from typing import ClassVar
 from zope.interface import implementer
 
 from mailroute.dialogs.smtp import dialect as dialects
+from mailroute.dialogs.smtp.extensions import check_optional
 from mailroute.dialogs.smtp.login import SmtpLogin
 from mailroute.dialogs.smtp.receiver import Receiver
 from mailroute.dialogs.smtp.sender import Sender
@@ -30,6 +31,10 @@ class DeliveryProtocol:
         self._dialect = dialect
         self.name = dialect.name
         self.splits = dialect.splits
+
+    def check_capability(self, word: str) -> None:
+        """Check a keyword of the EHLO reply."""
+        check_optional(word)
 
     def receiver(self, terms: DeliveryTerms) -> IReceiver:
         """Make the client's half for one client."""

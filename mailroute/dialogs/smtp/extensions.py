@@ -13,6 +13,16 @@ ALWAYS = ("PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING
 OPTIONAL = ("DSN",)
 """What only backends can keep: a listener announces it if it is told to."""
 
+
+def check_optional(word: str) -> None:
+    """Check a word that a listener is to announce where mail is delivered.
+
+    :raises ValueError: nothing is known of what it promises.
+    """
+    if word not in OPTIONAL:
+        raise ValueError(f'"{word}" is not what mailroute can pass on, which is "{OPTIONAL[0]}": remove it')
+
+
 Extensions = Mapping[bytes, Sequence[bytes]]
 """A backend's, by their keywords in upper case, each with its parameters in upper case."""
 

@@ -22,6 +22,11 @@ class TcpProtocol:
     logins = False
     starttls = False
 
+    def check_capability(self, word: str) -> None:
+        """Refuse the word: nothing is announced."""
+        del word
+        raise ValueError("means nothing for tcp, which has no logins: remove it")
+
     def dialog(self, terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""
         del terms  # all of them are about logins
