@@ -15,6 +15,9 @@ GOOD = [
     ("pop3", "IMPLEMENTATION Dovecot-2.3.19."),
     ("lmtp", "DSN"),
     ("smtp", "DSN"),
+    ("managesieve", "SIEVE fileinto reject comparator-i;ascii-numeric"),
+    ("managesieve", 'IMPLEMENTATION the "best" \N{LATIN SMALL LETTER E WITH ACUTE}'),
+    ("managesieve", "RENAME"),
 ]
 
 BAD = [
@@ -25,6 +28,9 @@ BAD = [
     *(("smtp", word) for word in ("", "dsn", "DSN\n", "SIZE 100", "BINARYMIME")),
     ("lmtp", "AUTH PLAIN"),
     ("tcp", "IDLE"),
+    *(("managesieve", word) for word in ("", " SIEVE", "SIEVE ", '"SIEVE" x', "SIEVE a\r\nb", "a\0")),
+    *(("managesieve", word) for word in ("SIEVE " + "x" * 1024, "NOTIFY \ud800")),
+    *(("managesieve", word) for word in ("sasl PLAIN", "STARTTLS", "VERSION 2.0", "XCLIENT", "OWNER bob")),
 ]
 
 

@@ -8,6 +8,7 @@ from zope.interface import implementer
 
 from mailroute.dialogs.managesieve.dialog import ManageSieveDialog
 from mailroute.dialogs.managesieve.login import ManageSieveLogin
+from mailroute.dialogs.managesieve.replies import check_capability
 from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
 from mailroute.wire.sasl import MECHANISMS
@@ -22,6 +23,10 @@ class ManageSieveProtocol:
     mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
     logins = True
     starttls = True
+
+    def check_capability(self, word: str) -> None:
+        """Check a capability: its name, and behind a space its value if it has one."""
+        check_capability(word)
 
     def dialog(self, terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""

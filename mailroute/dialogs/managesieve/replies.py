@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 
 from mailroute.events import DialogTerms, Farewell, Reason
-from mailroute.wire.sieve_syntax import say
+from mailroute.wire.sieve_syntax import MAX_QUOTED, quote, say
 from mailroute.wire.strings import enclose
 
 REPLIES = {
@@ -49,6 +49,11 @@ USUAL = {
 }
 """Capabilities and their values, unless the listener's configuration has others."""
 
+_OWN = frozenset({"SASL", "STARTTLS", "VERSION", "XCLIENT"})
+
+# RFC 5804 section 4: a name is a string, and would be one whatever it were; this is what names look like.
+_CAPABILITY = re.compile(r"([A-Za-z0-9!#-'*-/:-@^_`|~-]+)(?: ([^\x00-\x1f\x7f]+))?")
+
 _CODE = re.compile(rb"\(([A-Z0-9/\-]{1,64})\) ?")
 
 
@@ -61,6 +66,24 @@ def reply(condition: bytes, words: bytes) -> bytes:
     if code is None:
         return b"%s %s" % (condition, say(words))
     return b"%s (%s) %s" % (condition, code[1], say(words[code.end() :]))
+
+
+def check_capability(word: str) -> None:
+    """Check a capability that is to be announced: its name, and behind a space its value if it has one.
+
+    :raises ValueError: it cannot be.
+    """
+    found = _CAPABILITY.fullmatch(word)
+    if found is None or quote(word.encode("utf-8", "surrogatepass")) is None:
+        raise ValueError(
+            f'"{word}" is no capability: it must be a name, and behind a space its value if it has one, '
+            f'such as "SIEVE fileinto reject", at most {MAX_QUOTED} bytes long (RFC 5804, section 1.7)'
+        )
+    name = found[1].upper()
+    if name in _OWN:
+        raise ValueError(f'"{word}" is for mailroute itself to announce: take it out')
+    if name == "OWNER":
+        raise ValueError(f'"{word}" would name somebody before there is a login: take it out')
 
 
 @lru_cache
