@@ -6,10 +6,10 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logins import Case
+from streams import CUTS, cut, obey, pieces, play_dialog, play_login
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.imap import IMAP
-from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import MAX_UNTAGGED
 from mailroute.events import (
     Attempt,
@@ -20,11 +20,7 @@ from mailroute.events import (
     Method,
     Proof,
     Ready,
-    Reason,
-    Refusal,
     Refused,
-    Send,
-    StartTLS,
 )
 from mailroute.wire.literal_reader import MAX_LINE, MAX_LITERAL, MAX_UNIT
 
@@ -69,82 +65,16 @@ SERVER_LINES = st.sampled_from(
 )
 
 
-def streams(lines: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    piece = st.one_of(lines, lines, lines, st.binary(max_size=40))
-    return st.lists(piece, max_size=12).map(b"".join)
-
-
-def cut(data: bytes, cuts: list[int]) -> list[bytes]:
-    """The stream in segments: ``cuts`` are their lengths, the last one repeated."""
-    segments = []
-    while data:
-        size = cuts.pop(0) if len(cuts) > 1 else cuts[0]
-        segments.append(data[:size])
-        data = data[size:]
-    return segments
-
-
-def run_dialog(segments: list[bytes]) -> tuple[bytes, list[object], bytes]:
-    """Play a client's stream; every login is refused but the fourth, which is accepted."""
-    dialog = ImapDialog(TERMS)
-    said, events = bytearray(), []
-    attempts = 0
-    queue = list(dialog.greet())
-
-    def drain() -> bool:
-        nonlocal attempts
-        while queue:
-            event = queue.pop(0)
-            if isinstance(event, Send):
-                said.extend(event.data)
-                continue
-            events.append(event)
-            if isinstance(event, Attempt):
-                attempts += 1
-                if attempts == 4:
-                    said.extend(dialog.accept(LoggedIn()))
-                    return False
-                queue.extend(dialog.reject(Refusal(Reason.AUTHENTICATION_FAILED, "a test")))
-            elif isinstance(event, HangUp):
-                return False
-        return True
-
-    drain()
-    for number, segment in enumerate(segments):
-        queue.extend(dialog.receive(segment))
-        if not drain():
-            left = b"".join(segments[number + 1 :])
-            return bytes(said), events, dialog.rest() + left if attempts == 4 else b""
-    return bytes(said), events, b""
-
-
-def run_login(order: Case, segments: list[bytes]) -> tuple[bytes, list[object]]:
-    login = order.login(IMAP)
-    said, events, rest = bytearray(), [], b""
-    for number, segment in enumerate(segments):
-        for event in login.receive(segment):
-            if isinstance(event, Send):
-                said.extend(event.data)
-            else:
-                events.append(event)
-        if events:
-            rest = b"".join(segments[number + 1 :])
-            break
-    if events and isinstance(events[0], LoggedIn):
-        events[0] = evolve(events[0], rest=events[0].rest + rest)
-    return bytes(said), events
-
-
-@given(streams(CLIENT_LINES), st.lists(st.integers(1, 30), min_size=1, max_size=20))
+@given(pieces(CLIENT_LINES).map(b"".join), CUTS)
 def test_any_split_of_a_clients_stream_gives_the_same(data, cuts):
     """However a client's bytes are cut, the same is said, the same happens and the same is left."""
-    assert run_dialog(cut(data, cuts)) == run_dialog([data])
+    assert play_dialog(IMAP.dialog(TERMS), cut(data, cuts)) == play_dialog(IMAP.dialog(TERMS), [data])
 
 
-@given(streams(SERVER_LINES), st.lists(st.integers(1, 30), min_size=1, max_size=20))
+@given(pieces(SERVER_LINES).map(b"".join), CUTS)
 def test_any_split_of_a_backends_stream_gives_the_same(data, cuts):
     """However a backend's bytes are cut, the same is said and the same comes of it."""
-    assert run_login(ORDER, cut(data, cuts)) == run_login(ORDER, [data])
+    assert play_login(ORDER.login(IMAP), cut(data, cuts)) == play_login(ORDER.login(IMAP), [data])
 
 
 @given(
@@ -153,15 +83,13 @@ def test_any_split_of_a_backends_stream_gives_the_same(data, cuts):
 )
 def test_any_bytes_from_a_client(terms, data):
     """No bytes of a client raise, and what is kept of them is bounded."""
-    dialog = ImapDialog(terms)
+    dialog = IMAP.dialog(terms)
     for segment in data:
-        events = dialog.receive(segment)
+        events = obey(dialog, dialog.receive(segment))
         assert len(dialog._reader) <= MAX_AHEAD
         if any(isinstance(event, HangUp) for event in events):
             assert dialog.receive(b"a NOOP\r\n") == []
             assert len(dialog._reader) == 0
-        if any(isinstance(event, StartTLS) for event in events):
-            dialog.secured()
 
 
 ORDERS = [
@@ -181,10 +109,8 @@ def test_any_bytes_from_a_backend(order, data):
     login = order.login(IMAP)
     ends = 0
     for segment in data:
-        for event in login.receive(segment):
-            ends += isinstance(event, LoggedIn | Refused)
-            if isinstance(event, StartTLS):
-                login.secured()
+        events = obey(login, login.receive(segment))
+        ends += sum(isinstance(event, LoggedIn | Refused) for event in events)
         assert ends or len(login._reader) <= MAX_UNIT + MAX_LINE
     assert ends <= 1
 
@@ -198,17 +124,11 @@ def test_an_order_at_any_time(order, data, opened):
     """Whenever the order comes, the login is ready at most once and before it, and ends at most once."""
     login = order.unopened(IMAP)
     seen = []
-
-    def obey(events):
-        seen.extend(events)
-        if any(isinstance(event, StartTLS) for event in events):
-            obey(login.secured())
-
     for number, segment in enumerate(data):
         if number == opened:
             seen.append(order)
-            obey(login.open(order.order))
-        obey(login.receive(segment))
+            seen += obey(login, login.open(order.order))
+        seen += obey(login, login.receive(segment))
         assert len(login._untagged) <= MAX_UNTAGGED + 1
     assert sum(isinstance(event, LoggedIn | Refused) for event in seen) <= 1
     assert Ready() not in (seen[seen.index(order) :] if order in seen else [])
@@ -219,7 +139,7 @@ def test_an_order_at_any_time(order, data, opened):
 @given(st.sampled_from([b"x", b"{", b"(", b'"', b"a LOGIN ", b"+", b"\r", b"A", b"\0"]))
 def test_endless_input_stays_bounded(unit):
     """A flood without an end is cut off at the bound."""
-    dialog, login = ImapDialog(TERMS), ORDER.login(IMAP)
+    dialog, login = IMAP.dialog(TERMS), ORDER.login(IMAP)
     for _ in range(200):
         dialog.receive(unit * 100)
         login.receive(unit * 100)
@@ -232,8 +152,8 @@ def test_no_password_becomes_syntax(password, literals, plain):
     """Whatever is in a password, the backend reads it back as one argument of one command."""
     capabilities = b"IMAP4rev1" + b" LITERAL+" * literals + b" SASL-IR AUTH=PLAIN" * plain
     order = Case(Credentials("LOGIN", b"bob", password), "bob")
-    said, _ = run_login(order, [b"* OK [CAPABILITY " + capabilities + b"] hi\r\n", b"+ go\r\n"])
-    server = ImapDialog(TERMS)
+    said, _ = play_login(order.login(IMAP), [b"* OK [CAPABILITY " + capabilities + b"] hi\r\n", b"+ go\r\n"])
+    server = IMAP.dialog(TERMS)
     attempts = [event for event in server.receive(said) if isinstance(event, Attempt)]
     assert [(a.credentials.user, a.credentials.secret) for a in attempts] == [(b"bob", password)]
     assert server.rest() == b""

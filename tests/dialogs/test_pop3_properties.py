@@ -6,6 +6,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from logins import Case
+from streams import CUTS, cut, obey, pieces, play_dialog, play_login
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.pop3 import POP3
@@ -20,11 +21,7 @@ from mailroute.events import (
     Method,
     Proof,
     Ready,
-    Reason,
-    Refusal,
     Refused,
-    Send,
-    StartTLS,
 )
 
 TERMS = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), bad_commands=0)
@@ -70,66 +67,20 @@ SERVER_LINES = st.sampled_from(
 )
 
 
-def pieces(lines: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[bytes]]:
-    return st.lists(st.one_of(lines, lines, lines, st.binary(max_size=300)), max_size=20)
-
-
-def cut(data: bytes, size: int) -> list[bytes]:
-    return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-def run_dialog(segments: list[bytes]) -> tuple[bytes, list[object], bytes]:
-    """Play a client's stream; every login is refused but the third."""
-    dialog = POP3.dialog(TERMS)
-    said, events, attempts = bytearray(), [], 0
-    queue = []
-    for number, segment in enumerate(segments):
-        queue += dialog.receive(segment)
-        while queue:
-            event = queue.pop(0)
-            if isinstance(event, Send):
-                said += event.data
-                continue
-            events.append(event)
-            if isinstance(event, HangUp):
-                return bytes(said), events, b""
-            if isinstance(event, Attempt):
-                attempts += 1
-                if attempts == 3:
-                    said += dialog.accept(LoggedIn(b"yes"))
-                    return bytes(said), events, dialog.rest() + b"".join(segments[number + 1 :])
-                queue += dialog.reject(Refusal(Reason.AUTHENTICATION_FAILED, "a test"))
-    return bytes(said), events, b""
-
-
-def run_login(order: Case, segments: list[bytes]) -> tuple[bytes, list[object]]:
-    login = order.login(POP3)
-    said, events = bytearray(), []
-    for number, segment in enumerate(segments):
-        for event in login.receive(segment):
-            if isinstance(event, Send):
-                said += event.data
-            elif isinstance(event, LoggedIn):
-                return bytes(said), [evolve(event, rest=event.rest + b"".join(segments[number + 1 :]))]
-            else:
-                return bytes(said), [event]
-    return bytes(said), events
-
-
-@given(pieces(CLIENT_LINES).map(b"".join), st.integers(1, 30))
-def test_any_split_of_a_clients_stream_gives_the_same(data, size):
+@given(pieces(CLIENT_LINES).map(b"".join), CUTS)
+def test_any_split_of_a_clients_stream_gives_the_same(data, cuts):
     """However a client's bytes are cut, the same is said, the same happens and the same is left."""
-    assert run_dialog(cut(data, size)) == run_dialog([data])
+    assert play_dialog(POP3.dialog(TERMS), cut(data, cuts)) == play_dialog(POP3.dialog(TERMS), [data])
 
 
 @given(
     st.sampled_from([order for order in ORDERS if not order.starttls]),
     pieces(SERVER_LINES).map(b"".join),
-    st.integers(1, 30),
+    CUTS,
 )
-def test_any_split_of_a_backends_stream_gives_the_same(order, data, size):
+def test_any_split_of_a_backends_stream_gives_the_same(order, data, cuts):
     """However a backend's bytes are cut, the same is said and the same comes of it."""
-    assert run_login(order, cut(data, size)) == run_login(order, [data])
+    assert play_login(order.login(POP3), cut(data, cuts)) == play_login(order.login(POP3), [data])
 
 
 @given(
@@ -140,13 +91,11 @@ def test_any_bytes_from_a_client(terms, data):
     """No bytes of a client raise, and what is kept of them is bounded."""
     dialog = POP3.dialog(terms)
     for segment in data:
-        events = dialog.receive(segment)
+        events = obey(dialog, dialog.receive(segment))
         assert len(dialog._reader) <= MAX_AHEAD
         if any(isinstance(event, HangUp) for event in events):
             assert dialog.receive(b"CAPA\r\n") == []
             assert len(dialog._reader) == 0
-        if any(isinstance(event, StartTLS) for event in events):
-            dialog.secured()
 
 
 @given(st.sampled_from(ORDERS), pieces(SERVER_LINES), st.integers(0, 20))
@@ -154,17 +103,11 @@ def test_any_bytes_from_a_backend(order, data, opened):
     """No bytes of a backend raise; whenever the order comes, it is ready once at most, and ends so."""
     login = order.unopened(POP3)
     seen = []
-
-    def obey(events):
-        seen.extend(events)
-        if any(isinstance(event, StartTLS) for event in events):
-            obey(login.secured())
-
     for number, segment in enumerate(data):
         if number == opened:
             seen.append(order)
-            obey(login.open(order.order))
-        obey(login.receive(segment))
+            seen += obey(login, login.open(order.order))
+        seen += obey(login, login.receive(segment))
         assert len(login._reader) <= MAX_RESPONSE + 300
     assert sum(isinstance(event, LoggedIn | Refused) for event in seen) <= 1
     assert seen.count(Ready()) <= 1
@@ -187,7 +130,7 @@ def test_no_password_becomes_syntax(password, plain):
     """Whatever is in a password, the backend reads it back as one password, or gets nothing."""
     order = Case(Credentials("PLAIN", b"bob", password), "bob")
     capabilities = b"+OK\r\nUSER\r\n%s.\r\n" % (b"SASL PLAIN\r\n" * plain)
-    said, _ = run_login(order, [b"+OK hi\r\n", capabilities, *([] if plain else [b"+OK\r\n"])])
+    said, _ = play_login(order.login(POP3), [b"+OK hi\r\n", capabilities, *([] if plain else [b"+OK\r\n"])])
     server = POP3.dialog(TERMS)
     attempts = [event for event in server.receive(said) if isinstance(event, Attempt)]
     expected = [] if not plain and (b"\r" in password or b"\n" in password) else [(b"bob", password)]
