@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from mailroute.dialogs.common.login import CAPABILITIES, GREETING, LOGIN, READY, STARTTLS, State
 from mailroute.dialogs.common.plan import Choice, NoWay, Plan, choose
 from mailroute.dialogs.common.text import said, showable
-from mailroute.dialogs.common.xclient import XclientLogin
+from mailroute.dialogs.common.xclient_login import XclientLogin
 from mailroute.dialogs.managesieve.refusals import read_refusal
 from mailroute.events import LoginOrder, LoginTerms, Method, Reason
 from mailroute.wire import sasl

@@ -16,7 +16,7 @@ from mailroute.dialogs.common.login import (
 )
 from mailroute.dialogs.common.plan import Choice, NoWay, Plan, choose, forms, lines
 from mailroute.dialogs.common.text import said, showable
-from mailroute.dialogs.common.xclient import XclientLogin
+from mailroute.dialogs.common.xclient_login import XclientLogin
 from mailroute.dialogs.pop3.refusals import read_refusal
 from mailroute.events import LoginOrder, LoginTerms, Method, Reason
 from mailroute.wire.lines import LineReader, Parts
