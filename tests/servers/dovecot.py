@@ -30,6 +30,7 @@ from servers.programs import program
 
 PACKAGE = "dovecot-imapd"
 LMTP_PACKAGE = "dovecot-lmtpd"
+SIEVE_PACKAGE = "dovecot-managesieved"
 
 Settings = dict[str, "str | Settings | list[Settings]"]
 
@@ -44,7 +45,8 @@ class Terms:
     Dovecot sits on a failed login.  ``per_user_and_address``: its limit of
     connections, 0 for none.  ``master``: may log in as anybody.  ``tokens``: the
     secret that signs the OAuth tokens it takes, if any.  ``lmtp``: mail is
-    delivered to it.  ``pop3``: it serves POP3 too.
+    delivered to it.  ``pop3``: it serves POP3 too.  ``sieve``: it serves
+    ManageSieve too.
     """
 
     certificate: Certificate | None = None
@@ -59,6 +61,7 @@ class Terms:
     tokens: bytes = field(default=b"", repr=False)
     lmtp: bool = False
     pop3: bool = False
+    sieve: bool = False
 
 
 class Dovecot:
@@ -67,8 +70,8 @@ class Dovecot:
     The ports are ``imap`` (STARTTLS, unless without TLS), ``imaps`` (TLS from
     the first byte) and ``imap_behind_proxy`` and ``imaps_behind_proxy`` (the
     same, and a PROXY header comes first); where mail is delivered, ``lmtp``
-    (STARTTLS) and ``lmtp_behind_proxy`` as well, and where there is POP3,
-    ``pop3`` and ``pop3s``.
+    (STARTTLS) and ``lmtp_behind_proxy`` as well, where there is POP3, ``pop3``
+    and ``pop3s``, and where there is ManageSieve, ``sieve`` and ``sieves``.
     """
 
     def __init__(self, terms: Terms, *accounts: Account) -> None:
@@ -81,6 +84,7 @@ class Dovecot:
         self.imap = self.imaps = self.imap_behind_proxy = self.imaps_behind_proxy = 0
         self.lmtp = self.lmtp_behind_proxy = 0
         self.pop3 = self.pop3s = 0
+        self.sieve = self.sieves = 0
         self._process: ServerProcess | None = None
         self._owner = _mail_owner()
         for name in ("run", "state", "home"):
@@ -136,6 +140,8 @@ class Dovecot:
             plain += [self.lmtp, self.lmtp_behind_proxy]
         if self.terms.pop3:
             plain, tls = [*plain, self.pop3], [*tls, self.pop3s]
+        if self.terms.sieve:
+            plain, tls = [*plain, self.sieve], [*tls, self.sieves]
         return plain if self.terms.ssl == "no" else [*plain, *tls]
 
     def kill(self) -> None:
@@ -155,6 +161,8 @@ class Dovecot:
             self.lmtp, self.lmtp_behind_proxy = free_port(self.host), free_port(self.host)
         if self.terms.pop3:
             self.pop3, self.pop3s = free_port(self.host), free_port(self.host)
+        if self.terms.sieve:
+            self.sieve, self.sieves = free_port(self.host), free_port(self.host)
 
     # --- accounts and mail --------------------------------------------------
 
@@ -254,16 +262,18 @@ class Dovecot:
                 "inet_listener lmtp": {"port": str(self.lmtp)},
                 "inet_listener lmtp_behind_proxy": {"port": str(self.lmtp_behind_proxy), "haproxy": "yes"},
             }
-        if terms.pop3:
-            services["service pop3-login"] = {
-                "inet_listener pop3": {"port": str(self.pop3)},
-                "inet_listener pop3s": {"port": "0" if terms.ssl == "no" else str(self.pop3s), "ssl": "yes"},
+        more = [("pop3-login", "pop3", self.pop3, self.pop3s)] if terms.pop3 else []
+        more += [("managesieve-login", "sieve", self.sieve, self.sieves)] if terms.sieve else []
+        for service, name, plain, tls in more:
+            services[f"service {service}"] = {
+                f"inet_listener {name}": {"port": str(plain)},
+                f"inet_listener {name}s": {"port": "0" if terms.ssl == "no" else str(tls), "ssl": "yes"},
             }
         if terms.ssl == "no":
             del services["service imap-login"]["inet_listener imaps_behind_proxy"]
             services["service imap-login"]["inet_listener imaps"] = {"port": "0"}
         if os.geteuid():
-            for service in ("imap-login", "anvil", "stats", *(["pop3-login"] if terms.pop3 else [])):
+            for service in ("imap-login", "anvil", "stats", *(service for service, *_ in more)):
                 services.setdefault(f"service {service}", {})["chroot"] = ""
         return {
             "base_dir": str(self.folder / "run"),
@@ -291,7 +301,9 @@ class Dovecot:
     def _protocols(self) -> str:
         if self.terms.lmtp:
             program("/usr/lib/dovecot/lmtp", LMTP_PACKAGE)
-        also = {"lmtp": self.terms.lmtp, "pop3": self.terms.pop3}
+        if self.terms.sieve:
+            program("/usr/lib/dovecot/managesieve", SIEVE_PACKAGE)
+        also = {"lmtp": self.terms.lmtp, "pop3": self.terms.pop3, "sieve": self.terms.sieve}
         return " ".join(["imap", *(name for name, wanted in also.items() if wanted)])
 
     def _for_2_3(self) -> Settings:
@@ -340,6 +352,8 @@ class Dovecot:
         if certificate:
             settings["ssl_server_cert_file"] = str(certificate.chain)
             settings["ssl_server_key_file"] = str(certificate.key)
+        if self.terms.sieve:
+            settings["sieve_script personal"] = {"path": "~/sieve", "active_path": "~/.dovecot.sieve"}
         if self.terms.master:
             settings["auth_master_user_separator"] = "*"
             masters = {
