@@ -71,7 +71,7 @@ class Dovecot:
     the first byte) and ``imap_behind_proxy`` and ``imaps_behind_proxy`` (the
     same, and a PROXY header comes first); where mail is delivered, ``lmtp``
     (STARTTLS) and ``lmtp_behind_proxy`` as well, where there is POP3, ``pop3``
-    and ``pop3s``, and where there is ManageSieve, ``sieve`` and ``sieves``.
+    and ``pop3s``, and where there is ManageSieve, ``sieve`` (STARTTLS).
     """
 
     def __init__(self, terms: Terms, *accounts: Account) -> None:
@@ -84,7 +84,7 @@ class Dovecot:
         self.imap = self.imaps = self.imap_behind_proxy = self.imaps_behind_proxy = 0
         self.lmtp = self.lmtp_behind_proxy = 0
         self.pop3 = self.pop3s = 0
-        self.sieve = self.sieves = 0
+        self.sieve = 0
         self._process: ServerProcess | None = None
         self._owner = _mail_owner()
         for name in ("run", "state", "home"):
@@ -141,7 +141,7 @@ class Dovecot:
         if self.terms.pop3:
             plain, tls = [*plain, self.pop3], [*tls, self.pop3s]
         if self.terms.sieve:
-            plain, tls = [*plain, self.sieve], [*tls, self.sieves]
+            plain = [*plain, self.sieve]
         return plain if self.terms.ssl == "no" else [*plain, *tls]
 
     def kill(self) -> None:
@@ -162,7 +162,7 @@ class Dovecot:
         if self.terms.pop3:
             self.pop3, self.pop3s = free_port(self.host), free_port(self.host)
         if self.terms.sieve:
-            self.sieve, self.sieves = free_port(self.host), free_port(self.host)
+            self.sieve = free_port(self.host)
 
     # --- accounts and mail --------------------------------------------------
 
@@ -262,18 +262,19 @@ class Dovecot:
                 "inet_listener lmtp": {"port": str(self.lmtp)},
                 "inet_listener lmtp_behind_proxy": {"port": str(self.lmtp_behind_proxy), "haproxy": "yes"},
             }
-        more = [("pop3-login", "pop3", self.pop3, self.pop3s)] if terms.pop3 else []
-        more += [("managesieve-login", "sieve", self.sieve, self.sieves)] if terms.sieve else []
-        for service, name, plain, tls in more:
-            services[f"service {service}"] = {
-                f"inet_listener {name}": {"port": str(plain)},
-                f"inet_listener {name}s": {"port": "0" if terms.ssl == "no" else str(tls), "ssl": "yes"},
+        if terms.pop3:
+            services["service pop3-login"] = {
+                "inet_listener pop3": {"port": str(self.pop3)},
+                "inet_listener pop3s": {"port": "0" if terms.ssl == "no" else str(self.pop3s), "ssl": "yes"},
             }
+        if terms.sieve:
+            services["service managesieve-login"] = {"inet_listener sieve": {"port": str(self.sieve)}}
         if terms.ssl == "no":
             del services["service imap-login"]["inet_listener imaps_behind_proxy"]
             services["service imap-login"]["inet_listener imaps"] = {"port": "0"}
         if os.geteuid():
-            for service in ("imap-login", "anvil", "stats", *(service for service, *_ in more)):
+            logins = [name for name in ("pop3-login", "managesieve-login") if f"service {name}" in services]
+            for service in ("imap-login", "anvil", "stats", *logins):
                 services.setdefault(f"service {service}", {})["chroot"] = ""
         return {
             "base_dir": str(self.folder / "run"),
