@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from mailroute.wire.lines import Malformed, Parts
+from mailroute.wire.strings import Strings, enclose
 
 MAX_TAG = 126
 """Bytes in a client's tag; Dovecot's bound."""
@@ -26,27 +27,19 @@ _ATOM_ARGUMENT = re.compile(rb" +([!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]+)")
 # passwords with "%", "*", "]" or 8-bit bytes bare, and servers take them.
 _LOOSE_ATOM = re.compile(rb'[^\x00-\x20\x7f"(){]+')
 _BARE_ARGUMENT = re.compile(rb' +([^\x00-\x20\x7f"(){]+)(?=[ )]|\Z)')
-_SPACE = re.compile(rb" +")
 _WORD = re.compile(rb"[^ ]+")
 _NIL = re.compile(rb"NIL(?=[ )]|\Z)", re.IGNORECASE)
-_QUOTED = re.compile(rb'"((?:[^"\\\x00\r\n]|\\["\\])*)"')
-_ESCAPE = re.compile(rb'\\(["\\])')
 _QUOTABLE = re.compile(rb"[\x20-\x7e]*\Z")
 _CONDITIONS = frozenset({b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH"})
 
 
-class Arguments:
+class Arguments(Strings):
     """Reads the arguments of a command one after the other.
 
     Every method raises `Malformed` if the next argument is not what it reads.
     """
 
-    __slots__ = ("_at", "_more", "_text")
-
-    def __init__(self, parts: Parts) -> None:
-        self._text = parts[0]  # the text that is being read; behind its end stands a literal
-        self._more = parts[1:]  # that literal, the text behind it, and so on
-        self._at = 0
+    __slots__ = ()
 
     def tag(self) -> bytes:
         """Read the command's tag."""
@@ -107,33 +100,7 @@ class Arguments:
         self._expect(b")")
         return tuple(pairs)
 
-    def end(self) -> None:
-        """Nothing but spaces may be left."""
-        if not self._at_end():
-            raise Malformed("Unexpected argument")
-
     # --- the pieces ---
-
-    def _match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
-        found = pattern.match(self._text, self._at)
-        if found is not None:
-            self._at = found.end()
-        return found
-
-    def _peek(self, byte: bytes) -> bool:
-        return self._text.startswith(byte, self._at)
-
-    def _expect(self, byte: bytes) -> None:
-        if not self._peek(byte):
-            raise Malformed(f"Missing {byte.decode('ascii')}")
-        self._at += 1
-
-    def _space(self) -> None:
-        if self._match(_SPACE) is None:
-            raise Malformed("Missing argument")
-
-    def _at_end(self) -> bool:
-        return not self._more and not self._text[self._at :].strip(b" ")
 
     def _nil(self) -> bool:
         found = _NIL.match(self._text, self._at)
@@ -143,41 +110,18 @@ class Arguments:
         return True
 
     def _astring(self) -> bytes:
-        if self._more and self._at == len(self._text):
-            literal, self._text, *_ = self._more
-            self._more = self._more[2:]
-            self._at = 0
-            if b"\0" in literal:
-                raise Malformed("NUL in a literal")
-            self._delimited()
-            return literal
         atom = self._match(_LOOSE_ATOM)
-        if atom is not None:
-            self._delimited()
-            return atom[0]
-        if not self._peek(b'"'):
-            raise Malformed("Missing or invalid argument")
-        quoted = self._match(_QUOTED)
-        if quoted is None:
-            raise Malformed("Invalid quoted string")
+        if atom is None:
+            return self._string()
         self._delimited()
-        return _ESCAPE.sub(rb"\1", quoted[1])
-
-    def _delimited(self) -> None:
-        """A string ends at a space, a closing parenthesis or the end of the command."""
-        if self._at == len(self._text):
-            if not self._more:
-                return
-        elif self._text[self._at] in b" )":
-            return
-        raise Malformed("Missing space behind an argument")
+        return atom[0]
 
 
 def quote(value: bytes) -> bytes | None:
     """Return the value as a quoted string, or None if it has a byte that may not stand in one."""
     if _QUOTABLE.match(value) is None:
         return None
-    return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+    return enclose(value)
 
 
 class Status(NamedTuple):

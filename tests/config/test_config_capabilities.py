@@ -16,6 +16,9 @@ GOOD = [
     ("lmtp", "DSN"),
     ("smtp", "DSN"),
     *(("submission", line) for line in ("8BITMIME", "SIZE", "SIZE 52428800", "DELIVERBY 240", "BURL imap")),
+    ("managesieve", "SIEVE fileinto reject comparator-i;ascii-numeric"),
+    ("managesieve", 'IMPLEMENTATION the "best" \N{LATIN SMALL LETTER E WITH ACUTE}'),
+    ("managesieve", "RENAME"),
 ]
 
 BAD = [
@@ -28,6 +31,9 @@ BAD = [
     *(("submission", line) for line in ("", "SIZE  1", "SIZE 1 ", "A.B", "-A", "DSN\r\n", "X" * 501)),
     *(("submission", line) for line in ("AUTH PLAIN", "starttls", "PIPELINING", "XCLIENT ADDR")),
     ("tcp", "IDLE"),
+    *(("managesieve", word) for word in ("", " SIEVE", "SIEVE ", '"SIEVE" x', "SIEVE a\r\nb", "a\0")),
+    *(("managesieve", word) for word in ("SIEVE " + "x" * 1024, "NOTIFY \ud800")),
+    *(("managesieve", word) for word in ("sasl PLAIN", "STARTTLS", "VERSION 2.0", "XCLIENT", "OWNER bob")),
 ]
 
 

@@ -9,7 +9,6 @@ from logins import Case
 from streams import check_client, play_backend, play_client
 
 from mailroute.dialogs.imap import IMAP
-from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import MAX_UNTAGGED
 from mailroute.events import (
     Attempt,
@@ -22,7 +21,7 @@ from mailroute.events import (
     StartTLS,
 )
 from mailroute.proofs import Proof
-from mailroute.wire.imap_reader import MAX_LINE, MAX_LITERAL, MAX_UNIT
+from mailroute.wire.literal_reader import MAX_LINE, MAX_LITERAL, MAX_UNIT
 
 TERMS = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), bad_commands=0)
 ORDER = Case(Credentials("LOGIN", b"bob", b"sec\xffret"), "bob", tell_client=True)
@@ -83,7 +82,7 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
 @given(streams(CLIENT_LINES), st.lists(st.integers(1, 30), min_size=1, max_size=20))
 def test_any_split_of_a_clients_stream_gives_the_same(data, cuts):
     """However a client's bytes are cut, the same is said, the same happens and the same is left."""
-    assert play_client(ImapDialog(TERMS), cut(data, cuts)) == play_client(ImapDialog(TERMS), [data])
+    assert play_client(IMAP.dialog(TERMS), cut(data, cuts)) == play_client(IMAP.dialog(TERMS), [data])
 
 
 @given(streams(SERVER_LINES), st.lists(st.integers(1, 30), min_size=1, max_size=20))
@@ -98,7 +97,7 @@ def test_any_split_of_a_backends_stream_gives_the_same(data, cuts):
 )
 def test_any_bytes_from_a_client(terms, data):
     """No bytes of a client raise, and what is kept of them is bounded."""
-    check_client(ImapDialog(terms), data, b"a NOOP\r\n")
+    check_client(IMAP.dialog(terms), data, b"a NOOP\r\n")
 
 
 ORDERS = [
@@ -156,7 +155,7 @@ def test_an_order_at_any_time(order, data, opened):
 @given(st.sampled_from([b"x", b"{", b"(", b'"', b"a LOGIN ", b"+", b"\r", b"A", b"\0"]))
 def test_endless_input_stays_bounded(unit):
     """A flood without an end is cut off at the bound."""
-    dialog, login = ImapDialog(TERMS), ORDER.login(IMAP)
+    dialog, login = IMAP.dialog(TERMS), ORDER.login(IMAP)
     for _ in range(200):
         dialog.receive(unit * 100)
         login.receive(unit * 100)
@@ -172,7 +171,7 @@ def test_no_password_becomes_syntax(password, literals, plain):
     said, _ = play_backend(
         order.login(IMAP), [b"* OK [CAPABILITY " + capabilities + b"] hi\r\n", b"+ go\r\n"]
     )
-    server = ImapDialog(TERMS)
+    server = IMAP.dialog(TERMS)
     attempts = [event for event in server.receive(said) if isinstance(event, Attempt)]
     assert [(a.credentials.user, a.credentials.secret) for a in attempts] == [(b"bob", password)]
     assert server.rest() == b""

@@ -31,6 +31,7 @@ from servers.programs import program
 PACKAGE = "dovecot-imapd"
 LMTP_PACKAGE = "dovecot-lmtpd"
 SUBMISSION_PACKAGE = "dovecot-submissiond"
+SIEVE_PACKAGE = "dovecot-managesieved"
 
 Settings = dict[str, "str | Settings | list[Settings]"]
 
@@ -48,7 +49,7 @@ class Terms:
     delivered to it.  ``pop3``: it serves POP3 too.  ``auth_sockets``: others may
     ask its auth service, at ``auth-client`` and ``auth-master`` in ``run``.
     ``relay``: the port of the mail server to which it passes on what is
-    submitted to it, 0 if nothing is.
+    submitted to it, 0 if nothing is.  ``sieve``: it serves ManageSieve too.
     """
 
     certificate: Certificate | None = None
@@ -65,6 +66,7 @@ class Terms:
     pop3: bool = False
     auth_sockets: bool = False
     relay: int = 0
+    sieve: bool = False
 
 
 class Dovecot:
@@ -75,8 +77,9 @@ class Dovecot:
     same, and a PROXY header comes first); where mail is delivered, ``lmtp``
     (STARTTLS) and ``lmtp_behind_proxy`` as well, and where there is POP3,
     ``pop3`` and ``pop3s``; where mail is submitted, ``submission``,
-    ``submissions`` and ``submission_behind_proxy``.  Other mail servers may ask
-    it for passwords at the socket ``sasl``.
+    ``submissions`` and ``submission_behind_proxy``; where there is ManageSieve,
+    ``sieve`` (STARTTLS).  Other mail servers may ask it for passwords at the
+    socket ``sasl``.
     """
 
     def __init__(self, terms: Terms, *accounts: Account) -> None:
@@ -91,6 +94,7 @@ class Dovecot:
         self.pop3 = self.pop3s = 0
         self.submission = self.submissions = self.submission_behind_proxy = 0
         self.sasl = self.folder / "run" / "sasl"
+        self.sieve = 0
         self._process: ServerProcess | None = None
         self._owner = _mail_owner()
         for name in ("run", "state", "home"):
@@ -154,6 +158,8 @@ class Dovecot:
         if self.terms.relay:
             plain += [self.submission, self.submission_behind_proxy]
             tls += [self.submissions]
+        if self.terms.sieve:
+            plain = [*plain, self.sieve]
         return plain if self.terms.ssl == "no" else [*plain, *tls]
 
     def kill(self) -> None:
@@ -176,6 +182,8 @@ class Dovecot:
         if self.terms.relay:
             self.submission, self.submissions = free_port(self.host), free_port(self.host)
             self.submission_behind_proxy = free_port(self.host)
+        if self.terms.sieve:
+            self.sieve = free_port(self.host)
 
     # --- accounts and mail --------------------------------------------------
 
@@ -292,12 +300,15 @@ class Dovecot:
                     "haproxy": "yes",
                 },
             }
+        if terms.sieve:
+            services["service managesieve-login"] = {"inet_listener sieve": {"port": str(self.sieve)}}
         if terms.ssl == "no":
             del services["service imap-login"]["inet_listener imaps_behind_proxy"]
             services["service imap-login"]["inet_listener imaps"] = {"port": "0"}
         if os.geteuid():
-            also = {"pop3-login": terms.pop3, "submission-login": bool(terms.relay)}
-            for service in ("imap-login", "anvil", "stats", *(name for name, has in also.items() if has)):
+            logins = ("pop3-login", "submission-login", "managesieve-login")
+            also = [name for name in logins if f"service {name}" in services]
+            for service in ("imap-login", "anvil", "stats", *also):
                 services.setdefault(f"service {service}", {})["chroot"] = ""
         return {
             "base_dir": str(self.folder / "run"),
@@ -337,7 +348,10 @@ class Dovecot:
             program("/usr/lib/dovecot/lmtp", LMTP_PACKAGE)
         if self.terms.relay:
             program("/usr/lib/dovecot/submission", SUBMISSION_PACKAGE)
-        also = {"lmtp": self.terms.lmtp, "pop3": self.terms.pop3, "submission": self.terms.relay}
+        if self.terms.sieve:
+            program("/usr/lib/dovecot/managesieve", SIEVE_PACKAGE)
+        terms = self.terms
+        also = {"lmtp": terms.lmtp, "pop3": terms.pop3, "submission": terms.relay, "sieve": terms.sieve}
         return " ".join(["imap", *(name for name, wanted in also.items() if wanted)])
 
     def _for_2_3(self) -> Settings:
@@ -386,6 +400,8 @@ class Dovecot:
         if certificate:
             settings["ssl_server_cert_file"] = str(certificate.chain)
             settings["ssl_server_key_file"] = str(certificate.key)
+        if self.terms.sieve:
+            settings["sieve_script personal"] = {"path": "~/sieve", "active_path": "~/.dovecot.sieve"}
         if self.terms.master:
             settings["auth_master_user_separator"] = "*"
             masters = {

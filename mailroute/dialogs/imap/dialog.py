@@ -17,9 +17,9 @@ from mailroute.events import (
     Refusal,
     Send,
 )
-from mailroute.wire.imap_reader import ImapReader
 from mailroute.wire.imap_syntax import Arguments
 from mailroute.wire.lines import Malformed, Parts, Stop
+from mailroute.wire.literal_reader import LiteralReader
 
 
 class ImapDialog(CommandDialog):
@@ -27,10 +27,10 @@ class ImapDialog(CommandDialog):
 
     __slots__ = ("_asked_capabilities", "_id_pairs", "_tag")
 
-    _reader: ImapReader
+    _reader: LiteralReader
 
     def __init__(self, terms: DialogTerms) -> None:
-        super().__init__(terms, ImapReader(synchronising=True))
+        super().__init__(terms, LiteralReader(synchronising=True))
         self._tag = b"*"
         self._asked_capabilities = False
         self._id_pairs: tuple[tuple[bytes, bytes], ...] = ()

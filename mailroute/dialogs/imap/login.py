@@ -21,9 +21,9 @@ from mailroute.dialogs.imap.plan import make_plan
 from mailroute.dialogs.imap.refusals import reason_of, reply_of
 from mailroute.dialogs.imap.seam import Hello, Welcome
 from mailroute.events import LoggedIn, LoginEvent, LoginOrder, LoginTerms, Method, Reason
-from mailroute.wire.imap_reader import ImapReader
 from mailroute.wire.imap_syntax import Status, read_response, read_status
 from mailroute.wire.lines import Parts
+from mailroute.wire.literal_reader import LiteralReader
 
 MAX_UNTAGGED = 64
 """Untagged responses before the tagged OK of a login; a backend that sends more misbehaves."""
@@ -43,7 +43,7 @@ class ImapLogin(CommandLogin):
     __slots__ = ("_bye", "_capabilities", "_count", "_id_tag", "_preauth", "_tag", "_text", "_untagged")
 
     def __init__(self, terms: LoginTerms) -> None:
-        super().__init__(terms, ImapReader(synchronising=False))
+        super().__init__(terms, LiteralReader(synchronising=False))
         self._preauth = False
         self._bye = ""
         self._capabilities = b""

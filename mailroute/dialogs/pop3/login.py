@@ -12,14 +12,13 @@ from mailroute.dialogs.common.login import (
     LOGIN,
     READY,
     STARTTLS,
-    CommandLogin,
     State,
 )
 from mailroute.dialogs.common.plan import Choice, NoWay, Plan, choose, forms, lines
 from mailroute.dialogs.common.text import said, showable
-from mailroute.dialogs.common.xclient import xclient
+from mailroute.dialogs.common.xclient_login import XclientLogin
 from mailroute.dialogs.pop3.refusals import read_refusal
-from mailroute.events import LoggedIn, LoginOrder, LoginTerms, Method, Reason
+from mailroute.events import LoginOrder, LoginTerms, Method, Reason
 from mailroute.wire.lines import LineReader, Parts
 
 MAX_RESPONSE = 8192
@@ -40,22 +39,16 @@ _LISTING = State("waiting for the end of the capabilities")
 _USER = State("waiting for the answer to USER")
 
 
-class Pop3Login(CommandLogin):
+class Pop3Login(XclientLogin):
     """One connection to a backend, until an account is open on it."""
 
-    __slots__ = ("_listed", "_mechanisms", "_takes_user", "_takes_xclient", "_xclient_sent")
+    __slots__ = ("_listed", "_mechanisms", "_takes_user")
 
     def __init__(self, terms: LoginTerms) -> None:
         super().__init__(terms, LineReader(MAX_RESPONSE))
         self._listed = 0
         self._mechanisms: frozenset[bytes] = frozenset()
         self._takes_user = False
-        self._takes_xclient = False
-        self._xclient_sent = False  # and not answered yet
-
-    def doing(self) -> str:
-        """Say what it waits for, for the log."""
-        return "waiting for the answer to XCLIENT" if self._xclient_sent else super().doing()
 
     # --- responses ---
 
@@ -126,11 +119,6 @@ class Pop3Login(CommandLogin):
     # --- logging in ---
 
     def _log_in(self, order: LoginOrder) -> None:
-        """Hand the client's identity over and log in.
-
-        Both go out together, as Dovecot's own proxy does it: to wait for the
-        answer to the first would cost the user a round trip.
-        """
         state, first = LOGIN, b""
         if self._terms.method is not Method.NONE:
             choice = choose(self._terms, order, self._mechanisms)
@@ -146,22 +134,7 @@ class Pop3Login(CommandLogin):
                 return
             else:
                 state, first = _USER, self._carry_out(_user_and_pass(order))
-        self._state = state
-        if self._terms.tell_client and self._takes_xclient:
-            self._said += xclient(self._terms.method, order) + b"\r\n"
-            self._xclient_sent = True
-        self._said += first
-        if self._terms.method is Method.NONE and not self._xclient_sent:
-            self._logged_in(b"Logged in.")
-
-    def _xclient_answered(self, agreed: bool, text: bytes) -> None:
-        if not agreed:
-            detail = f"the backend offers XCLIENT and refused it: {said(text, self._secrets())}"
-            self._refuse(Reason.MISCONFIGURED, detail)
-            return
-        self._xclient_sent = False
-        if self._terms.method is Method.NONE:
-            self._logged_in(b"Logged in.")
+        self._introduce(order, state, first)
 
     def _continuation(self, text: bytes) -> None:
         if self._state is not LOGIN or self._xclient_sent:
@@ -182,9 +155,6 @@ class Pop3Login(CommandLogin):
             self._login_refused(reason, text, reply)
         elif not self._unfinished():
             self._logged_in(showable(text, self._secrets()))
-
-    def _logged_in(self, text: bytes) -> None:
-        self._end(LoggedIn(text, self._reader.rest()))
 
 
 _ANSWERED: Mapping[State, Callable[[Pop3Login, bool, bytes], None]] = {

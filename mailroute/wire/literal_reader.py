@@ -1,8 +1,8 @@
-"""A bounded reader of IMAP lines with literals (RFC 9051 section 4.3, RFC 7888).
+"""A bounded reader of lines with literals (RFC 9051 section 4.3, RFC 7888; RFC 5804 section 4).
 
-Both directions share it.  A command or response comes out as its *parts*: text
-and literals in turn, beginning and ending with text, the ``{n}`` of each
-literal taken off.  ``a LOGIN {3}`` CR LF ``bob {1}`` CR LF ``x`` CR LF gives
+IMAP and ManageSieve share it, and both directions.  A command or response
+comes out as its *parts*: text and literals in turn, beginning and ending with
+text, the ``{n}`` of each literal taken off.  ``a LOGIN {3}`` CR LF ``bob {1}`` CR LF ``x`` CR LF gives
 ``(b"a LOGIN ", b"bob", b" ", b"x", b"")``.
 """
 
@@ -16,10 +16,10 @@ MAX_LINE = 8192
 """Bytes in one line of text; what Dovecot takes, and far above what any client sends before login."""
 
 MAX_LITERAL = 8192
-"""Bytes in one literal before login: a user name or a password."""
+"""Bytes in one literal before login, unless the caller has another bound: a user name or a password."""
 
 MAX_UNIT = 16384
-"""Bytes in one whole command or response, literals included."""
+"""Bytes in one whole command or response, literals included, unless the caller has another bound."""
 
 MAX_PARTS = 64
 """Parts in one command: an ID of 30 pairs written in literals would be at the edge."""
@@ -30,18 +30,22 @@ _LITERAL = re.compile(rb"\{([0-9]{1,10})(\+?)\}\Z")
 _MORE = Stop.MORE  # Python 3.11 is slow to find a member in its class
 
 
-class ImapReader(LineReader):
+class LiteralReader(LineReader):
     """Cuts a byte stream into commands or responses, whatever its segments.
 
     :param synchronising: the peer waits for a go-ahead before a ``{n}``
-        literal, as clients do; servers send theirs at once.
+        literal, as IMAP's clients do; servers send theirs at once.
+    :param literal: bytes that one literal may have.
+    :param unit: bytes that one command or response may have, literals included.
     """
 
-    __slots__ = ("_parts", "_size", "_synchronising", "_wanted")
+    __slots__ = ("_max_literal", "_max_unit", "_parts", "_size", "_synchronising", "_wanted")
 
-    def __init__(self, *, synchronising: bool) -> None:
+    def __init__(self, *, synchronising: bool, literal: int = MAX_LITERAL, unit: int = MAX_UNIT) -> None:
         super().__init__(MAX_LINE)
         self._synchronising = synchronising
+        self._max_literal = literal
+        self._max_unit = unit
         self._parts: list[bytes] = []
         self._size = 0
         self._wanted: int | None = None
@@ -113,12 +117,12 @@ class ImapReader(LineReader):
         literal = _LITERAL.search(line)
         if literal is None:
             self._parts.append(line)
-            return Stop.TOO_LONG if self._size > MAX_UNIT else None
+            return Stop.TOO_LONG if self._size > self._max_unit else None
         self._parts.append(line[: literal.start()])
         size = int(literal[1])
         waits = self._synchronising and not literal[2]
         self._size += size
-        if size > MAX_LITERAL or self._size > MAX_UNIT or len(self._parts) > MAX_PARTS:
+        if size > self._max_literal or self._size > self._max_unit or len(self._parts) > MAX_PARTS:
             return Stop.TOO_LONG_LITERAL if waits else Stop.TOO_LONG
         self._wanted = size
         return Stop.LITERAL if waits else None
