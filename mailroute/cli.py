@@ -1,32 +1,73 @@
-"""The command ``mailroute``, which looks at a configuration; ``twistd mailroute`` runs one."""
+"""The command ``mailroute``, which looks at configurations and backends; ``twistd mailroute`` runs one."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mailroute.config import ConfigError, describe, load
 
+MAX_TIMEOUT = 3600.0
+"""The most seconds that somebody may want to wait for a backend."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, or 1 if the configuration has errors."""
+    """Run the command and return its exit status: 0, or 1 if something is wrong.
+
+    A wrong command line is 2.
+    """
     arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _check(arguments: argparse.Namespace) -> int:
     # Endpoint strings are checked by Twisted's own parsers, and those want a
     # reactor.  Importing it here and not above keeps it out of whatever else
     # imports this module.
     from twisted.internet import reactor
 
-    try:
-        settings = load(arguments.file, reactor)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
-    for sentence in describe(settings):
+    for sentence in describe(load(arguments.file, reactor)):
         print(sentence)
     return 0
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    from twisted.internet import reactor
+    from twisted.internet.task import react
+
+    from mailroute import probe
+
+    try:
+        target = probe.find(arguments.backend, arguments.config, arguments.protocol, reactor)
+    except probe.Misuse as error:
+        print(f"mailroute probe: {error}", file=sys.stderr)
+        return 2
+    reports: list[probe.Report] = []
+
+    async def look(clock: object) -> None:
+        examined = await probe.examine(target, clock, arguments.timeout)
+        reports.append(probe.report(target, examined, datetime.now(UTC)))
+
+    try:
+        react(look)
+    except SystemExit as end:  # which is how it returns
+        if end.code:
+            raise
+    [report] = reports
+    if arguments.json:
+        print(report.model_dump_json(indent=2))
+    else:
+        print(*probe.lines(report), sep="\n")
+    return 0 if report.ok else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,7 +80,42 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="say what a configuration will do, or every error in it")
     check.add_argument("file", type=Path, metavar="FILE", help="the configuration, such as mailroute.toml")
+    check.set_defaults(run=_check)
+    probe = commands.add_parser(
+        "probe",
+        help="say what a mail server offers and proves, and what to write about it in the configuration",
+        description="Look at a mail server, without logging in.  The status is 0 if all is as configured.",
+    )
+    probe.add_argument(
+        "backend", metavar="BACKEND", help="a backend's name, or HOST, HOST:PORT or an endpoint"
+    )
+    probe.add_argument(
+        "--config", type=Path, metavar="FILE", help="the configuration; mailroute.toml here, if there is one"
+    )
+    probe.add_argument(
+        "--protocol", metavar="NAME", help="look at this protocol alone; needed where no backend is named"
+    )
+    probe.add_argument("--json", action="store_true", help="write JSON, as docs/probe.schema.json has it")
+    probe.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help="seconds for each connection; 10 unless given",
+    )
+    probe.set_defaults(run=_probe)
     return parser
+
+
+def _seconds(text: str) -> float:
+    """Read a number of seconds.
+
+    :raises ValueError: it is none, or not more than 0.
+    """
+    seconds = float(text)
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise ValueError
+    return seconds
 
 
 def _version() -> str:

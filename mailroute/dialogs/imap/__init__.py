@@ -8,12 +8,13 @@ from zope.interface import implementer
 
 from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import ImapLogin
+from mailroute.dialogs.imap.probe import ImapProbe
 from mailroute.events import DialogTerms, LoginTerms
-from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
+from mailroute.interfaces import IDialog, ILogin, ILoginProtocol, IProbe, IProbedProtocol
 from mailroute.wire.sasl import MECHANISMS
 
 
-@implementer(ILoginProtocol)
+@implementer(ILoginProtocol, IProbedProtocol)
 class ImapProtocol:
     """Makes the two halves of an IMAP session's beginning."""
 
@@ -22,6 +23,8 @@ class ImapProtocol:
     mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
     logins = True
     starttls = True
+    port = 143
+    tls_port: int | None = 993
 
     def dialog(self, terms: DialogTerms) -> IDialog:
         """Make the dialog for one client."""
@@ -30,6 +33,10 @@ class ImapProtocol:
     def login(self, terms: LoginTerms) -> ILogin:
         """Make the login for one connection to a backend."""
         return ImapLogin(terms)
+
+    def probe(self, terms: LoginTerms) -> IProbe:
+        """Make what looks at one backend, over one connection."""
+        return ImapProbe(terms)
 
 
 IMAP = ImapProtocol()

@@ -9,14 +9,15 @@ from zope.interface import implementer
 
 from mailroute.dialogs.smtp import dialect as dialects
 from mailroute.dialogs.smtp.login import SmtpLogin
+from mailroute.dialogs.smtp.probe import SmtpProbe
 from mailroute.dialogs.smtp.receiver import Receiver
 from mailroute.dialogs.smtp.sender import Sender
 from mailroute.envelope import DeliveryTerms
 from mailroute.events import LoginTerms
-from mailroute.interfaces import IDeliveryProtocol, ILogin, IReceiver, ISender
+from mailroute.interfaces import IDeliveryProtocol, ILogin, IProbe, IProbedProtocol, IReceiver, ISender
 
 
-@implementer(IDeliveryProtocol)
+@implementer(IDeliveryProtocol, IProbedProtocol)
 class DeliveryProtocol:
     """Makes the halves of a delivery in one of the two dialects."""
 
@@ -30,6 +31,8 @@ class DeliveryProtocol:
         self._dialect = dialect
         self.name = dialect.name
         self.splits = dialect.splits
+        self.port = dialect.port
+        self.tls_port = dialect.tls_port
 
     def receiver(self, terms: DeliveryTerms) -> IReceiver:
         """Make the client's half for one client."""
@@ -38,6 +41,10 @@ class DeliveryProtocol:
     def login(self, terms: LoginTerms) -> ILogin:
         """Make what gets one connection ready to take mail."""
         return SmtpLogin(self._dialect, terms)
+
+    def probe(self, terms: LoginTerms) -> IProbe:
+        """Make what looks at one backend, over one connection."""
+        return SmtpProbe(self._dialect, terms)
 
     def sender(self, welcome: object) -> ISender:
         """Make the backend's half for one connection that is ready."""

@@ -26,7 +26,7 @@ from mailroute.interfaces import ILogin
 from mailroute.wire.smtp_reader import BadReply, ReplyReader
 
 
-class _State(enum.Enum):
+class State(enum.Enum):
     """What we wait for; the words are those of the log."""
 
     GREETING = "waiting for the greeting"
@@ -46,7 +46,7 @@ class SmtpLogin:
         self._order: LoginOrder | None = None
         self._seam = Seam("localhost")
         self._reader = ReplyReader()
-        self._state = _State.GREETING
+        self._state = State.GREETING
         self._secure = not terms.starttls
         self._introduced = not terms.tell_client
         self._to_tell: list[bytes] = []
@@ -69,7 +69,7 @@ class SmtpLogin:
         """Take bytes from the backend."""
         self._reader.feed(data)
         try:
-            while self._state not in (_State.OVER, _State.HANDSHAKE):
+            while self._state not in (State.OVER, State.HANDSHAKE):
                 whole = self._reader.reply()
                 if whole is None:
                     break
@@ -97,31 +97,31 @@ class SmtpLogin:
         return events
 
     def _refuse(self, reason: Reason, detail: str) -> None:
-        self._state = _State.OVER
+        self._state = State.OVER
         self._out.append(Refused(Refusal(reason, detail)))
 
     def _say_hello(self) -> None:
-        self._state = _State.HELLO
+        self._state = State.HELLO
         name = self._seam.host_name.encode("ascii", "replace")
         self._out.append(Send(b"%s %s\r\n" % (self._dialect.hello, name)))
 
     def _reply(self, reply: Reply) -> None:
         if not reply.positive:
             reason = Reason.UNAVAILABLE
-            if reply.code >= 500 and self._state is not _State.GREETING:
+            if reply.code >= 500 and self._state is not State.GREETING:
                 reason = Reason.MISCONFIGURED
             self._refuse(reason, f"{self._state.value}: {said(reply)}")
-        elif self._state is _State.GREETING:
+        elif self._state is State.GREETING:
             if TOKEN in reply.lines[0].split():
                 self._refuse(
                     Reason.MISCONFIGURED, "the backend is this mailroute itself: the routes form a loop"
                 )
             else:
                 self._say_hello()
-        elif self._state is _State.HELLO:
+        elif self._state is State.HELLO:
             self._said_hello(read_extensions(reply.lines))
-        elif self._state is _State.STARTTLS:
-            self._state = _State.HANDSHAKE
+        elif self._state is State.STARTTLS:
+            self._state = State.HANDSHAKE
             self._reader.forget()
             self._out.append(StartTLS())
         elif self._to_tell:
@@ -135,7 +135,7 @@ class SmtpLogin:
             if b"STARTTLS" not in extensions:
                 self._refuse(Reason.MISCONFIGURED, "the backend offers no STARTTLS")
                 return
-            self._state = _State.STARTTLS
+            self._state = State.STARTTLS
             self._out.append(Send(b"STARTTLS\r\n"))
             return
         if not self._introduced and self._order is not None:
@@ -143,8 +143,8 @@ class SmtpLogin:
             offered = extensions.get(b"XCLIENT", ())
             self._to_tell = xclient_commands(offered, self._order.client, self._seam, self._dialect)
             if self._to_tell:
-                self._state = _State.XCLIENT
+                self._state = State.XCLIENT
                 self._out.append(Send(self._to_tell.pop(0)))
                 return
-        self._state = _State.OVER
+        self._state = State.OVER
         self._out.append(LoggedIn(extensions))
