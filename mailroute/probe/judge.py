@@ -144,8 +144,8 @@ def _remedy(service: Service, visited: Visited) -> str:
         if not IProbedProtocol.providedBy(service.place.protocol):
             return "correct the port, or see in its log what it wants"
         return (
-            "correct the port, or see in its log why it does not want this host: it greets neither in the clear "
-            "nor with TLS, with a PROXY header or without"
+            "correct the port, or see in its log why it does not want this host: it greets neither in the "
+            "clear nor with TLS, with a PROXY header or without"
         )
     speaks = [name for name in _recognised(visited.heard) if name != protocol]
     if speaks and protocol not in _recognised(visited.heard):
