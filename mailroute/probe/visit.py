@@ -9,6 +9,7 @@ from attrs import frozen
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -127,10 +128,10 @@ async def visit(place: Place, way: Way, clock: Any, timeout: float) -> Visited:
     )
     refusal = None
     try:
-        opened = await backend.open(watch, NOBODY, "", Client(session, FROM, TO), None)
-        _leave(opened.transport, clock)
+        await backend.open(watch, NOBODY, "", Client(session, FROM, TO), None)
     except LoginRefused as refused:
         refusal = refused.refusal
+    await dialled.part()
     return Visited(
         way,
         session,
@@ -148,40 +149,65 @@ async def visit(place: Place, way: Way, clock: Any, timeout: float) -> Visited:
     )
 
 
-def _leave(transport: Any, clock: Any) -> None:
-    """Close once the last words are written; whoever does not take them is cut off."""
-    transport.resumeProducing()
-    transport.loseConnection()
-    clock.callLater(LINGER, transport.abortConnection)
-
-
 @implementer(IStreamClientEndpoint)
-class _Dialled:
-    """An endpoint that remembers how connecting went."""
+class _Dialled(Factory[Protocol]):
+    """An endpoint that remembers how connecting went, and knows when the connection is gone.
+
+    It is the factory that it connects with, too: only a factory hears of a
+    connection before its protocol does.
+    """
+
+    noisy = False
 
     def __init__(self, inner: IStreamClientEndpoint, clock: Any) -> None:
         self._inner = inner
         self._clock = clock
+        self._makes: IProtocolFactory | None = None
+        self._begun = 0.0
+        self._protocol: Any = None
+        self._gone: Deferred[None] = Deferred()
         self.seconds: float | None = None
         self.peer = ""
         self.error: BaseException | None = None
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect as the other endpoint does."""
-        begun = self._clock.seconds()
+        self._makes = factory
+        self._begun = self._clock.seconds()
+        return self._inner.connect(self).addErrback(self._failed)
 
-        def connected(protocol: Any) -> Any:
-            self.seconds = self._clock.seconds() - begun
-            peer = protocol.transport.getPeer()
-            if isinstance(peer, IPv4Address | IPv6Address):
-                self.peer = str(Address(peer.host, peer.port))
-            return protocol
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return the protocol for the connection that there is now."""
+        self.seconds = self._clock.seconds() - self._begun
+        if isinstance(addr, IPv4Address | IPv6Address):
+            self.peer = str(Address(addr.host, addr.port))
+        assert self._makes is not None  # noqa: S101 (it is asked to connect first)
+        self._protocol = protocol = self._makes.buildProtocol(addr)
+        lost = self._protocol.connectionLost
 
-        def failed(failure: Failure) -> Failure:
-            self.error = failure.value
-            return failure
+        def gone(reason: Failure) -> None:
+            lost(reason)
+            self._gone.callback(None)
 
-        return self._inner.connect(factory).addCallbacks(connected, failed)
+        # Nobody else tells: once it has come to something, a connection's end means nothing to those above.
+        self._protocol.connectionLost = gone
+        return protocol
+
+    def _failed(self, failure: Failure) -> Failure:
+        self.error = failure.value
+        return failure
+
+    async def part(self) -> None:
+        """Close once the last words are written; whoever does not take them is cut off."""
+        if self._protocol is None or self._gone.called:
+            return
+        transport = self._protocol.transport
+        transport.resumeProducing()
+        transport.loseConnection()
+        cut = self._clock.callLater(LINGER, transport.abortConnection)
+        await self._gone
+        if cut.active():
+            cut.cancel()
 
 
 @implementer(ILogin)
