@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 from attrs import frozen
@@ -131,6 +132,8 @@ def _connecting(error: BaseException) -> tuple[str, str]:
             f"no address can be found: {safe_str(error)}",
             "correct the name, or see to this host's resolver",
         )
+    if getattr(error, "osError", None) == errno.ECONNRESET:
+        return "the connection is reset at once", "see in its log why it does not want this host"
     return f"no connection: {safe_str(error)}", "correct the endpoint, or see to this host's network"
 
 

@@ -131,9 +131,9 @@ def test_a_port_that_resets(tmp_path: Path, security: str) -> None:
     with server(resetting) as port:
         status, report = of_backend(tmp_path, imap=f"tcp:127.0.0.1:{port}", security=security)
     assert status == 1
-    assert only(report)["connected_in"] >= 0
     (finding,) = said(report)
-    assert "connection ended" in finding
+    # The reset may come before Twisted has seen that there is a connection.
+    assert "connection ended" in finding or "the connection is reset at once" in finding
     assert "log" in finding
 
 
