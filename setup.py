@@ -31,6 +31,7 @@ setup(
             "coverage[toml]>=7.5",
             "hypothesis>=6.100",
             "imapclient>=3.0",
+            "jsonschema>=4.20",
             "mypy>=1.11",
             "mypy-zope>=1.0.6",
             "pytest>=8.2",

@@ -1,32 +1,113 @@
-"""The command ``mailroute``, which looks at a configuration; ``twistd mailroute`` runs one."""
+"""The command ``mailroute``, which looks at configurations and backends; ``twistd mailroute`` runs one."""
 
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from mailroute.config import ConfigError, describe, load
 
+MAX_TIMEOUT = 3600.0
+"""The most seconds that somebody may want to wait for a backend."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, or 1 if the configuration has errors."""
+    """Run the command and return its exit status: 0, or 1 if something is wrong.
+
+    A wrong command line is 2.
+    """
     arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _check(arguments: argparse.Namespace) -> int:
     # Endpoint strings are checked by Twisted's own parsers, and those want a
     # reactor.  Importing it here and not above keeps it out of whatever else
     # imports this module.
     from twisted.internet import reactor
 
-    try:
-        settings = load(arguments.file, reactor)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
-    for sentence in describe(settings):
+    for sentence in describe(load(arguments.file, reactor)):
         print(sentence)
     return 0
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    from twisted.internet import reactor
+    from twisted.internet.task import react
+
+    from mailroute import probe
+
+    try:
+        target = probe.find(arguments.backend, arguments.config, arguments.protocol, reactor)
+    except probe.Misuse as error:
+        print(f"mailroute probe: {error}", file=sys.stderr)
+        return 2
+    reports: list[probe.Report] = []
+
+    async def look(clock: object) -> None:
+        examined = await probe.examine(target, clock, arguments.timeout)
+        reports.append(probe.report(target, examined, datetime.now(UTC)))
+
+    try:
+        react(look)
+    except SystemExit as end:  # which is how it returns
+        if end.code:
+            raise
+    [report] = reports
+    if arguments.json:
+        print(report.model_dump_json(indent=2))
+    else:
+        print(*probe.lines(report), sep="\n")
+    return 0 if report.ok else 1
+
+
+def _route(arguments: argparse.Namespace) -> int:
+    from twisted.internet import reactor
+    from twisted.internet.task import react
+
+    from mailroute import whereabouts
+
+    settings = load(arguments.config, reactor)
+    found: list[whereabouts.Whereabouts] = []
+
+    async def ask(clock: object) -> None:
+        found.append(
+            await whereabouts.find(
+                settings,
+                arguments.user.encode("utf-8", "surrogateescape"),
+                arguments.protocol,
+                clock,
+                client=arguments.client,
+                password=arguments.password_file,
+            )
+        )
+
+    try:
+        react(ask)
+    except whereabouts.CannotAsk as error:
+        print(f"mailroute route: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as end:  # which is how it returns
+        if end.code:
+            raise
+    [answer] = found
+    if arguments.json:
+        print(json.dumps(answer.as_json(), indent=2))
+    else:
+        print(*whereabouts.lines(answer), sep="\n")
+    return 0 if answer.refused is None else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,7 +120,94 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="say what a configuration will do, or every error in it")
     check.add_argument("file", type=Path, metavar="FILE", help="the configuration, such as mailroute.toml")
+    check.set_defaults(run=_check)
+    probe = commands.add_parser(
+        "probe",
+        help="say what a mail server offers and proves, and what to write about it in the configuration",
+        description="Look at a mail server, without logging in.  The status is 0 if all is as configured.",
+    )
+    probe.add_argument(
+        "backend", metavar="BACKEND", help="a backend's name, or HOST, HOST:PORT or an endpoint"
+    )
+    probe.add_argument(
+        "--config", type=Path, metavar="FILE", help="the configuration; mailroute.toml here, if there is one"
+    )
+    probe.add_argument(
+        "--protocol", metavar="NAME", help="look at this protocol alone; needed where no backend is named"
+    )
+    probe.add_argument("--json", action="store_true", help="write JSON, as docs/probe.schema.json has it")
+    probe.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help="seconds for each connection; 10 unless given",
+    )
+    probe.set_defaults(run=_probe)
+    _add_route(commands)
     return parser
+
+
+def _add_route(commands: Any) -> None:
+    route = commands.add_parser(
+        "route",
+        help="say where an account lives, who was asked, and how one would be logged in",
+        description="Ask the configured routes for an account, without logging in.  The status is 0 if it has one.",
+    )
+    route.add_argument("user", metavar="USER", help="the user's name, as a client sends it")
+    route.add_argument("--protocol", default="imap", metavar="NAME", help="imap unless given")
+    route.add_argument(
+        "--config",
+        type=Path,
+        default=Path("mailroute.toml"),
+        metavar="FILE",
+        help="the configuration; mailroute.toml here unless given",
+    )
+    route.add_argument(
+        "--client",
+        type=_address,
+        metavar="ADDRESS",
+        help="from where the client would come; unknown unless given",
+    )
+    route.add_argument(
+        "--password-file",
+        type=_first_line,
+        metavar="FILE",
+        help="the user's password is its first line (- is standard input), for sources that check it",
+    )
+    route.add_argument("--json", action="store_true", help="write JSON")
+    route.set_defaults(run=_route)
+
+
+def _address(text: str) -> str:
+    """Read an IP address.
+
+    :raises ValueError: it is none.
+    """
+    return str(ipaddress.ip_address(text))
+
+
+def _first_line(name: str) -> bytes:
+    """Read a file's first line, which no command line or process list then shows.
+
+    :raises argparse.ArgumentTypeError: it cannot be read.
+    """
+    try:
+        content = sys.stdin.buffer.readline() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {name}: {error.strerror or error}") from None
+    return content.split(b"\n", 1)[0].removesuffix(b"\r")
+
+
+def _seconds(text: str) -> float:
+    """Read a number of seconds.
+
+    :raises ValueError: it is none, or not more than 0.
+    """
+    seconds = float(text)
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise ValueError
+    return seconds
 
 
 def _version() -> str:

@@ -58,6 +58,7 @@ from mailroute.events import (
     Route,
 )
 from mailroute.proofs import Proof
+from mailroute.sights import Sight
 
 
 class IDialog(Interface):
@@ -145,6 +146,26 @@ class IMailProtocol(Interface):
 
     def login(terms: LoginTerms) -> ILogin:
         """Make the login for one connection to a backend."""
+
+
+class IProbe(ILogin):
+    """A login that looks at a backend and logs in nowhere: it ends with `LoggedIn` when it has seen all.
+
+    It begins TLS if the terms ask for it and the backend offers it.
+    """
+
+    def seen() -> list[Sight]:
+        """Return, and forget, what it has seen since the last call."""
+
+
+class IProbedProtocol(IMailProtocol):
+    """A protocol whose backends ``mailroute probe`` can ask; of others it sees the connection and TLS."""
+
+    port: int = Attribute("Where backends usually serve it, in the clear at first.")
+    tls_port: int | None = Attribute("Where they usually serve it with TLS from the first byte.")
+
+    def probe(terms: LoginTerms) -> IProbe:
+        """Make what looks at one backend, over one connection."""
 
 
 class ILoginProtocol(IMailProtocol):

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailroute.config import Backend, Settings
-from mailroute.events import Client, Credentials, LoginRefused, Lookup, Method, Route
+from mailroute.events import Address, Client, Credentials, LoginRefused, Lookup, Method, Route
 from mailroute.interfaces import IRouter
 from mailroute.routers import BadAnswer, Chain
 
@@ -76,14 +76,15 @@ async def find(
     protocol: str,
     clock: Any,
     *,
-    client: Client | None = None,
-    credentials: Credentials | None = None,
+    client: str | None = None,
+    password: bytes | None = None,
 ) -> Whereabouts:
     """Ask the settings' routes where an account lives, as a session would.
 
     :param user: the name as a client would send it.
     :param clock: the reactor.
-    :param credentials: what a client would show, for sources that check it.
+    :param client: the IP address from which it would come.
+    :param password: the user's, for sources that check it.
     :raises CannotAsk: it is no user's name, or nobody speaks the protocol.
     """
     if protocol not in {listener.protocol.name for listener in settings.listeners}:
@@ -93,7 +94,9 @@ async def find(
         name = settings.user_names.from_wire(user)
     except ValueError as error:
         raise CannotAsk(f"not a user name: {error}") from None
-    lookup = Lookup(name, protocol, client or Client(SESSION, None, None), credentials)
+    credentials = None if password is None else Credentials("PLAIN", user, password)
+    source = None if client is None else Address(client, 0)
+    lookup = Lookup(name, protocol, Client(SESSION, source, None), credentials)
     found = Whereabouts(name, protocol)
     watched = [_Watched(label, router, clock.seconds) for label, router in settings.routes]
     running = MultiService()

@@ -142,10 +142,10 @@ async def test_questions_that_make_no_sense():
 @pytest_twisted.ensureDeferred
 async def test_a_source_that_checks_passwords_gets_one():
     """The credentials that are given are in the question."""
-    credentials = Credentials("PLAIN", b"bob", b"s3cret")
     router = Router(Route("east"))
-    await find(router, credentials=credentials)
-    assert router.asked[0].credentials is credentials
+    await find(router, password=b"s3cret", client="2001:db8::7", user=b"bob")
+    assert router.asked[0].credentials == Credentials("PLAIN", b"bob", b"s3cret")
+    assert router.asked[0].client.source.host == "2001:db8::7"
 
 
 @pytest_twisted.ensureDeferred

@@ -4,7 +4,7 @@ from mailroute.config.describe import describe
 from mailroute.config.errors import ConfigError, Problem
 from mailroute.config.files import Authorities, Chain, Key, Secret
 from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings
-from mailroute.config.reading import build, load, reread
+from mailroute.config.reading import build, load, load_backend, reread
 from mailroute.config.source import Source
 from mailroute.events import Identity, Security
 
@@ -26,5 +26,6 @@ __all__ = [
     "build",
     "describe",
     "load",
+    "load_backend",
     "reread",
 ]

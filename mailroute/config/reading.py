@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from mailroute import dialogs
 from mailroute.authenticators import Link
 from mailroute.computing import Computing
 from mailroute.config import checks, endpoints, sourced, values
+from mailroute.config.document import read_document
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, UserNamesTable
 from mailroute.config.source import Source, plain
@@ -40,34 +40,35 @@ def load(path: Path, reactor: Any, workers: int | str | None = None) -> Settings
     :param workers: instead of what the file says; see `Settings.workers`.
     :raises ConfigError: says everything that is wrong, each with its line.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError([Problem(None, "", f"cannot be read: {error.strerror or error}")], path) from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError([Problem(line, "", "is not UTF-8: save it as UTF-8")], path) from None
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([_syntax_problem(str(error), text)], path) from None
-    except (RecursionError, ValueError) as error:
-        # Brackets without end, numbers of thousands of digits.
-        raise ConfigError([Problem(None, "", f"cannot be read as TOML: {error}")], path) from None
+    text, document = read_document(path)
     if workers is not None:
         document["workers"] = workers
     reader = _Reader(reactor, path.parent, Copies(keep=document.get("workers", 1) != 1))
     settings = reader.read(document)
     if settings is None:
-        lines = key_lines(text)
-        raise ConfigError(
-            [
-                Problem(line_of(lines, fault.path), written(fault.path), fault.message)
-                for fault in reader.faults
-            ],
-            path,
-        )
+        raise reader.error(text, path)
     return settings
+
+
+def load_backend(path: Path, name: str, reactor: Any) -> Backend | None:
+    """Read one ``[backend.NAME]`` of a configuration file, and nothing else: no password, no key.
+
+    What it lacks besides a password is not asked for: such checks are for the whole.
+
+    :return: None if the file has no backend of that name.
+    :raises ConfigError: says everything that is wrong in the block, each with its line.
+    """
+    text, document = read_document(path)
+    table = _table(document, "backend").get(name)
+    if table is None:
+        return None
+    if isinstance(table, Mapping):
+        table = {key: value for key, value in table.items() if key != "master_password_file"}
+    reader = _Reader(reactor, path.parent, Copies())
+    backend = reader.backend(name, table)
+    if backend is None or reader.faults:
+        raise reader.error(text, path)
+    return backend
 
 
 def build(reactor: Any, *, folder: Path | str = ".", **tables: object) -> Settings:
@@ -107,16 +108,6 @@ def _built(reader: _Reader, tables: Mapping[str, Any]) -> Settings:
     if settings is None:
         raise ConfigError([Problem(None, written(fault.path), fault.message) for fault in reader.faults])
     return settings
-
-
-def _syntax_problem(message: str, text: str) -> Problem:
-    """Take the line out of tomllib's message, which has it only there before Python 3.14."""
-    found = re.search(r" \(at line (\d+), column (\d+)\)$", message)
-    if found is None:
-        message = message.removesuffix(" (at end of document)")
-        last = text.rstrip("\n").count("\n") + 1
-        return Problem(last, "", f"is no TOML: {message}, at the end of the file")
-    return Problem(int(found[1]), "", f"is no TOML: {message[: found.start()]}, at column {found[2]}")
 
 
 class _Reader:
@@ -168,6 +159,18 @@ class _Reader:
             workers=workers,
             source=None if workers == 1 else Source(self._folder, tree, self._copies.kept()),
         )
+
+    def backend(self, name: str, table: object) -> Backend | None:
+        """Return one backend, or ``None`` if there are faults."""
+        return self._backend(name, table, set(dialogs.known()))
+
+    def error(self, text: str, path: Path) -> ConfigError:
+        """Return all faults of a file with this text."""
+        lines = key_lines(text)
+        problems = [
+            Problem(line_of(lines, fault.path), written(fault.path), fault.message) for fault in self.faults
+        ]
+        return ConfigError(problems, path)
 
     def _fault(self, path: tuple[str | int, ...], message: str) -> None:
         self.faults.append(Fault(path, message))

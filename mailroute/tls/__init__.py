@@ -2,11 +2,14 @@
 
 from mailroute.tls.client import ClientTLS, client_context, client_tls, remember, resuming_failed
 from mailroute.tls.errors import explain
+from mailroute.tls.inspect import Inspected, Inspector
 from mailroute.tls.server import KeyPair, ServerTLS
 from mailroute.tls.transports import shakes_hands
 
 __all__ = [
     "ClientTLS",
+    "Inspected",
+    "Inspector",
     "KeyPair",
     "ServerTLS",
     "client_context",

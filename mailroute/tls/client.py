@@ -68,6 +68,8 @@ class ClientTLS:
     compared again; only a session that began with a verified backend, for this
     name, in this context, is ever resumed, and only for `SESSION_LIFETIME`.
 
+    ``server_name`` is what it asks for by SNI, None for an address.
+
     :param name: the host name or IP address that the certificate must carry.
     :param context: what `client_context` has made.
     :param seconds: a clock, for the age of the session.
@@ -80,11 +82,11 @@ class ClientTLS:
         self._name = name
         self._context = context
         self._seconds = seconds
-        self._server_name: bytes | None = None
+        self.server_name: bytes | None = None
         self._verify: Callable[[x509.Certificate, str], None] = verify_certificate_ip_address
         if not _is_address(name):
-            self._server_name = _internationalised(name)
-            self._name = self._server_name.decode("ascii")
+            self.server_name = _internationalised(name)
+            self._name = self.server_name.decode("ascii")
             self._verify = verify_certificate_hostname
         self._verified: x509.Certificate | None = None
         self._session: SSL.Session | None = None
@@ -95,8 +97,8 @@ class ClientTLS:
         """Make the connection object of one connection (`IOpenSSLClientConnectionCreator`)."""
         del protocol
         connection = _Connection(self._context, self)
-        if self._server_name is not None:
-            connection.set_tlsext_host_name(self._server_name)
+        if self.server_name is not None:
+            connection.set_tlsext_host_name(self.server_name)
         if self._session is not None and self._seconds() < self._until:
             connection.set_session(self._session)
             connection.resumes = True

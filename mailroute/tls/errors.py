@@ -7,7 +7,11 @@ from twisted.python.failure import Failure
 
 def explain(failure: Failure) -> str:
     """Say why a TLS handshake or connection failed, in the libraries' own terms."""
-    error = failure.value
+    return explain_error(failure.value)
+
+
+def explain_error(error: BaseException | None) -> str:
+    """Say the same of an exception."""
     queue = error.args[0] if error is not None and error.args else ""
     if isinstance(queue, list):
         # OpenSSL's are tuples; those of service_identity, which Twisted asks for names, are not.

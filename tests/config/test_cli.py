@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +97,59 @@ def test_reading_settings_takes_no_reactor(folder: Path) -> None:
     code = "import sys, mailroute.config, mailroute.cli; sys.exit('twisted.internet.reactor' in sys.modules)"
     ended = run("-c", code, folder=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def routed(folder: Path) -> Path:
+    """Write a configuration with a table before everybody else, and return its file."""
+    file = folder / "mailroute.toml"
+    file.write_text(
+        SMALL.replace("[[route]]", '[[route]]\nsource = "table"\nfile = "bob.txt"\n\n[[route]]', 1)
+    )
+    (folder / "bob.txt").write_text("bob east b.smith\n")
+    return file
+
+
+def test_route_says_where_an_account_lives(folder: Path, tmp_path: Path) -> None:
+    """As text: who was asked, what they said, and how one would be logged in; the status is 0."""
+    routed(folder)
+    said = run("-W", "error", "-m", "mailroute.cli", "route", "alice", folder=folder)
+    assert said.returncode == 0, said.stderr
+    lines = said.stdout.splitlines()
+    assert lines[0] == "alice (imap)"
+    assert re.fullmatch(r"  route\[1\] \(table\): unknown in [\d.]+ ms", lines[1])
+    assert re.fullmatch(r"  route\[2\] \(default\): route in [\d.]+ ms", lines[2])
+    assert lines[3].startswith(
+        "lives at east: tcp:10.0.0.1:143, security none, identity native, login replay"
+    )
+    assert lines[3].endswith("as alice")
+    assert not said.stderr
+
+
+def test_route_as_json(folder: Path) -> None:
+    """The same as JSON, for programs."""
+    file = routed(folder)
+    said = run("-m", "mailroute.cli", "route", "bob", "--json", "--config", str(file), folder=folder.parent)
+    answer = json.loads(said.stdout)
+    assert answer["asked"][0]["outcome"] == "route"
+    assert answer["places"][0]["user"] == "b.smith"
+    assert answer["refused"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["bob\n"], 2, "not a user name"),
+        (["bob", "--protocol", "lmtp"], 2, 'no listener speaks "lmtp"'),
+        (["bob", "--config", "missing.toml"], 1, "missing.toml: cannot be read"),
+        (["bob", "--client", "nowhere"], 2, "invalid _address value"),
+        (["bob", "--password-file", "missing"], 2, "cannot read missing: No such file"),
+    ],
+)
+def test_route_says_what_is_wrong(folder: Path, arguments: list[str], status: int, says: str) -> None:
+    """A question that makes no sense, and a configuration that is wrong, are told without a traceback."""
+    routed(folder)
+    said = run("-m", "mailroute.cli", "route", *arguments, folder=folder)
+    assert said.returncode == status
+    assert says in said.stderr
+    assert "Traceback" not in said.stderr
+    assert not said.stdout

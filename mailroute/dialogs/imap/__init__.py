@@ -8,13 +8,14 @@ from zope.interface import implementer
 
 from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import ImapLogin
+from mailroute.dialogs.imap.probe import ImapProbe
 from mailroute.dialogs.imap.replies import check_capability
 from mailroute.events import DialogTerms, LoginTerms
-from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
+from mailroute.interfaces import IDialog, ILogin, ILoginProtocol, IProbe, IProbedProtocol
 from mailroute.wire.sasl import MECHANISMS
 
 
-@implementer(ILoginProtocol)
+@implementer(ILoginProtocol, IProbedProtocol)
 class ImapProtocol:
     """Makes the two halves of an IMAP session's beginning."""
 
@@ -23,6 +24,8 @@ class ImapProtocol:
     mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
     logins = True
     starttls = True
+    port = 143
+    tls_port: int | None = 993
 
     def check_capability(self, word: str) -> None:
         """Check a word of the answer to CAPABILITY."""
@@ -35,6 +38,10 @@ class ImapProtocol:
     def login(self, terms: LoginTerms) -> ILogin:
         """Make the login for one connection to a backend."""
         return ImapLogin(terms)
+
+    def probe(self, terms: LoginTerms) -> IProbe:
+        """Make what looks at one backend, over one connection."""
+        return ImapProbe(terms)
 
 
 IMAP = ImapProtocol()

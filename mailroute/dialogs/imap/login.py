@@ -179,7 +179,7 @@ class ImapLogin(CommandLogin):
         Both go out together: the ID's answer does not matter, and to wait for
         it would cost the user a round trip.
         """
-        capabilities = _upper_case(self._capabilities)
+        capabilities = upper_case(self._capabilities)
         if self._terms.tell_client and b"ID" in capabilities:
             hello = order.seam
             pairs = hello.id_pairs if isinstance(hello, Hello) else ()
@@ -255,5 +255,6 @@ def _words(listed: bytes) -> bytes:
 
 
 @lru_cache(16)
-def _upper_case(capabilities: bytes) -> frozenset[bytes]:
+def upper_case(capabilities: bytes) -> frozenset[bytes]:
+    """Return the capabilities of a list, in upper case."""
     return frozenset(capabilities.upper().split())

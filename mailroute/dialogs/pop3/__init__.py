@@ -8,13 +8,14 @@ from zope.interface import implementer
 
 from mailroute.dialogs.pop3.dialog import Pop3Dialog
 from mailroute.dialogs.pop3.login import Pop3Login
+from mailroute.dialogs.pop3.probe import Pop3Probe
 from mailroute.dialogs.pop3.replies import check_capability
 from mailroute.events import DialogTerms, LoginTerms
-from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
+from mailroute.interfaces import IDialog, ILogin, ILoginProtocol, IProbe, IProbedProtocol
 from mailroute.wire.sasl import MECHANISMS
 
 
-@implementer(ILoginProtocol)
+@implementer(ILoginProtocol, IProbedProtocol)
 class Pop3Protocol:
     """Makes the two halves of a POP3 session's beginning."""
 
@@ -23,6 +24,8 @@ class Pop3Protocol:
     mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
     logins = True
     starttls = True
+    port = 110
+    tls_port: int | None = 995
 
     def check_capability(self, word: str) -> None:
         """Check a line of the answer to CAPA."""
@@ -35,6 +38,10 @@ class Pop3Protocol:
     def login(self, terms: LoginTerms) -> ILogin:
         """Make the login for one connection to a backend."""
         return Pop3Login(terms)
+
+    def probe(self, terms: LoginTerms) -> IProbe:
+        """Make what looks at one backend, over one connection."""
+        return Pop3Probe(terms)
 
 
 POP3 = Pop3Protocol()

@@ -81,15 +81,21 @@ class Pop3Login(XclientLogin):
         self._takes_xclient = _XCLIENT.match(text) is not None
         if not self._secure:
             # Without asking for its capabilities first: a list in the clear proves nothing.
-            self._said += b"STLS\r\n"
-            self._state = STARTTLS
+            self._ask_for_tls()
         else:
             self._begin()
 
     def _begin(self) -> None:
         if self._terms.method is Method.NONE:
             self._prepared()
-            return
+        else:
+            self._ask_capabilities()
+
+    def _ask_for_tls(self) -> None:
+        self._said += b"STLS\r\n"
+        self._state = STARTTLS
+
+    def _ask_capabilities(self) -> None:
         self._said += b"CAPA\r\n"
         self._state = CAPABILITIES
 

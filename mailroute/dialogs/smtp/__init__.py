@@ -13,6 +13,7 @@ from zope.interface import implementer
 from mailroute.dialogs.smtp import dialect as dialects
 from mailroute.dialogs.smtp.extensions import check_line, check_optional
 from mailroute.dialogs.smtp.login import SmtpLogin
+from mailroute.dialogs.smtp.probe import SmtpProbe
 from mailroute.dialogs.smtp.receiver import Receiver
 from mailroute.dialogs.smtp.sender import Sender
 from mailroute.dialogs.smtp.submission import SubmissionDialog
@@ -25,13 +26,15 @@ from mailroute.interfaces import (
     ILogin,
     ILoginProtocol,
     INamedProtocol,
+    IProbe,
+    IProbedProtocol,
     IReceiver,
     ISender,
 )
 from mailroute.wire.sasl import MECHANISMS
 
 
-@implementer(IDeliveryProtocol)
+@implementer(IDeliveryProtocol, IProbedProtocol)
 class DeliveryProtocol:
     """Makes the halves of a delivery in one of the two dialects."""
 
@@ -45,6 +48,8 @@ class DeliveryProtocol:
         self._dialect = dialect
         self.name = dialect.name
         self.splits = dialect.splits
+        self.port = dialect.port
+        self.tls_port = dialect.tls_port
 
     def check_capability(self, word: str) -> None:
         """Check a keyword of the EHLO reply."""
@@ -58,16 +63,22 @@ class DeliveryProtocol:
         """Make what gets one connection ready to take mail."""
         return SmtpLogin(self._dialect, terms)
 
+    def probe(self, terms: LoginTerms) -> IProbe:
+        """Make what looks at one backend, over one connection."""
+        return SmtpProbe(self._dialect, terms)
+
     def sender(self, welcome: object) -> ISender:
         """Make the backend's half for one connection that is ready."""
         return Sender(self._dialect, welcome if isinstance(welcome, Mapping) else {})
 
 
-@implementer(ILoginProtocol, INamedProtocol)
+@implementer(ILoginProtocol, INamedProtocol, IProbedProtocol)
 class SubmissionProtocol:
     """Makes the two halves of the beginning of a session in which mail is submitted."""
 
     name = dialects.SUBMISSION.name
+    port = dialects.SUBMISSION.port
+    tls_port = dialects.SUBMISSION.tls_port
     alpn: ClassVar[tuple[bytes, ...]] = ()
     mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
     logins = True
@@ -84,6 +95,10 @@ class SubmissionProtocol:
     def login(self, terms: LoginTerms) -> ILogin:
         """Make the login for one connection to a backend."""
         return SubmissionLogin(terms)
+
+    def probe(self, terms: LoginTerms) -> IProbe:
+        """Make what looks at one backend, over one connection."""
+        return SmtpProbe(dialects.SUBMISSION, terms)
 
 
 LMTP = DeliveryProtocol(dialects.LMTP)

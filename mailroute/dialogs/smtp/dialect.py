@@ -16,17 +16,20 @@ class Dialect:
 
     ``hello``: the command that begins a session.  ``proto``: what XCLIENT
     calls it.  ``splits``: the message's end is answered for each recipient.
+    ``port`` and ``tls_port``: where it is usually served.
     """
 
     name: str
     hello: bytes
     proto: bytes
     splits: bool
+    port: int
+    tls_port: int | None = None
 
 
-SMTP = Dialect("smtp", b"EHLO", b"ESMTP", splits=False)
-SUBMISSION = Dialect("submission", b"EHLO", b"ESMTP", splits=False)
-LMTP = Dialect("lmtp", b"LHLO", b"LMTP", splits=True)
+SMTP = Dialect("smtp", b"EHLO", b"ESMTP", splits=False, port=25)
+SUBMISSION = Dialect("submission", b"EHLO", b"ESMTP", splits=False, port=587, tls_port=465)
+LMTP = Dialect("lmtp", b"LHLO", b"LMTP", splits=True, port=24)
 
 
 @frozen

@@ -14,8 +14,8 @@ from mailroute.events import LoggedIn, LoginEvent, LoginOrder, LoginTerms, Reaso
 from mailroute.wire.lines import Parts
 from mailroute.wire.smtp_reader import ReplyReader
 
-_HELLO = State("waiting for the answer to EHLO or LHLO")
-_XCLIENT = State("waiting for the answer to XCLIENT")
+HELLO = State("waiting for the answer to EHLO or LHLO")
+XCLIENT = State("waiting for the answer to XCLIENT")
 
 
 class SmtpLogin(CommandLogin):
@@ -71,7 +71,7 @@ class SmtpLogin(CommandLogin):
         return self._seam.host_name.encode("ascii", "replace")
 
     def _say_hello(self) -> None:
-        self._state = _HELLO
+        self._state = HELLO
         self._said += b"%s %s\r\n" % (self._dialect.hello, self._hello_name())
 
     def _hello_answered(self, texts: Parts) -> None:
@@ -91,7 +91,7 @@ class SmtpLogin(CommandLogin):
                 self._refuse(Reason.MISCONFIGURED, str(error))
                 return
             if self._to_tell:
-                self._state = _XCLIENT
+                self._state = XCLIENT
                 self._said += self._to_tell.pop(0)
                 return
         self._ready(extensions)
@@ -121,7 +121,7 @@ class SmtpLogin(CommandLogin):
 
 _ANSWERED: Mapping[State, Callable[[SmtpLogin, Parts], None]] = {
     GREETING: SmtpLogin._greeting,
-    _HELLO: SmtpLogin._hello_answered,
+    HELLO: SmtpLogin._hello_answered,
     STARTTLS: SmtpLogin._starttls_answered,
-    _XCLIENT: SmtpLogin._xclient_answered,
+    XCLIENT: SmtpLogin._xclient_answered,
 }

@@ -98,9 +98,12 @@ def outcome_of(reply: Reply) -> Outcome:
 
 def said(reply: Reply) -> str:
     """Return a backend's reply for the log."""
-    return f"the backend said: {reply.code} " + " ".join(
-        line.decode("utf-8", "backslashreplace") for line in reply.lines
-    )
+    return f"the backend said: {text_of(reply)}"
+
+
+def text_of(reply: Reply) -> str:
+    """Return a backend's reply as one line of text."""
+    return f"{reply.code} " + " ".join(line.decode("utf-8", "backslashreplace") for line in reply.lines)
 
 
 def reply_to(outcome: Outcome) -> Reply:
