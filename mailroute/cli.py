@@ -83,25 +83,28 @@ def _route(arguments: argparse.Namespace) -> int:
     found: list[whereabouts.Whereabouts] = []
 
     async def ask(clock: object) -> None:
-        found.append(
-            await whereabouts.find(
+        user = arguments.user.encode("utf-8", "surrogateescape")
+        try:
+            answer = await whereabouts.find(
                 settings,
-                arguments.user.encode("utf-8", "surrogateescape"),
+                user,
                 arguments.protocol,
                 clock,
                 client=arguments.client,
                 password=arguments.password_file,
             )
-        )
+        except whereabouts.CannotAsk as error:
+            print(f"mailroute route: {error}", file=sys.stderr)
+        else:
+            found.append(answer)
 
     try:
         react(ask)
-    except whereabouts.CannotAsk as error:
-        print(f"mailroute route: {error}", file=sys.stderr)
-        return 2
     except SystemExit as end:  # which is how it returns
         if end.code:
             raise
+    if not found:
+        return 2
     [answer] = found
     if arguments.json:
         print(json.dumps(answer.as_json(), indent=2))
@@ -152,7 +155,7 @@ def _add_route(commands: Any) -> None:
     route = commands.add_parser(
         "route",
         help="say where an account lives, who was asked, and how one would be logged in",
-        description="Ask the configured routes for an account, without logging in.  The status is 0 if it has one.",
+        description="Ask the routes for an account, without logging in.  The status is 0 if it has one.",
     )
     route.add_argument("user", metavar="USER", help="the user's name, as a client sends it")
     route.add_argument("--protocol", default="imap", metavar="NAME", help="imap unless given")
@@ -167,7 +170,7 @@ def _add_route(commands: Any) -> None:
         "--client",
         type=_address,
         metavar="ADDRESS",
-        help="from where the client would come; unknown unless given",
+        help="from where the client would come",
     )
     route.add_argument(
         "--password-file",

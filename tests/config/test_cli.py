@@ -109,7 +109,7 @@ def routed(folder: Path) -> Path:
     return file
 
 
-def test_route_says_where_an_account_lives(folder: Path, tmp_path: Path) -> None:
+def test_route_says_where_an_account_lives(folder: Path) -> None:
     """As text: who was asked, what they said, and how one would be logged in; the status is 0."""
     routed(folder)
     said = run("-W", "error", "-m", "mailroute.cli", "route", "alice", folder=folder)
@@ -119,7 +119,7 @@ def test_route_says_where_an_account_lives(folder: Path, tmp_path: Path) -> None
     assert re.fullmatch(r"  route\[1\] \(table\): unknown in [\d.]+ ms", lines[1])
     assert re.fullmatch(r"  route\[2\] \(default\): route in [\d.]+ ms", lines[2])
     assert lines[3].startswith(
-        "lives at east: tcp:10.0.0.1:143, security none, identity native, login replay"
+        "lives at east: tcp:10.0.0.1:143, security starttls, identity native, login replay"
     )
     assert lines[3].endswith("as alice")
     assert not said.stderr
