@@ -519,3 +519,14 @@ def test_no_event_shows_a_secret():
     conversation = talk()
     events = conversation.half.receive(b"a LOGIN bob hunter22\r\n")
     assert "hunter22" not in repr(events)
+
+
+def test_where_no_password_can_be_right_none_is_asked_for() -> None:
+    """LOGIN is announced as disabled, and refused, where nobody could check a password."""
+    talk = Conversation(ImapDialog(DialogTerms(mechanisms=("XOAUTH2",), passwords=False)))
+    talk.hears(b"a CAPABILITY\r\n")
+    said = talk.said()
+    assert b" AUTH=XOAUTH2 LOGINDISABLED\r\n" in said
+    talk.hears(b"b LOGIN bob secret\r\n")
+    assert talk.said().startswith(b"b NO ")
+    assert not talk.events
