@@ -31,7 +31,7 @@ from mailroute.descriptors import NOTHING, Descriptors
 from mailroute.events import Address, Client, Farewell
 from mailroute.gate import Gate
 from mailroute.house import House
-from mailroute.interfaces import IClientLeg, IDeparture, ISession
+from mailroute.legs import IClientLeg, IDeparture, ISession
 from mailroute.sockets.transport import HubTransport
 from mailroute.tls import explain, shakes_hands
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, ITransport
 from zope.interface import Attribute, Interface
 
 from mailroute.envelope import (
@@ -45,7 +44,6 @@ from mailroute.envelope import (
 )
 from mailroute.events import (
     Change,
-    Client,
     DialogEvent,
     DialogTerms,
     Farewell,
@@ -273,7 +271,8 @@ class IRouter(Interface):
     """Knows where accounts live.
 
     A router that also provides `twisted.application.service.IService` is
-    started and stopped with the program.
+    started and stopped with the program.  One that may answer with a route that
+    is ``proven`` says so by an attribute ``proves`` that is true.
     """
 
     def route(lookup: Lookup) -> Route | Deferred[Route | None] | None:
@@ -318,63 +317,3 @@ class IBackend(Interface):
 
         :raises ValueError: it cannot be like that; the text says why.
         """
-
-
-class ISession(Interface):
-    """What carries one client's connection, as that sees it."""
-
-    def begin() -> None:
-        """The connection is ready, TLS from the first byte included: greet."""
-
-    def received(data: bytes) -> None:
-        """Bytes came from the client."""
-
-    def half_closed() -> None:
-        """The client will send no more, and may still read."""
-
-    def secured() -> None:
-        """TLS that was asked for is on."""
-
-    def lost(why: str) -> None:
-        """The client's connection is gone."""
-
-    def leave(why: Farewell) -> None:
-        """End the connection."""
-
-
-class IClientLeg(Interface):
-    """A client's connection, as its session sees it."""
-
-    def write(data: bytes) -> None:
-        """Send these bytes to the client."""
-
-    def start_tls() -> None:
-        """Begin the TLS handshake; the session's ``secured`` is called at its end."""
-
-    def pause() -> None:
-        """Stop reading; what has been read already may still arrive."""
-
-    def resume() -> None:
-        """Read again; if the client has shut its writing side, say so again."""
-
-    def watch(producer: IPushProducer) -> None:
-        """Pause this one while the client does not take what is written, and resume it then."""
-
-    def close() -> None:
-        """Close once everything is written, or soon in any case."""
-
-    def dialling() -> None:
-        """Make room for the backend's connection: it is dialled now."""
-
-    def client() -> Client:
-        """Return what is known of the client now."""
-
-    def hand_over() -> tuple[ITransport, IDeparture]:
-        """Return the transport for the splice, and what takes the leg's place; the leg is not used again."""
-
-
-class IDeparture(Interface):
-    """What is left of a client's connection that has been spliced."""
-
-    def close() -> None:
-        """Count the client out: the splice has ended."""

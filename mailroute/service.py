@@ -33,7 +33,8 @@ from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
 from mailroute.house import Door, House, Join, Parting
-from mailroute.interfaces import IAuthenticator, IClientLeg, IDeliveryProtocol, ILoginProtocol, ISession
+from mailroute.interfaces import IAuthenticator, IDeliveryProtocol, ILoginProtocol
+from mailroute.legs import IClientLeg, ISession
 from mailroute.listening import Listening
 from mailroute.pipe import Joint, Order, SpliceTerms, join
 from mailroute.proofs import Proof

@@ -33,7 +33,7 @@ from mailroute.events import (
     Send,
 )
 from mailroute.house import Door, House, Joined
-from mailroute.interfaces import IClientLeg, ISession
+from mailroute.legs import IClientLeg, ISession
 from mailroute.places import lets_in_anybody, order_for
 from mailroute.proofs import Proof
 from mailroute.record import SessionRecord

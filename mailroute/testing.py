@@ -23,7 +23,8 @@ from mailroute.events import (
     Route,
     Send,
 )
-from mailroute.interfaces import IBackend, IClientLeg, IDialog, ILogin, IMailProtocol, IRouter
+from mailroute.interfaces import IBackend, IDialog, ILogin, IMailProtocol, IRouter
+from mailroute.legs import IClientLeg
 
 CLIENT = Client("session-1", Address("192.0.2.7", 40000), Address("192.0.2.1", 143))
 """A client to test with; the addresses are documentation's (RFC 5737)."""

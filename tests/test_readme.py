@@ -31,6 +31,8 @@ from mailroute.config.values import MAX_WORKERS
 from mailroute.demo.certificate import self_signed
 from mailroute.events import Reason, Refusal
 from mailroute.record import SessionRecord
+from mailroute.routers.answers import FIELDS, FORWARD, REFUSALS
+from mailroute.sources.options import SlowOptions
 from mailroute.testing import CLIENT
 from mailroute.workers import supervisor
 
@@ -360,19 +362,44 @@ def test_what_is_said_of_workers_is_so() -> None:
     assert f"1 second, 2, 4 and so on, up to {supervisor.LONGEST_DELAY:g}." in text
 
 
+SLOW = "### Sources that ask elsewhere"
+
+
+def keys_of(source: str) -> list[str]:
+    """Return the keys that a kind of route says it has."""
+    with pytest.raises(routers.BadOption) as error:
+        routers.source(source).router({"0": 0}, routers.SourceContext(Path(), frozenset(), str, None, None))
+    return error.value.message.removeprefix("unknown key; known: ").split(", ")
+
+
 def test_the_reference_has_every_route() -> None:
     """The kinds of routes and their keys are those that there are."""
     text = section(TEXT, "### `[[route]]`")
-    [kinds], *keys = tables(text)
+    [kinds, forgiving], *quick = tables(text)
+    (common, _, *slow), elsewhere = tables(section(TEXT, SLOW)), section(TEXT, SLOW)
     built_in = [source.name for source in routers._BUILT_IN]
-    assert re.findall(r'`"(\w+)"`', kinds[2]) == built_in
-    assert re.findall(r'^`source = "(\w+)"`', text, re.MULTILINE) == built_in
-    for name, table in zip(built_in, keys, strict=True):
-        with pytest.raises(routers.BadOption) as error:
-            routers.source(name).router({"0": 0}, routers.SourceContext(Path(), frozenset(), str, None, None))
-        assert (
-            error.value.message == f"unknown key; known: {', '.join(sorted(code(row[0]) for row in table))}"
-        )
+    assert re.findall(r'`"([\w-]+)"`', kinds[2]) == built_in
+    assert code(forgiving[0]) == "on_error"
+    said = [re.findall(r'^`source = "([\w-]+)"`', each, re.MULTILINE) for each in (text, elsewhere)]
+    assert [*said[0], *said[1]] == built_in
+    for name, table in zip(said[0], quick, strict=True):
+        assert keys_of(name) == sorted(code(row[0]) for row in table)
+    for name, table in zip(said[1], slow, strict=True):
+        assert keys_of(name) == sorted(code(row[0]) for row in (*common, *table))
+
+
+def test_the_reference_has_what_slow_sources_have() -> None:
+    """The keys of all slow sources, their defaults, and the fields of an answer are those that there are."""
+    common, answer, *_ = tables(section(TEXT, SLOW))
+    models = SlowOptions.model_fields
+    assert [code(row[0]) for row in common] == list(models)
+    assert [row[3].split("`")[1] for row in common[1:]] == [
+        f"{models[code(row[0])].default:g}" for row in common[1:]
+    ]
+    named = re.findall(r"`(\w+)`", " ".join(row[0] for row in answer))
+    assert sorted(named) == sorted([*FIELDS, f"{FORWARD}NAME"])
+    refusals = next(row[1] for row in answer if row[0] == "`refuse`")
+    assert set(re.findall(r"`(\w+)`", refusals)) == REFUSALS.keys() - {"unavailable"}
 
 
 def test_the_reference_has_every_authenticator() -> None:

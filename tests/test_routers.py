@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, execute, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
@@ -15,7 +16,7 @@ from zope.interface import implementer, verify
 from mailroute import routers
 from mailroute.events import Client, LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter, IRouteSource
-from mailroute.routers import BadOption, Chain, SourceContext
+from mailroute.routers import BadAnswer, BadOption, Chain, Forgiving, SourceContext
 
 CLIENT = Client("session", None, None)
 EAST, WEST = Route("east"), Route("west")
@@ -263,8 +264,8 @@ def test_a_cancelled_question_is_nobodys_fault() -> None:
 @pytest.mark.parametrize(
     ("answer", "detail"),
     [
-        (Route("north"), 'route[1] names the backend "north", which does not exist'),
-        ("east", "route[1] answered with str instead of a Route"),
+        (Route("north"), 'route[1] gave nonsense: the backend "north" does not exist'),
+        ("east", "route[1] gave nonsense: str instead of a Route"),
     ],
 )
 def test_an_answer_that_leads_nowhere_is_a_misconfiguration(late: bool, answer: object, detail: str) -> None:
@@ -277,3 +278,37 @@ def test_an_answer_that_leads_nowhere_is_a_misconfiguration(late: bool, answer: 
     assert isinstance(found, LoginRefused)
     assert found.refusal == Refusal(Reason.MISCONFIGURED, detail)
     assert says[1].asked == 0
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        (OSError("down"), True),
+        (LoginRefused(Refusal(Reason.UNAVAILABLE, "come later")), True),
+        (LoginRefused(Refusal(Reason.CONTACT_ADMIN, "disabled")), False),
+        (LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, "wrong")), False),
+        (BadAnswer("nonsense"), False),
+    ],
+)
+def test_a_source_that_cannot_tell_may_be_passed_over(answer: Exception, passes: bool, later: bool) -> None:
+    """With on_error = "next" a failure, or "later", asks the next; a refusal or nonsense never does."""
+    first = Forgiving("route[1]", Says(fail(answer) if later else answer))
+    chain = Chain([("route[1]", first), ("route[2]", Says(EAST))], frozenset({"east"}))
+    try:
+        found = outcome(chain.route(Lookup("alice", "imap", CLIENT)))
+    except LoginRefused as refused:
+        found = refused
+    assert (found == EAST) is passes
+    assert passes or isinstance(found, LoginRefused)
+
+
+def test_a_router_that_is_passed_over_runs() -> None:
+    """A source that has to run does so inside what forgives it."""
+
+    class Running(Service, Says):
+        pass
+
+    inner = Running(EAST)
+    Forgiving("route[1]", inner).startService()
+    assert inner.running

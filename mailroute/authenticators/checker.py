@@ -20,7 +20,8 @@ from zope.interface import implementer
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal
 from mailroute.interfaces import IAuthenticateSource, IAuthenticator
 from mailroute.proofs import Proof
-from mailroute.sources import BadOption, Copies, InThread, SourceContext, did_you_mean, only, text
+from mailroute.sources import BadOption, Copies, InThread, SourceContext, only, text
+from mailroute.wording import did_you_mean
 
 
 @implementer(IAuthenticator)

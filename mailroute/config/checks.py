@@ -14,7 +14,7 @@ from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Settings
 from mailroute.events import Identity, Method, Security
-from mailroute.interfaces import IDeliveryProtocol, IMailProtocol
+from mailroute.interfaces import IDeliveryProtocol, IMailProtocol, IRouter
 from mailroute.proofs import Proof, proof_of
 from mailroute.sources import unknown_backend
 from mailroute.tls import client_tls
@@ -42,7 +42,8 @@ class Parts:
 
     ``served`` (protocols), ``named`` (backends) and ``certified`` are of the
     whole configuration: a part that is wrong in itself must not make another
-    look wrong.  ``shared``: workers are to share the listeners.
+    look wrong.  ``shared``: workers are to share the listeners.  ``proved``: a
+    router may check passwords (`mailroute.events.Route.proven`).
     """
 
     listeners: Mapping[int, Listener]
@@ -53,6 +54,7 @@ class Parts:
     authenticators: Authenticators
     missing: tuple[str, ...] = field(default=())
     shared: bool = False
+    proved: bool = False
 
 
 def check(settings: Settings) -> None:
@@ -71,12 +73,18 @@ def check(settings: Settings) -> None:
         authenticators=Authenticators(bool(settings.authenticators), proofs(settings.authenticators)),
         missing=tuple(name for name in needed(settings.listeners, listeners) if not blocks[name]),
         shared=settings.workers != 1,
+        proved=any(proves(router) for _, router in settings.routes),
     )
     found = [Problem(None, written(fault.path), fault.message) for fault in faults(whole)]
     if whole.shared and settings.source is None:
         found.append(Problem(None, "workers", _NO_SOURCE))
     if found:
         raise ConfigError(found)
+
+
+def proves(router: IRouter) -> bool:
+    """Tell whether a router may check passwords."""
+    return bool(getattr(router, "proves", False))
 
 
 def protocol_of(name: str, listeners: Iterable[Listener]) -> IMailProtocol | None:
@@ -167,10 +175,7 @@ def _of_listener(listener: Listener, whole: Parts) -> _Found:
 def _of_listener_logins(listener: Listener, whole: Parts) -> _Found:
     """Find logins that nobody would check, and mechanisms that nobody can."""
     if listener.authenticate is None and not whole.authenticators.present:
-        chosen = whole.backends
-        if listener.backend is not None:
-            chosen = {each: backend for each, backend in chosen.items() if each == listener.backend}
-        yield from _unchecked(listener.protocol.name, chosen)
+        yield from _unchecked(listener, whole)
         return
     can, who = whole.authenticators.proofs, "no [[authenticate]] block can check: remove it"
     if listener.authenticate is not None:
@@ -233,9 +238,14 @@ def _of_listener_tls(listener: Listener, certified: bool) -> _Found:
         yield ("cleartext_login",), message
 
 
-def _unchecked(protocol: str, backends: Mapping[str, Backend]) -> _Found:
+def _unchecked(listener: Listener, whole: Parts) -> _Found:
     """Find the backends that would let in anybody whom this listener sends there."""
-    for name, backend in backends.items():
+    if whole.proved and asks_routes(listener):
+        return  # whom a router has not checked no session lets in
+    protocol, only = listener.protocol.name, listener.backend
+    for name, backend in whole.backends.items():
+        if only not in (None, name):
+            continue
         if protocol in backend.endpoints and backend.login is not Method.REPLAY:
             yield (
                 ("authenticate",),

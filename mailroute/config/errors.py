@@ -62,26 +62,3 @@ def written(path: KeyPath) -> str:
         else:
             text += f".{part}" if text else part
     return text
-
-
-def shown(value: object) -> str:
-    """Return a value roughly as it stands in TOML."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, list | tuple):
-        return "a list"
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, int | float):
-        return str(value)
-    return f"a {type(value).__name__}"
-
-
-def listed(words: Iterable[str]) -> str:
-    """Return the words in quotes, as a choice."""
-    quoted = [f'"{word}"' for word in words]
-    if len(quoted) < 2:
-        return "".join(quoted)
-    return f"{', '.join(quoted[:-1])} or {quoted[-1]}"

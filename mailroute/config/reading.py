@@ -17,13 +17,14 @@ from mailroute import dialogs
 from mailroute.authenticators import Link
 from mailroute.computing import Computing
 from mailroute.config import checks, endpoints, sourced, values
-from mailroute.config.errors import ConfigError, Fault, Problem, listed, shown, written
+from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, UserNamesTable
 from mailroute.config.source import Source, plain
 from mailroute.names import UserNames
 from mailroute.proofs import Proof
-from mailroute.sources import Copies, SourceContext, did_you_mean
+from mailroute.sources import Copies, SourceContext
 from mailroute.toml_lines import key_lines, line_of
+from mailroute.wording import did_you_mean, message, shown
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Result = TypeVar("_Result")
@@ -150,9 +151,10 @@ class _Reader:
             UserNames() if names is None else UserNames(names.lowercase_local_part, names.default_domain)
         )
         context = self._source_context(document, user_names)
-        routes = self._sourced(document, "route", context, sourced.ROUTES.read)
+        routes = self._sourced(document, "route", context, sourced.read_route)
         links = self._sourced(document, "authenticate", context, sourced.read_link)
-        self._check(document, listeners, backends, links, workers != 1)
+        proved = any(checks.proves(router) for _, router in routes)
+        self._check(document, listeners, backends, links, workers != 1, proved)
         if self.faults or limits is None:
             return None
         return Settings(
@@ -177,6 +179,7 @@ class _Reader:
         backends: Mapping[str, Backend],
         links: Sequence[Link],
         shared: bool,
+        proved: bool,
     ) -> None:
         """Check how the sound parts go together."""
         tables = [table for table in _table(document, "backend").values() if isinstance(table, Mapping)]
@@ -193,6 +196,7 @@ class _Reader:
                 authenticators=_authenticators(document, links),
                 missing=tuple(key for key in needed if not document.get(key)),
                 shared=shared,
+                proved=proved,
             )
         )
 
@@ -236,7 +240,7 @@ class _Reader:
             known = [*(name for name in model.model_fields if name != "endpoints"), *also]
             for found in error.errors(include_url=False):
                 if found["type"] != "default_factory_not_called":  # follows from another error
-                    self._fault((*path, *found["loc"]), _message(found, model, known))
+                    self._fault((*path, *found["loc"]), message(found, model, partial(_unknown, known=known)))
             return None
 
     def _backends(self, document: Mapping[str, Any], listeners: Iterable[Listener]) -> dict[str, Backend]:
@@ -317,33 +321,3 @@ def _unknown(key: str, known: Iterable[str]) -> str:
     if key in _KEYS:
         return "must stand above the first table: write it at the top of the file"
     return f"unknown key{did_you_mean(key, known)}"
-
-
-_KINDS = {
-    "string_type": "a string in quotes",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number of seconds",
-    "finite_number": "a finite number",
-    "greater_than_equal": "0 or more",
-}
-
-
-def _message(found: Any, model: type[BaseModel], known: Iterable[str]) -> str:
-    """Say a pydantic error in our words."""
-    key, sort, value = found["loc"][-1], found["type"], found["input"]
-    if sort == "extra_forbidden":
-        return _unknown(str(key), known)
-    if sort == "missing":
-        examples = model.model_fields[str(key)].examples or [""]
-        return f'missing: write for example {key} = "{examples[0]}"'
-    if sort == "value_error":
-        return str(found["ctx"]["error"])
-    if sort == "enum":
-        annotation: Any = model.model_fields[str(key)].annotation
-        return f"must be {listed(choice.value for choice in annotation)}, not {shown(value)}"
-    if sort in _KINDS:
-        return f"must be {_KINDS[sort]}, not {shown(value)}"
-    return f"{found['msg']}, not {shown(value)}"

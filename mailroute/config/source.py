@@ -11,8 +11,8 @@ from typing import Any
 
 from attrs import field, frozen
 
-from mailroute.config.errors import shown
 from mailroute.toml_lines import KeyPath
+from mailroute.wording import shown
 
 _PLAIN = (str, bytes, int, float, date, time, PurePath, Enum, NoneType)  # a datetime is a date
 

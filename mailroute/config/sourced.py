@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from mailroute import authenticators, routers
 from mailroute.authenticators import Link
-from mailroute.config.errors import listed, shown, written
+from mailroute.config.errors import written
 from mailroute.interfaces import IAuthenticator, IRouter
 from mailroute.sources import BadOption, SourceContext, UnknownSource
 from mailroute.toml_lines import KeyPath
+from mailroute.wording import listed, shown
 
 _Made = TypeVar("_Made")
 
@@ -47,8 +48,9 @@ class Kind(Generic[_Made]):
             said = "missing" if name is None else f"must be a string, not {shown(name)}"
             fault((*path, "source"), f"{said}: write one of {listed(self.known())}")
             return None
+        label = f"{written(path)} ({name})"
         try:
-            return f"{written(path)} ({name})", self.make(name, options, context)
+            return label, self.make(name, options, evolve(context, label=label))
         except UnknownSource as error:
             fault((*path, "source"), str(error))
         except BadOption as error:
@@ -58,7 +60,7 @@ class Kind(Generic[_Made]):
         return None
 
 
-ROUTES: Kind[IRouter] = Kind(
+_ROUTERS: Kind[IRouter] = Kind(
     "route",
     IRouter,
     routers.known,
@@ -75,15 +77,33 @@ _AUTHENTICATORS: Kind[IAuthenticator] = Kind(
 _ON_ERROR = {"refuse": False, "next": True}
 
 
+def read_route(
+    position: int, block: Any, context: SourceContext, fault: TellFault
+) -> tuple[str, IRouter] | None:
+    """Return a router with its label, or ``None`` if there is something wrong in its block."""
+    found = _read(_ROUTERS, position, block, context, fault)
+    if found is None:
+        return None
+    label, router, lenient = found
+    return label, routers.Forgiving(label, router) if lenient else router
+
+
 def read_link(position: int, block: Any, context: SourceContext, fault: TellFault) -> Link | None:
     """Return an authenticator's link in the chain, or ``None`` if there is something wrong in its block."""
+    found = _read(_AUTHENTICATORS, position, block, context, fault)
+    return None if found is None else Link(*found)
+
+
+def _read(
+    kind: Kind[_Made], position: int, block: Any, context: SourceContext, fault: TellFault
+) -> tuple[str, _Made, bool] | None:
+    """Return what a block stands for, and whether the next one is asked if that fails."""
     on_error: object = "refuse"
     if isinstance(block, Mapping):
         block = dict(block)
         on_error = block.pop("on_error", on_error)
-    found = _AUTHENTICATORS.read(position, block, context, fault)
+    found = kind.read(position, block, context, fault)
     if not isinstance(on_error, str) or on_error not in _ON_ERROR:
-        path = ("authenticate", position, "on_error")
-        fault(path, f"must be {listed(_ON_ERROR)}, not {shown(on_error)}")
+        fault((kind.table, position, "on_error"), f"must be {listed(_ON_ERROR)}, not {shown(on_error)}")
         return None
-    return None if found is None else Link(*found, lenient=_ON_ERROR[on_error])
+    return None if found is None else (*found, _ON_ERROR[on_error])

@@ -23,10 +23,10 @@ from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndp
 from mailroute import authenticators, dialogs
 from mailroute.config import files
 from mailroute.config.endpoints import check_server_endpoint
-from mailroute.config.errors import listed, shown
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import CONTROL
-from mailroute.sources import Copies, did_you_mean
+from mailroute.sources import Copies
+from mailroute.wording import did_you_mean, listed, shown
 
 # RFC 3501 section 9: ATOM-CHAR, and the bracket that it leaves to responses.
 _ATOM = re.compile(r"[A-Za-z0-9!#$&'+,\-./:;<=>?@^_`|~\[]+")

@@ -32,7 +32,7 @@ from mailroute.envelope import (
 )
 from mailroute.events import Farewell, HangUp, Send, StartTLS
 from mailroute.house import House
-from mailroute.interfaces import IClientLeg, ISession
+from mailroute.legs import IClientLeg, ISession
 from mailroute.record import SessionRecord
 
 _log = Logger(namespace="mailroute.delivery")

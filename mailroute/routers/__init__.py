@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from mailroute.interfaces import IRouteSource
-from mailroute.routers.chain import Chain
+from mailroute.routers.chain import Chain, Forgiving
 from mailroute.routers.default import DefaultSource
 from mailroute.routers.hashing import HashSource
 from mailroute.routers.pattern import PatternSource
 from mailroute.routers.table import TableSource
-from mailroute.sources import BadOption, Copies, InThread, Registry, SourceContext, UnknownSource
+from mailroute.sources import BadAnswer, BadOption, Copies, InThread, Registry, SourceContext, UnknownSource
 
 __all__ = [
+    "BadAnswer",
     "BadOption",
     "Chain",
     "Copies",
+    "Forgiving",
     "InThread",
     "SourceContext",
     "UnknownSource",

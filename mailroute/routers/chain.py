@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
 
+from twisted.application.service import IService, MultiService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -11,6 +12,51 @@ from zope.interface import implementer
 
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter
+from mailroute.sources.context import BadAnswer
+
+
+@implementer(IRouter)
+class Forgiving(MultiService):
+    """A router that does not know a user when it cannot tell (``on_error = "next"``).
+
+    It runs the router, if that has to run.
+
+    :param label: what the log calls the router.
+    """
+
+    _log = Logger()
+
+    def __init__(self, label: str, router: IRouter) -> None:
+        super().__init__()
+        self._label = label
+        self._router = router
+        self.proves = getattr(router, "proves", False)
+        if IService.providedBy(router):
+            router.setServiceParent(self)
+
+    def route(self, lookup: Lookup) -> Route | Deferred[Route | None] | None:
+        """Return the router's answer (`IRouter.route`), and ``None`` if it fails or says "later"."""
+        try:
+            answer: object = self._router.route(lookup)
+        except Exception:
+            self._forgive(Failure())
+            return None
+        if isinstance(answer, Coroutine):
+            answer = Deferred.fromCoroutine(answer)
+        if isinstance(answer, Deferred):
+            answer.addErrback(self._forgive)
+        return answer  # type: ignore[return-value]  # the chain looks at it
+
+    def _forgive(self, failure: Failure) -> None:
+        error = failure.value
+        definite = isinstance(error, LoginRefused) and error.refusal.reason is not Reason.UNAVAILABLE
+        if definite or failure.check(BadAnswer, CancelledError):
+            failure.raiseException()
+        why = error.refusal.detail if isinstance(error, LoginRefused) else type(error).__name__
+        self._log.warn("{source} is passed over: {why}", source=self._label, why=why)
+
+    def __str__(self) -> str:
+        return f"{self._router}; when it fails, the next is asked"
 
 
 @implementer(IRouter)
@@ -47,7 +93,7 @@ class Chain:
             except LoginRefused:
                 raise
             except Exception:
-                raise self._broken(label, Failure()) from None
+                raise self._failed(label, Failure()) from None
             if answer is None:
                 continue
             # Nearly all are routes, and to see whether something is a coroutine takes long.
@@ -69,19 +115,24 @@ class Chain:
             # Cancelled: the client has gone or its time is up, which is not the router's fault.
             if failure.check(LoginRefused, CancelledError):
                 return failure
-            return Failure(self._broken(label, failure))
+            return Failure(self._failed(label, failure))
 
         return answer.addCallbacks(answered, failed)
 
     def _checked(self, label: str, answer: object) -> Route:
         if not isinstance(answer, Route):
-            detail = f"{label} answered with {type(answer).__name__} instead of a Route"
-        elif answer.backend not in self._backends:
-            detail = f'{label} names the backend "{answer.backend}", which does not exist'
-        else:
-            return answer
-        raise LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
+            raise self._nonsense(label, f"{type(answer).__name__} instead of a Route")
+        if answer.backend not in self._backends:
+            raise self._nonsense(label, f'the backend "{answer.backend}" does not exist')
+        return answer
 
-    def _broken(self, label: str, failure: Failure) -> LoginRefused:
+    def _nonsense(self, label: str, what: str) -> LoginRefused:
+        """Log an answer that makes no sense, which is the operator's to mend."""
+        self._log.warn("{source} gave an answer that makes no sense: {what}", source=label, what=what)
+        return LoginRefused(Refusal(Reason.MISCONFIGURED, f"{label} gave nonsense: {what}"))
+
+    def _failed(self, label: str, failure: Failure) -> LoginRefused:
+        if isinstance(failure.value, BadAnswer):
+            return self._nonsense(label, str(failure.value))
         self._log.failure("{source} failed", failure=failure, source=label)
         return LoginRefused(Refusal(Reason.UNAVAILABLE, f"{label} failed: {type(failure.value).__name__}"))

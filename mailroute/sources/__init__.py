@@ -2,31 +2,36 @@
 
 from mailroute.sources.context import (
     CONTROL,
+    BadAnswer,
     BadOption,
     Copies,
     InThread,
     SourceContext,
-    did_you_mean,
     only,
     regex,
     text,
     unknown_backend,
 )
+from mailroute.sources.options import Options, SlowOptions, read_options, secret
 from mailroute.sources.registry import Registry, UnknownSource
 from mailroute.sources.users_file import UsersFile
 
 __all__ = [
     "CONTROL",
+    "BadAnswer",
     "BadOption",
     "Copies",
     "InThread",
+    "Options",
     "Registry",
+    "SlowOptions",
     "SourceContext",
     "UnknownSource",
     "UsersFile",
-    "did_you_mean",
     "only",
+    "read_options",
     "regex",
+    "secret",
     "text",
     "unknown_backend",
 ]

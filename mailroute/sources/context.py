@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Protocol, TypeVar
 from attrs import Factory, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+
+from mailroute.wording import did_you_mean
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What no user name holds, as in `mailroute.names`, which this room does not know."""
@@ -89,6 +90,9 @@ class SourceContext:
     copies: Copies = field(factory=Copies, repr=False)
     """For files that are read once: another process may not be able to read them itself."""
 
+    label: str = "the source"
+    """What the log calls the block, such as ``route[1] (sql)``."""
+
     def backend(self, options: Mapping[str, object], key: str = "backend") -> str:
         """Return the option that names a backend.
 
@@ -98,6 +102,10 @@ class SourceContext:
         if name not in self.backends:
             raise BadOption(key, unknown_backend(name, self.backends))
         return name
+
+
+class BadAnswer(Exception):
+    """What a source has answered makes no sense; the text is for the log, and holds no secret."""
 
 
 class BadOption(Exception):
@@ -151,12 +159,3 @@ def only(options: Mapping[str, object], known: Iterable[str]) -> None:
 def unknown_backend(name: str, backends: Iterable[str]) -> str:
     """Say that there is no such backend, for a person."""
     return f"there is no [backend.{name}]{did_you_mean(name, backends) or ': add it, or name another'}"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that proposes the nearest known word, or names them all."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, 1)
-    if near:
-        return f'; did you mean "{near[0]}"?'
-    return f"; known: {', '.join(known)}" if known else ""

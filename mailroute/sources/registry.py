@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.plugin import getPlugins
 
-from mailroute.sources.context import did_you_mean
+from mailroute.wording import did_you_mean
 
 
 class UnknownSource(LookupError):

@@ -1,0 +1,99 @@
+"""The keys of a block whose source has many, and those that every slow source has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mailroute.sources.context import BadOption, SourceContext, unknown_backend
+from mailroute.wording import did_you_mean, message
+
+
+class Options(BaseModel):
+    """The keys of one ``[[route]]`` block, less ``source``."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class SlowOptions(Options):
+    """The keys that every source has that asks somebody else; durations are seconds."""
+
+    backend: str | None = None
+    """The backend where the answer names none, and whose block holds where it names a host;
+    unless given, every answer has to name one."""
+
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5
+    """Seconds for one answer; 5 unless given."""
+
+    cache_ttl: _Seconds = 60
+    """Seconds for which a route is known without asking again, 0 for none; 60 unless given, but 0 where the
+    source also checks the password."""
+
+    negative_ttl: _Seconds = 10
+    """Seconds for which it is known that there is no route, 0 for none; 10 unless given."""
+
+    stale_if_error: _Seconds = 600
+    """Seconds beyond ``cache_ttl`` for which a route is used on when the source fails; 600 unless given."""
+
+    cache_size: Annotated[int, Field(ge=1)] = 10000
+    """How many answers are kept; 10000 unless given."""
+
+    breaker_failures: Annotated[int, Field(ge=0)] = 5
+    """Failures in a row after which the source is left alone for a while, 0 for never; 5 unless given."""
+
+    breaker_pause: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10
+    """Seconds for which it is left alone; 10 unless given."""
+
+
+_Model = TypeVar("_Model", bound=Options)
+
+
+def read_options(model: type[_Model], options: Mapping[str, object], context: SourceContext) -> _Model:
+    """Return the options as a model.
+
+    :raises BadOption: names the first key that is wrong, and says why.
+    """
+    try:
+        read = model.model_validate(dict(options))
+    except ValidationError as error:
+        # A key that is misspelt is the likeliest reason for one that is missing.
+        found = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+        unknown = partial(_unknown, model=model)
+        raise BadOption(str(found["loc"][0]), message(found, model, unknown)) from None
+    backend = getattr(read, "backend", None)
+    if backend is not None and backend not in context.backends:
+        raise BadOption("backend", unknown_backend(backend, context.backends))
+    return read
+
+
+def _unknown(key: str, model: type[BaseModel]) -> str:
+    return f"unknown key{did_you_mean(key, model.model_fields)}"
+
+
+def secret(context: SourceContext, key: str, file: str) -> bytes:
+    """Return the first line of the file that a key names.
+
+    :raises BadOption: it cannot be read, or there is nothing in it.
+    """
+    path = context.folder / Path(file)
+    try:
+        content = context.copies.read(path)
+    except OSError as error:
+        raise BadOption(key, f"cannot read {path}: {error.strerror or error}") from None
+    line = content.split(b"\n", 1)[0].removesuffix(b"\r")
+    if not line:
+        raise BadOption(key, f"{path} is empty: its first line must be the secret")
+    return line

@@ -1,0 +1,381 @@
+"""Around every slow source: caches, one question at a time, a timeout, a breaker."""
+
+import pytest
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal, Route
+from mailroute.routers import guard as module
+from mailroute.routers.guard import MAX_FLIGHTS, Guard
+from mailroute.sources.context import BadAnswer, BadOption, SourceContext
+from mailroute.sources.options import SlowOptions, read_options, secret
+from mailroute.testing import CLIENT
+
+EAST = Route("east")
+
+
+def lookup(user="bob", **fields):
+    return Lookup(user, "imap", CLIENT, **fields)
+
+
+class Source:
+    """A source that answers when the test says so, behind a guard."""
+
+    def __init__(self, tmp_path, *, by_password=False, **options):
+        self.clock = Clock()
+        self.questions = []
+        self.cancelled = 0
+        context = SourceContext(
+            tmp_path, frozenset({"east"}), str, self.clock, lambda call: call(), label="route[1] (slow)"
+        )
+        options = read_options(SlowOptions, options, context)
+        self.guard = Guard(self.ask, options, context, by_password=by_password)
+
+    async def ask(self, question):
+        waiting = Deferred(self._cancel)
+        self.questions.append((question, waiting))
+        return await waiting
+
+    def _cancel(self, _):
+        self.cancelled += 1
+
+    def route(self, user="bob", **fields):
+        """Ask, and return what comes of it: a list that fills, unless it is there at once."""
+        got = []
+        try:
+            answer = self.guard.route(lookup(user, **fields))
+        except LoginRefused as refused:
+            return [refused.refusal]
+        if not isinstance(answer, Deferred):
+            return [answer]
+        answer.addCallbacks(got.append, lambda failure: got.append(failure.value))
+        self.last = answer
+        return got
+
+    def answers(self, answer=EAST):
+        """Answer the oldest question."""
+        _, waiting = self.questions.pop(0)
+        (waiting.errback if isinstance(answer, Exception) else waiting.callback)(answer)
+
+    def learns(self, user="bob", answer=EAST):
+        """Have a question asked and answered."""
+        got = self.route(user)
+        self.answers(answer)
+        return got
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.random, "random", lambda: 0.0)
+    return lambda **options: Source(tmp_path, **options)
+
+
+def refused(got):
+    """Return why a question was refused, at once or later."""
+    [outcome] = got
+    return outcome.refusal if isinstance(outcome, LoginRefused) else outcome
+
+
+def test_an_answer_is_known_for_a_while(make):
+    """Within its time nobody asks again; after it somebody does."""
+    source = make(cache_ttl=60)
+    assert source.learns() == [EAST]
+    source.clock.advance(59)
+    assert source.route() == [EAST]
+    source.clock.advance(1)
+    assert source.route() == []
+    assert source.guard.counts.asked == 2
+    assert source.guard.counts.cached == 1
+
+
+def test_that_there_is_no_route_is_known_for_less(make):
+    """A new account is found soon."""
+    source = make(negative_ttl=10)
+    assert source.learns(answer=None) == [None]
+    source.clock.advance(9)
+    assert source.route() == [None]
+    source.clock.advance(1)
+    assert source.route() == []
+
+
+def test_what_a_user_is_refused_for_is_known_as_well(make):
+    """A disabled account does not ask the source for each try."""
+    source = make()
+    no = Refusal(Reason.CONTACT_ADMIN, "disabled")
+    assert refused(source.learns(answer=LoginRefused(no))) == no
+    assert source.route() == [no]
+
+
+def test_later_is_not_remembered(make):
+    """Whom the source tells to come later may do so, and is not sent where it lived before."""
+    source = make(cache_ttl=60)
+    source.learns()
+    source.clock.advance(60)
+    later = Refusal(Reason.UNAVAILABLE, "moving")
+    assert refused(source.learns(answer=LoginRefused(later))) == later
+    assert source.route() == []
+    source.answers(OSError())
+    assert source.guard.counts.stale == 0
+
+
+def test_nonsense_is_not_remembered(make):
+    """What the operator mends counts at once."""
+    source = make()
+    [error] = source.learns(answer=BadAnswer("no sense"))
+    assert isinstance(error, BadAnswer)
+    assert source.route() == []
+    assert source.guard.counts.failed == 0
+
+
+def test_ten_thousand_logins_of_a_hundred_users_ask_a_hundred_times(make):
+    """The source is asked once for each user."""
+    source = make()
+    for login in range(10000):
+        got = source.route(f"user{login % 100}")
+        if source.questions:
+            source.answers()
+        assert got == [EAST]
+    assert source.guard.counts.asked == 100
+
+
+def test_one_question_at_a_time_for_one_user(make):
+    """A thousand at once wait for the same answer; another user has a question of its own."""
+    source = make()
+    got = [source.route() for _ in range(1000)]
+    other = source.route("eve")
+    assert len(source.questions) == 2
+    source.answers()
+    assert got == [[EAST]] * 1000
+    assert other == []
+    assert source.guard.counts.joined == 999
+
+
+def test_protocols_are_asked_about_apart(make):
+    """A source may send a user's IMAP elsewhere than its POP3."""
+    source = make()
+    source.learns()
+    assert isinstance(source.guard.route(evolve(lookup(), protocol="pop3")), Deferred)
+
+
+def test_who_leaves_takes_the_answer_from_nobody(make):
+    """The first to ask may go: the others, and the cache, get the answer all the same."""
+    source = make()
+    source.route()
+    first = source.last
+    second = source.route()
+    first.cancel()
+    source.last.addBoth(lambda _: None)
+    assert source.cancelled == 0
+    source.answers()
+    assert second == [EAST]
+    assert source.route() == [EAST]
+
+
+def test_all_may_leave(make):
+    """A question that nobody waits for any more ends in the cache."""
+    source = make()
+    source.route()
+    source.last.cancel()
+    source.answers()
+    assert source.route() == [EAST]
+
+
+def test_a_source_that_hangs_is_given_up(make):
+    """After its time the question is cancelled, and the user told to come later."""
+    source = make(timeout=5)
+    got = source.route()
+    source.clock.advance(4.9)
+    assert got == []
+    source.clock.advance(0.1)
+    assert refused(got).reason is Reason.UNAVAILABLE
+    assert "route[1] (slow) cannot be asked: no answer within 5 s" in refused(got).detail
+    assert source.cancelled == 1
+    assert (source.guard.counts.failed, source.guard.counts.slow) == (1, 1)
+
+
+def test_a_failure_shows_nothing_of_what_it_says(make):
+    """A driver's message may hold an address with a password in it."""
+    source = make()
+    got = source.learns(answer=OSError("postgresql://u:s3cret@db"))
+    assert refused(got).detail == "route[1] (slow) cannot be asked: OSError"
+
+
+def test_an_old_answer_is_better_than_none(make):
+    """While the source fails users go where they went before, for as long as the operator allows."""
+    source = make(cache_ttl=60, stale_if_error=600, breaker_failures=0)
+    source.learns()
+    source.clock.advance(659)
+    assert source.learns(answer=OSError()) == [EAST]
+    assert source.guard.counts.stale == 1
+    source.clock.advance(1)
+    assert refused(source.learns(answer=OSError())).reason is Reason.UNAVAILABLE
+
+
+def test_a_user_that_is_gone_is_not_stale(make):
+    """Who was removed does not come back when the source fails."""
+    source = make(cache_ttl=60, negative_ttl=0)
+    source.learns()
+    source.clock.advance(60)
+    source.learns(answer=None)
+    assert refused(source.learns(answer=OSError())).reason is Reason.UNAVAILABLE
+
+
+def test_the_breaker_leaves_a_source_alone(make):
+    """After so many failures in a row nobody waits for it; after a pause one question tries it."""
+    source = make(breaker_failures=3, breaker_pause=10)
+    for _ in range(3):
+        source.learns(answer=OSError())
+    assert "left alone" in refused(source.route()).detail
+    assert source.guard.counts.spared == 1
+    source.clock.advance(10)
+    trying = source.route("first")
+    assert "left alone" in refused(source.route("second")).detail
+    source.answers()
+    assert trying == [EAST]
+    assert source.route("third") == []
+
+
+def test_a_try_that_fails_begins_another_pause(make):
+    """A source that is still down is asked once in a pause."""
+    source = make(breaker_failures=3, breaker_pause=10)
+    for _ in range(3):
+        source.learns(answer=OSError())
+    source.clock.advance(10)
+    source.learns(answer=OSError())
+    source.clock.advance(9)
+    assert "left alone" in refused(source.route()).detail
+    source.clock.advance(1)
+    assert source.route() == []
+
+
+def test_failures_apart_from_each_other_break_nothing(make):
+    """Any answer, even that there is no such user, shows that the source is there."""
+    source = make(breaker_failures=2)
+    for _ in range(5):
+        source.learns("eve", OSError())
+        source.learns("nobody", None)
+        source.clock.advance(100)
+    assert source.route() == []
+
+
+def test_what_is_known_is_told_while_the_breaker_is_open(make):
+    """Routes that are fresh, and old ones, do not need the source."""
+    source = make(cache_ttl=60, breaker_failures=1)
+    source.learns()
+    source.learns("eve", OSError())
+    assert source.route() == [EAST]
+    source.clock.advance(60)
+    source.learns("eve", OSError())
+    assert source.route() == [EAST]
+    assert source.guard.counts.stale == 1
+
+
+def test_the_cache_is_bounded(make):
+    """The user that came longest ago is forgotten first."""
+    source = make(cache_size=2)
+    for user in "abac":
+        got = source.route(user)
+        if source.questions:
+            source.answers()
+        assert got == [EAST]
+    assert source.route("a") == [EAST]
+    assert source.route("b") == []
+
+
+def test_guesses_do_not_drive_routes_out(make):
+    """Names that nobody has are kept apart from those of accounts."""
+    source = make(cache_size=2)
+    source.learns()
+    for name in range(10):
+        source.learns(f"guess{name}", None)
+    assert source.route() == [EAST]
+
+
+def test_questions_at_a_time_are_bounded(make):
+    """A flood of names does not pile up questions without end."""
+    source = make()
+    for number in range(MAX_FLIGHTS):
+        source.route(f"user{number}")
+    assert "asked 1000 questions already" in refused(source.route("one more")).detail
+
+
+def test_passwords_are_kept_apart(make):
+    """With a source that checks passwords, nobody gets in by the answer for another password."""
+    source = make(by_password=True, cache_ttl=60)
+    right, wrong = (Credentials("PLAIN", b"bob", secret) for secret in (b"right", b"wrong"))
+    got = source.route(credentials=right)
+    source.answers()
+    assert got == [EAST]
+    assert source.route(credentials=right) == [EAST]
+    assert source.route(credentials=wrong) == []
+    assert b"right" not in repr(vars(source.guard)).encode()
+
+
+def test_a_checked_password_is_not_kept_unless_wanted(make):
+    """A password that was changed counts at once."""
+    source = make(by_password=True)
+    credentials = Credentials("PLAIN", b"bob", b"secret")
+    source.route(credentials=credentials)
+    source.answers()
+    assert source.route(credentials=credentials) == []
+
+
+def test_stopping_gives_up_what_is_asked(make):
+    """The program does not wait for a source when it stops."""
+    source = make()
+    source.guard.startService()
+    got = source.route()
+    source.guard.stopService()
+    assert source.cancelled == 1
+    assert refused(got).reason is Reason.UNAVAILABLE
+
+
+def test_a_note_says_where_an_answer_is_from(make):
+    """Whoever asks for an account by hand is told whether the answer was fresh."""
+    source = make()
+    notes = []
+    source.route(note=notes.append)
+    source.route(note=notes.append)
+    source.answers()
+    source.clock.advance(12)
+    source.route(note=notes.append)
+    assert notes == ["fresh", "shared with a question under way", "from the cache, 12 s old"]
+
+
+def test_durations_are_shortened_at_random(tmp_path, monkeypatch):
+    """What was learnt together is not forgotten together."""
+    source = Source(tmp_path, cache_ttl=100)
+    monkeypatch.setattr(module.random, "random", lambda: 1.0)
+    source.learns()
+    source.clock.advance(91)
+    assert source.route() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "why"),
+    [
+        ({"timeout": 0}, "timeout", "greater than 0"),
+        ({"timeout": "5"}, "timeout", "a number of seconds"),
+        ({"cache_size": 0}, "cache_size", "greater than or equal to 1|0 or more"),
+        ({"cache_tll": 1}, "cache_tll", 'did you mean "cache_ttl"'),
+        ({"backend": "east2"}, "backend", 'did you mean "east"'),
+    ],
+)
+def test_wrong_keys_are_named(make, options, key, why):
+    """The operator is told which key, and what is wrong with it."""
+    with pytest.raises(BadOption, match=why) as caught:
+        make(**options)
+    assert caught.value.key == key
+
+
+def test_secrets_are_in_files(tmp_path):
+    """A secret is the first line of a file; a missing or empty one is named."""
+    context = SourceContext(tmp_path, frozenset(), str, Clock(), lambda call: call())
+    (tmp_path / "secret").write_bytes(b"s3cret\r\nmore\n")
+    (tmp_path / "empty").write_bytes(b"\n")
+    assert secret(context, "password_file", "secret") == b"s3cret"
+    with pytest.raises(BadOption, match="is empty"):
+        secret(context, "password_file", "empty")
+    with pytest.raises(BadOption, match=r"cannot read .*missing: No such file"):
+        secret(context, "password_file", "missing")
