@@ -16,6 +16,7 @@ MAX_RESPONSE = 16384
 """Bytes in one base64 line; Dovecot takes 8192, and some providers' tokens are longer."""
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}\Z")
+_TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*\Z")
 
 
 class SaslError(Exception):
@@ -103,6 +104,19 @@ def _read_oauthbearer(messages: Sequence[bytes]) -> Answer:
     # RFC 5801 section 4: a saslname writes "," and "=" as =2C and =3D.
     user = gs2[1].removeprefix(b"a=").replace(b"=2C", b",").replace(b"=3D", b"=")
     return Answer(user, messages[0])
+
+
+def bearer_token(message: bytes) -> str:
+    """Return the token in a message of XOAUTH2 or OAUTHBEARER (RFC 6750 section 2.1 has its characters).
+
+    :raises SaslError: there is none that could be one.
+    """
+    for pair in message.split(b"\1")[1:]:
+        if pair.lower().startswith(b"auth=bearer "):
+            token = pair[len(b"auth=bearer ") :].strip(b" ")
+            if _TOKEN.match(token):
+                return token.decode("ascii")
+    raise SaslError("Invalid bearer token")
 
 
 MECHANISMS: dict[str, Mechanism] = {
