@@ -218,6 +218,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "key.pem").write_bytes(key)
     (tmp_path / "users.txt").write_text("alice@example.com east\n")
     (tmp_path / "passwd").write_text("alice@example.com:wonderland\n")
+    (tmp_path / "master-password").write_text("hush\n")
+    (tmp_path / "oauth-secret").write_text("hush\n")
     (tmp_path / "hashes").write_text("alice@example.com:{PLAIN}wonderland\n")
     return tmp_path
 

@@ -536,6 +536,41 @@ def test_unknown_user_and_wrong_token_look_the_same():
     assert said[1] == b"a " + NO
 
 
+class Tokens:
+    """Takes one token, which says by itself whose it is."""
+
+    proofs = frozenset({Proof.TOKEN})
+
+    def authenticate(self, lookup):
+        assert lookup.user in ("", "bob")
+        if b"Bearer right" in lookup.credentials.secret:
+            return "bob"
+        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, "no", challenge=b'{"status":"x"}'))
+
+
+def test_a_token_that_is_checked_here():
+    """A client need not name itself beside its token; one whose token is wrong is told why, and may go on."""
+    setting = Setting(terms=DialogTerms(mechanisms=("OAUTHBEARER",)), method=Method.MASTER)
+    setting.session._door = evolve(setting.door, authenticator=AuthenticatorChain([Link("t", Tokens())]))
+    setting.hears(b"a AUTHENTICATE OAUTHBEARER " + base64.b64encode(b"n,,\1auth=Bearer wrong\1\1") + b"\r\n")
+    setting.clock.advance(0)
+    assert setting.leg.written() == b"+ " + base64.b64encode(b'{"status":"x"}') + b"\r\n"
+    setting.hears(b"AQ==\r\n")
+    assert setting.leg.written() == b"a " + NO
+    setting.hears(b"b AUTHENTICATE OAUTHBEARER " + base64.b64encode(b"n,,\1auth=Bearer right\1\1") + b"\r\n")
+    assert setting.router.asked[-1].user == "bob"
+    assert len(setting.east.calls) == 1
+
+
+def test_a_client_without_a_name_needs_a_proof_that_has_one():
+    """Only what says by itself whose it is may come without a name, and only where it is checked here."""
+    setting = Setting(terms=DialogTerms(mechanisms=("OAUTHBEARER",)))
+    setting.hears(b"a AUTHENTICATE OAUTHBEARER " + base64.b64encode(b"n,,\1auth=Bearer right\1\1") + b"\r\n")
+    setting.clock.advance(0)
+    assert setting.leg.written().startswith(b"+ ")
+    assert not setting.router.asked
+
+
 # --- listeners that name their backend ---------------------------------------
 
 TCP = protocol_named("tcp")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import imaplib
+import json
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 from servers.accounts import ALICE, Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
@@ -109,3 +116,101 @@ def test_a_slow_hash_holds_nobody_up(east: Dovecot, authority: Authority, certif
             turns += 1
         waiting.join()
     assert turns > 20
+
+
+# --- tokens -----------------------------------------------------------------------------
+
+ISSUER = "https://login.example.org"
+SIGNER = rsa.generate_private_key(65537, 2048)
+
+
+def signed(name: str, **claims: object) -> str:
+    said = {"iss": ISSUER, "aud": "mail", "exp": time.time() + 60, "email": name, "scope": "mail", **claims}
+    return jwt.encode(said, SIGNER, algorithm="RS256", headers={"kid": "one"})
+
+
+def log_in_with(session: imaplib.IMAP4, mechanism: str, name: str, token: str) -> None:
+    said = {
+        "XOAUTH2": f"user={name}\1auth=Bearer {token}\1\1",
+        "OAUTHBEARER": f"n,a={name},\1host=localhost\1auth=Bearer {token}\1\1",
+    }[mechanism]
+    challenged = []
+
+    def answer(challenge: bytes) -> bytes:
+        challenged.append(challenge)
+        return b"\1" if len(challenged) > 1 else said.encode()
+
+    session.authenticate(mechanism, answer)
+
+
+@pytest.fixture(scope="module")
+def with_tokens(east: Dovecot, authority: Authority, certificate: Certificate) -> Iterator[Mailroute]:
+    config = configuration(certificate, {"east": backend(east, authority, **KEYS)})
+    config["authenticate"] = [
+        {"source": "oauth2", "jwks": "keys.json", "issuer": ISSUER, "audience": "mail", "scope": "mail"}
+    ]
+    keys = {"keys": [{**RSAAlgorithm.to_jwk(SIGNER.public_key(), as_dict=True), "kid": "one"}]}
+    files = {"master-password": f"{MASTER.password}\n", "keys.json": json.dumps(keys)}
+    with Mailroute(listeners(), config, {**users(ALICE), **files}) as here:
+        yield here
+
+
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+def test_a_token_opens_an_account_at_a_server_that_knows_none(
+    with_tokens: Mailroute, authority: Authority, mechanism: str
+) -> None:
+    """A token that is checked here opens the account of its claim, by the server's master user."""
+    name = user("ARGON2ID").user
+    context = authority.context()
+    with imaplib.IMAP4_SSL("localhost", with_tokens.ports["imaps"], ssl_context=context) as session:
+        assert f"AUTH={mechanism}" in session.capabilities
+        assert "AUTH=PLAIN" not in session.capabilities
+        assert "LOGINDISABLED" in session.capabilities
+        log_in_with(session, mechanism, name, signed(name.upper().replace("ARGON2ID", "argon2id")))
+        assert session.select() == ("OK", [b"1"])
+
+
+def test_a_client_is_told_why_its_token_is_not_taken(with_tokens: Mailroute) -> None:
+    """The refusal comes as a challenge with RFC 7628's document, and the client may go on."""
+    name = user("ARGON2ID").user
+    with RawImap("127.0.0.1", with_tokens.ports["plain"]) as session:
+        session.greeting()
+        for claims, status in (({"scope": "x"}, "insufficient_scope"), ({"aud": "x"}, "invalid_token")):
+            message = f"n,a={name},\1auth=Bearer {signed(name, **claims)}\1\1".encode()
+            session.send(b"a AUTHENTICATE OAUTHBEARER %s\r\n" % base64.b64encode(message))
+            challenge = session.read(rb"\+").splitlines()[-1].removeprefix(b"+ ")
+            said: Any = json.loads(base64.b64decode(challenge))
+            assert said == {"status": status, "scope": "mail"}
+            session.send(b"AQ==\r\n")
+            assert b"a NO [AUTHENTICATIONFAILED]" in session.read(b"a ")
+        message = f"n,,\1auth=Bearer {signed(name)}\1\1".encode()
+        session.send(b"b AUTHENTICATE OAUTHBEARER %s\r\n" % base64.b64encode(message))
+        assert b"b OK" in session.read(b"b ")
+
+
+def test_a_token_that_is_checked_here_is_handed_on(authority: Authority, certificate: Certificate) -> None:
+    """A server that checks tokens itself is shown the one that mailroute has checked."""
+    secret = b"the secret that signs the tokens"
+    terms = Terms(certificate=certificate, tokens=secret, mechanisms=("plain", "xoauth2", "oauthbearer"))
+    key = {"kty": "oct", "k": base64.urlsafe_b64encode(secret).decode().rstrip("=")}
+    with Dovecot(terms, ALICE) as server:
+        config = configuration(certificate, {"east": backend(server, authority)})
+        config["authenticate"] = [
+            {
+                "source": "oauth2",
+                "jwks": "keys.json",
+                "issuer": ISSUER,
+                "audience": "mail",
+                "claim": "sub",
+                "algorithms": ["HS256"],
+            }
+        ]
+        said = {"iss": ISSUER, "aud": "mail", "sub": ALICE.user, "iat": 1, "exp": int(time.time()) + 60}
+        token = jwt.encode(said, secret, algorithm="HS256")
+        files = {"keys.json": json.dumps({"keys": [key]})}
+        with (
+            Mailroute(listeners(), config, {**users(ALICE), **files}) as here,
+            imaplib.IMAP4_SSL("localhost", here.ports["imaps"], ssl_context=authority.context()) as session,
+        ):
+            log_in_with(session, "OAUTHBEARER", ALICE.user, token)
+            assert session.select()[0] == "OK"
