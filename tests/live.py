@@ -172,9 +172,10 @@ async def live(
     *,
     listen: dict[str, Any] | None = None,
     backend: dict[str, Any] | None = None,
+    others: dict[str, Any] | None = None,
     **tables: Any,
 ) -> AsyncIterator[Live]:
-    """Run mailroute with these tables, in front of a backend that the test plays."""
+    """Run mailroute with these tables, in front of a backend that the test plays, and of others."""
     east = Backends()
     east_port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(east)
     tables.setdefault("limits", {}).setdefault("failure_delay", 0)
@@ -189,7 +190,8 @@ async def live(
                 "security": "none",
                 "identity": "none",
             }
-            | (backend or {})
+            | (backend or {}),
+            **(others or {}),
         },
         route=[FakeRouter(routes)],
         **tables,

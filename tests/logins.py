@@ -21,11 +21,12 @@ class Case:
     starttls: bool = False
     tell_client: bool = False
     seam: object = None
+    forward: tuple[tuple[str, str], ...] = ()
 
     @property
     def order(self) -> LoginOrder:
         """The account, and for whom."""
-        return LoginOrder(self.credentials, self.user, self.client, self.seam)
+        return LoginOrder(self.credentials, self.user, self.client, self.seam, self.forward)
 
     def unopened(self, protocol: IMailProtocol) -> ILogin:
         """Make a login that has no order yet."""

@@ -133,7 +133,7 @@ REGISTRIES = {
 }
 
 # At the top of the house: nobody imports these but each other.
-TOP = {"tap", "cli", "demo"}
+TOP = {"tap", "cli", "demo", "whereabouts"}
 
 # What may be imported besides the standard library and ourselves.
 THIRD_PARTIES = {

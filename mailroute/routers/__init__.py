@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from mailroute.interfaces import IRouteSource
 from mailroute.routers.chain import Chain, Forgiving
+from mailroute.routers.command import CommandSource
 from mailroute.routers.default import DefaultSource
+from mailroute.routers.dovecot_auth import DovecotSource
 from mailroute.routers.hashing import HashSource
+from mailroute.routers.passwd_file import PasswdFileSource
 from mailroute.routers.pattern import PatternSource
 from mailroute.routers.table import TableSource
 from mailroute.sources import BadAnswer, BadOption, Copies, InThread, Registry, SourceContext, UnknownSource
@@ -23,7 +26,15 @@ __all__ = [
     "source",
 ]
 
-_BUILT_IN: tuple[IRouteSource, ...] = (TableSource(), PatternSource(), DefaultSource(), HashSource())
+_BUILT_IN: tuple[IRouteSource, ...] = (
+    TableSource(),
+    PatternSource(),
+    DefaultSource(),
+    HashSource(),
+    PasswdFileSource(),
+    DovecotSource(),
+    CommandSource(),
+)
 
 _registry: Registry[IRouteSource] = Registry("route source", IRouteSource, _BUILT_IN)
 source = _registry.source

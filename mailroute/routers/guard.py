@@ -150,13 +150,14 @@ class Guard(Service):
         self._running: set[Deferred[Route | None]] = set()
         self._breaker = _Breaker(options.breaker_failures, options.breaker_pause, self._label)
 
-    def stopService(self) -> None:
+    def stopService(self) -> Deferred[None] | None:
         """Give up what is asked, and say how it went."""
         super().stopService()
         self._stopping = True
         for question in list(self._running):
             question.cancel()
         _log.info("{source}: {counts}", source=self._label, counts=str(self.counts))
+        return None
 
     def route(self, lookup: Lookup) -> Route | Deferred[Route | None] | None:
         """Return the route (`IRouter.route`): at once if it is known."""

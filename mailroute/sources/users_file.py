@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -164,14 +164,15 @@ class UsersFile(Service, Generic[Entry]):
         self._read_first()
 
     @classmethod
-    def of(cls, options: Mapping[str, object], context: SourceContext) -> Self:
+    def of(cls, options: Mapping[str, object], context: SourceContext, *more: Any) -> Self:
         """Make one from the option ``file``.
 
+        :param more: what the class takes besides.
         :raises BadOption: says what is wrong with it, or with the file.
         """
         path = context.folder / text(options, "file")
         try:
-            return cls(path, context)
+            return cls(path, context, *more)
         except OSError as error:
             raise BadOption("file", f"cannot read {path}: {error.strerror or error}") from None
         except (BadUsersFile, Torn) as error:

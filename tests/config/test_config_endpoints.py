@@ -82,3 +82,27 @@ def test_a_listener_may_be_called_by_a_crowd(endpoint: str, backlog: int) -> Non
     endpoints.server_endpoint(endpoint, reactor).listen(Factory())
     (listening,) = reactor.tcpServers + reactor.unixServers
     assert listening[2] == backlog
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host", "port", "text"),
+    [
+        ("tcp:10.0.0.1:143", "10.0.0.2", None, "tcp:host=10.0.0.2:port=143"),
+        ("tcp:10.0.0.1:143", None, 1143, "tcp:host=10.0.0.1:port=1143"),
+        ("tcp:10.0.0.1:143:timeout=5", "2001:db8::1", 1143, r"tcp:host=2001\:db8\:\:1:port=1143:timeout=5"),
+        ("tcp:port=143:host=a", "b", None, "tcp:port=143:host=b"),
+    ],
+)
+def test_an_endpoint_with_another_host_or_port(
+    endpoint: str, host: str | None, port: int | None, text: str
+) -> None:
+    """Only what is otherwise is replaced, and nothing in a host can add to the string."""
+    assert endpoints.moved(endpoint, host, port) == text
+    assert endpoints.literal(endpoints.moved("tcp:h:1", "10.0.0.9", 9)) is not None
+
+
+@pytest.mark.parametrize("endpoint", ["unix:/run/imap", "tls:a:993", object()])
+def test_an_endpoint_without_host_cannot_be_moved(endpoint: object) -> None:
+    """What dials no host and port has none to replace."""
+    with pytest.raises(ValueError, match='needs a "tcp:" endpoint'):
+        endpoints.moved(endpoint, "a", None)

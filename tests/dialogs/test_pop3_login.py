@@ -210,6 +210,19 @@ def test_xclient_says_how_the_client_came(name, word):
     assert conversation.said() == expected + word + b"\r\n" + PLAIN
 
 
+def test_what_a_route_forwards_goes_along():
+    """The fields of a route follow the name, in one word that nothing in them can end."""
+    forward = (("shard", "7"), ("what", "x y=z"))
+    order = evolve(ORDER, method=Method.NONE, tell_client=True, forward=forward)
+    conversation = talk(order)
+    conversation.hears(b"+OK [XCLIENT] hi\r\n")
+    word = b64(b"user=bob\tshard=7\twhat=x y=z")
+    assert conversation.said() == XCLIENT + b" FORWARD=" + word + b"\r\n"
+    conversation = talk(evolve(order, user="x" * 512, forward=(("k", "v" * 390),)))
+    conversation.hears(b"+OK [XCLIENT] hi\r\n")
+    assert conversation.event().refusal.reason is Reason.MISCONFIGURED
+
+
 def test_no_login():
     """With login = "none" the greeting is enough; XCLIENT tells the name, and is waited for."""
     none = evolve(ORDER, method=Method.NONE)

@@ -44,7 +44,8 @@ class Terms:
     Dovecot sits on a failed login.  ``per_user_and_address``: its limit of
     connections, 0 for none.  ``master``: may log in as anybody.  ``tokens``: the
     secret that signs the OAuth tokens it takes, if any.  ``lmtp``: mail is
-    delivered to it.  ``pop3``: it serves POP3 too.
+    delivered to it.  ``pop3``: it serves POP3 too.  ``auth_sockets``: others may
+    ask its auth service, at ``auth-client`` and ``auth-master`` in ``run``.
     """
 
     certificate: Certificate | None = None
@@ -59,6 +60,7 @@ class Terms:
     tokens: bytes = field(default=b"", repr=False)
     lmtp: bool = False
     pop3: bool = False
+    auth_sockets: bool = False
 
 
 class Dovecot:
@@ -129,6 +131,11 @@ class Dovecot:
         return "started" if all(accepts(self.host, port) for port in self.ports) else ""
 
     @property
+    def pid(self) -> int:
+        """Its master process, whose children do the work."""
+        return self._process.pid
+
+    @property
     def ports(self) -> list[int]:
         """All ports on which it listens."""
         plain, tls = [self.imap, self.imap_behind_proxy], [self.imaps, self.imaps_behind_proxy]
@@ -158,11 +165,11 @@ class Dovecot:
 
     # --- accounts and mail --------------------------------------------------
 
-    def add(self, account: Account) -> None:
-        """Let an account log in; a running server may take a second to notice."""
+    def add(self, account: Account, extra: str = "") -> None:
+        """Let an account log in, with extra fields; a running server may take a second to notice."""
         password = base64.b64encode(account.password.encode()).decode()
         with self._users.open("a") as users:
-            users.write(f"{account.user}:{{PLAIN.B64}}{password}::::::\n")
+            users.write(f"{account.user}:{{PLAIN.B64}}{password}::::::{extra}\n")
         self._own(self.folder / "home" / account.user)
 
     def token(self, account: Account) -> str:
@@ -249,6 +256,9 @@ class Dovecot:
             "service anvil": {"client_limit": "2000", "unix_listener anvil-auth-penalty": {"mode": "0"}},
             "service auth": {"client_limit": "2000"},
         }
+        if terms.auth_sockets:
+            for name in ("auth-client", "auth-master"):
+                services["service auth"][f"unix_listener {name}"] = {"mode": "0666"}
         if terms.lmtp:
             services["service lmtp"] = {
                 "inet_listener lmtp": {"port": str(self.lmtp)},

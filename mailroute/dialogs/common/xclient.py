@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 
+from mailroute.dialogs.common.plan import NoWay
 from mailroute.events import LoginOrder, Method
 
 MAX_COMMAND = 1022
@@ -22,7 +23,10 @@ _NAME = re.compile(r"[A-Za-z0-9._:\-]+\Z")
 
 
 def xclient(method: Method, order: LoginOrder) -> bytes:
-    """Return the command, without its end."""
+    """Return the command, without its end.
+
+    :raises NoWay: what the route forwards does not fit into it.
+    """
     client = order.client
     words = []
     if client.source is not None:
@@ -38,6 +42,8 @@ def xclient(method: Method, order: LoginOrder) -> bytes:
         fields = "\t".join(f"{key}={value}" for key, value in forward)
         words.append(f"FORWARD={base64.b64encode(fields.encode()).decode('ascii')}")
     command = " ".join(["XCLIENT", *words])
+    if len(command) > MAX_COMMAND:
+        raise NoWay(f"the name and what the route forwards do not fit into an XCLIENT of {MAX_COMMAND} bytes")
     if client.server_name and _NAME.match(client.server_name):
         whole = f"{command} DESTNAME={client.server_name}"
         command = whole if len(whole) <= MAX_COMMAND else command

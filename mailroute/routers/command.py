@@ -1,0 +1,253 @@
+"""The ``command`` source: a program that is kept running, and answers JSON lines with JSON lines.
+
+For each question it reads an object on a line, such as ``{"id": 1, "user":
+"alice@example.org", "protocol": "imap", "client": "192.0.2.7", "session": "…"}``,
+and writes one with the same ``id`` and the fields of a route, in any order;
+with no field but ``id`` it does not know the user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from twisted.internet.defer import Deferred
+from twisted.internet.error import AlreadyCalled, ProcessExitedAlready
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
+from mailroute.interfaces import IRouter, IRouteSource
+from mailroute.proofs import Proof
+from mailroute.routers.answers import Answers
+from mailroute.routers.guard import Guard
+from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
+
+MAX_LINE = 65536
+"""Bytes of a line of the program's; one that writes a longer one is ended."""
+
+MAX_SAID = 1024
+"""Bytes of a line on its standard error that get into the log."""
+
+LAST_WORDS = 2.0
+"""Seconds that the program has to end by itself once its input has ended; as many after SIGTERM."""
+
+MAX_IGNORED = 20
+"""Questions in a row without any answer in time after which the program is ended: it would be started anew
+rather than have more and more written to it that it does not read."""
+
+_log = Logger(namespace="mailroute.routers")
+
+
+class ProgramEnded(Exception):
+    """The program has ended before it answered."""
+
+
+class ProgramSpeaksOtherwise(Exception):
+    """The program has written something that is no answer."""
+
+
+class CommandOptions(SlowOptions):
+    """The keys of the block."""
+
+    command: list[str] = Field(min_length=1, examples=[["/usr/local/bin/where"]])
+    """The program and its arguments; no shell reads them.  Relative paths start from the file's folder."""
+
+    send_password: bool = False
+    """Whether the program gets the password too, to check it: ``proven`` in an answer says that it is right;
+    ``false`` unless given."""
+
+
+class _Program(ProcessProtocol):
+    """The program while it runs."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._waiting: dict[int, Deferred[Mapping[str, object]]] = {}
+        self._last = self._unanswered = 0
+        self._out = bytearray()
+        self._err = bytearray()
+        self.running = self.usable = True
+        self.ended: Deferred[None] = Deferred()
+        self.transport: Any
+
+    def ask(self, question: Mapping[str, object]) -> Deferred[Mapping[str, object]]:
+        """Ask it; cancelling the Deferred forgets the answer."""
+        self._last += 1
+        number = self._last
+
+        def forget(_: Deferred[Mapping[str, object]]) -> None:
+            if self._waiting.pop(number, None) is not None:
+                self._ignored()
+
+        answer: Deferred[Mapping[str, object]] = Deferred(forget)
+        self._waiting[number] = answer
+        line = json.dumps({"id": number, **question}) + "\n"
+        self.transport.write(line.encode("ascii"))
+        return answer
+
+    def outReceived(self, data: bytes) -> None:
+        """Take what it writes to its standard output."""
+        self._out += data
+        *lines, rest = self._out.split(b"\n")
+        self._out = bytearray(rest)
+        try:
+            if len(rest) > MAX_LINE:
+                raise ValueError
+            for line in lines:
+                self._line(bytes(line))
+        except (ValueError, RecursionError):
+            _log.warn("{source}: the program wrote what is no answer, and is ended", source=self._label)
+            # First, for whoever is told may ask again at once.
+            self._discard()
+            self._give_up(ProgramSpeaksOtherwise())
+
+    def _line(self, line: bytes) -> None:
+        if len(line) > MAX_LINE:
+            raise ValueError
+        answer = json.loads(line)
+        number = answer.pop("id", None) if isinstance(answer, dict) else None
+        if not isinstance(number, int) or isinstance(number, bool) or number > self._last:
+            raise ValueError
+        self._unanswered = 0
+        waiting = self._waiting.pop(number, None)
+        if waiting is not None:
+            waiting.callback(answer)
+
+    def _ignored(self) -> None:
+        self._unanswered += 1
+        if self._unanswered >= MAX_IGNORED and self.usable:
+            _log.warn("{source}: the program answers nothing, and is ended", source=self._label)
+            self._discard()
+
+    def _discard(self) -> None:
+        self.usable = False
+        self.kill("KILL")
+
+    def errReceived(self, data: bytes) -> None:
+        """Log what it writes to its standard error, line by line."""
+        self._err += data
+        *lines, rest = self._err.split(b"\n")
+        self._err = bytearray(rest[:MAX_SAID])
+        for line in lines:
+            said = ascii(line[:MAX_SAID].decode("utf-8", "backslashreplace"))[1:-1]
+            _log.info("{source}: the program says: {said}", source=self._label, said=said)
+
+    def processEnded(self, reason: Failure) -> None:
+        """It is gone."""
+        self.running = self.usable = False
+        self._give_up(ProgramEnded())
+        _log.info("{source}: the program has ended: {why}", source=self._label, why=reason.getErrorMessage())
+        self.ended.callback(None)
+
+    def _give_up(self, error: Exception) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for answer in waiting.values():
+            answer.errback(error)
+
+    def kill(self, signal: str) -> None:
+        """Send it a signal, if it is still there."""
+        with contextlib.suppress(ProcessExitedAlready):
+            self.transport.signalProcess(signal)
+
+
+class CommandRouter(Guard):
+    """Asks the program, which it starts when there is a question, and again if it has ended."""
+
+    def __init__(self, options: CommandOptions, context: SourceContext, program: str) -> None:
+        super().__init__(self._find, options, context, by_password=options.send_password)
+        self.proves = options.send_password
+        self._arguments = [program, *options.command[1:]]
+        self._folder = context.folder
+        self._answers = Answers(context.backends, options.backend, proves=self.proves)
+        self._reactor: Any = context.clock
+        self._context = context
+        self._program: _Program | None = None
+
+    def stopService(self) -> Deferred[None] | None:
+        """End the program: its input ends, and if that does not do it signals will."""
+        super().stopService()
+        program, self._program = self._program, None
+        if program is None or not program.running:
+            return None
+        program.transport.closeStdin()
+        timers: list[IDelayedCall] = [
+            self._reactor.callLater(LAST_WORDS, program.kill, "TERM"),
+            self._reactor.callLater(2 * LAST_WORDS, program.kill, "KILL"),
+        ]
+
+        def ended(_: object) -> None:
+            for timer in timers:
+                with contextlib.suppress(AlreadyCalled):
+                    timer.cancel()
+
+        return program.ended.addCallback(ended)
+
+    async def _find(self, lookup: Lookup) -> Route | None:
+        client = lookup.client
+        question: dict[str, object] = {
+            "user": lookup.user,
+            "protocol": lookup.protocol,
+            "client": None if client.source is None else client.source.host,
+            "session": client.session_id,
+            "tls": client.tls,
+        }
+        if self.proves and lookup.credentials is not None:
+            question |= _shown(lookup)
+        return self._answers.route(await self._alive().ask(question))
+
+    def _alive(self) -> _Program:
+        if self._program is None or not self._program.usable:
+            self._program = _Program(self._label)
+            self._reactor.spawnProcess(
+                self._program,
+                self._arguments[0],
+                self._arguments,
+                env=os.environ,
+                path=str(self._folder),
+            )
+        return self._program
+
+    def __str__(self) -> str:
+        return f"the program {self._arguments[0]} knows where users live"
+
+
+def _shown(lookup: Lookup) -> Mapping[str, object]:
+    """Return what the client shows, as the program gets it.
+
+    :raises LoginRefused: JSON cannot carry it.
+    """
+    shown = lookup.credentials
+    assert shown is not None  # noqa: S101 - the caller has looked
+    try:
+        secret, name = shown.secret.decode("utf-8"), shown.user.decode("utf-8")
+    except UnicodeDecodeError:
+        detail = "the password is no UTF-8, which the program cannot be told"
+        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, detail)) from None
+    kind = "password" if shown.proof is Proof.PASSWORD else "token"
+    return {"authenticates_as": name, kind: secret}
+
+
+@implementer(IRouteSource)
+class CommandSource:
+    """Makes a `CommandRouter`."""
+
+    name = "command"
+
+    def router(self, options: Mapping[str, object], context: object) -> IRouter:
+        """Make the router; see `IRouteSource.router`."""
+        assert isinstance(context, SourceContext)  # noqa: S101 - only the configuration calls it
+        read = read_options(CommandOptions, options, context)
+        program = Path(read.command[0])
+        path = context.folder / program
+        if not path.is_file() or not os.access(path, os.X_OK):
+            raise BadOption("command", f"{path} is no program that can be run: name one with its whole path")
+        return CommandRouter(read, context, str(path))

@@ -1,0 +1,233 @@
+"""The command source: a program that is kept running answers JSON lines with JSON lines."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from live import patient
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
+
+from mailroute import routers
+from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Route
+from mailroute.routers import BadAnswer, BadOption, SourceContext
+from mailroute.routers.command import MAX_IGNORED, MAX_LINE
+from mailroute.testing import CLIENT
+
+HEAD = f"""#!{sys.executable} -u
+import json, os, sys, time
+print("began", os.getpid(), file=sys.stderr)
+for line in sys.stdin:
+    asked = json.loads(line)
+    user = asked["user"]
+    answer = {{"id": asked["id"]}}
+"""
+
+USUAL = """
+    if user == "nobody": pass
+    elif user == "die": os._exit(3)
+    elif user == "rubbish": print("no JSON"); continue
+    elif user == "array": print("[" * 100000); continue
+    elif user == "unasked": answer["id"] = 10 ** 9
+    elif user == "long": print("x" * 70000); continue
+    elif user == "hang": continue
+    elif user == "bad": answer["backend"] = "north"
+    elif user == "no": answer["refuse"] = "has not paid"
+    elif user == "echo": answer |= {"backend": "east", "name": line.strip().replace(chr(34), "'")}
+    elif "password" in asked: answer |= {"backend": "east", "proven": asked["password"] == "grün"}
+    else: answer |= {"backend": "east", "name": f"{user} there", "forward_of": "one"}
+    print(json.dumps(answer))
+"""
+
+
+class Setting:
+    """A router with a program of the test's own."""
+
+    def __init__(self, folder: Path, body: str = USUAL, **options):
+        self.path = folder / "where.py"
+        self.path.write_text(HEAD + body)
+        self.path.chmod(0o755)
+        context = SourceContext(
+            folder, frozenset({"east"}), str.lower, reactor, deferToThread, label="route[1] (command)"
+        )
+        options = {"command": ["./where.py"], **options}
+        self.router = routers.source("command").router(options, context)
+        self.router.startService()
+
+    async def ask(self, user, **more):
+        """Return the answer, or why there is none."""
+        try:
+            answer = self.router.route(Lookup(user, "imap", CLIENT, **more))
+            return await answer if isinstance(answer, Deferred) else answer
+        except LoginRefused as refused:
+            return refused.refusal.reason
+        except BadAnswer as error:
+            return str(error)
+
+
+@pytest.fixture
+def make(tmp_path):
+    settings = []
+
+    def made(*args, **options):
+        settings.append(Setting(tmp_path, *args, **options))
+        return settings[-1]
+
+    yield made
+    for setting in settings:
+        stopping = setting.router.stopService()
+        if stopping is not None:
+            pytest_twisted.blockon(stopping)
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_answers_with_a_route(make):
+    """An answer's fields are a route's; without any the user is unknown; it may refuse, and be wrong."""
+    setting = make()
+    assert await setting.ask("alice") == Route("east", "alice there", forward=(("of", "one"),))
+    assert await setting.ask("nobody") is None
+    assert await setting.ask("no") is Reason.CONTACT_ADMIN
+    assert await setting.ask("bad") == "there is no backend 'north'"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_it_is_told(make):
+    """It gets who, how and from where; no name breaks the line."""
+    setting = make()
+    route = await setting.ask("echo")
+    assert json.loads(route.name.replace("'", '"')) == {
+        "id": 1,
+        "user": "echo",
+        "protocol": "imap",
+        "client": "192.0.2.7",
+        "session": "session-1",
+        "tls": None,
+    }
+    for user in ("a\"b'\\c", "ü€😀", "x" * 480, "a b;$(id)"):
+        assert (await setting.ask(user)).name == f"{user} there"
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_program_for_many_questions(make):
+    """It is started once, when there is a question, and answers hundreds at a time."""
+    with capturedLogs() as logs:
+        setting = make()
+        routes = await gatherResults(
+            [setting.router.route(Lookup(f"u{n}", "imap", CLIENT)) for n in range(300)]
+        )
+        assert [route.name for route in routes] == [f"u{n} there" for n in range(300)]
+        await patient(lambda: any("began" in str(event.get("said")) for event in logs))
+    assert sum("began" in str(event.get("said")) for event in logs) == 1
+
+
+@pytest.mark.parametrize("what", ["die", "rubbish", "array", "unasked", "long"])
+@pytest_twisted.ensureDeferred
+async def test_a_program_that_fails_is_started_again(make, what):
+    """Its end, or a line that is no answer, fails those who wait; the next question finds a new one."""
+    setting = make()
+    assert await setting.ask(what) is Reason.UNAVAILABLE
+    assert (await setting.ask("alice")).backend == "east"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_program_that_hangs(make):
+    """Who asks is told to come later in time; others get their answers meanwhile."""
+    setting = make(timeout=0.3)
+    hanging = Deferred.fromCoroutine(setting.ask("hang"))
+    assert (await setting.ask("alice")).backend == "east"
+    assert await hanging is Reason.UNAVAILABLE
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_program_that_reads_nothing_is_started_again(make):
+    """What it does not read does not pile up for ever."""
+    setting = make("    time.sleep(1000)\n", timeout=0.05, breaker_failures=0)
+    await gatherResults([Deferred.fromCoroutine(setting.ask(f"u{n}")) for n in range(MAX_IGNORED)])
+    await patient(lambda: not setting.router._program.running)
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_may_check_passwords(make):
+    """Only what it calls proven is; the password is not among its arguments, nor in the log."""
+    with capturedLogs() as logs:
+        setting = make(send_password=True)
+        for secret, proven in (("grün", True), ("s3cret", False)):
+            shown = Credentials("PLAIN", b"bob", secret.encode())
+            assert (await setting.ask("bob", credentials=shown)).proven is proven
+        shown = Credentials("PLAIN", b"bob", b"\xff")
+        assert await setting.ask("bob", credentials=shown) is Reason.AUTHENTICATION_FAILED
+        pid = setting.router._program.transport.pid
+        assert b"s3cret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert "s3cret" not in repr(logs)
+    assert setting.router.proves
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_leave_it_gets_no_password(make):
+    """Unless the operator says so, no password leaves mailroute, and none can be called right."""
+    setting = make()
+    route = await setting.ask("echo", credentials=Credentials("PLAIN", b"bob", b"s3cret"))
+    assert "s3cret" not in route.name
+    assert not setting.router.proves
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_it_says_is_logged(make):
+    """Its standard error gets into the log, each line by itself, bounded, and without control characters."""
+    body = '    print("\\x1b[31mred", "y" * 5000, file=sys.stderr)\n    print(json.dumps(answer))\n'
+    with capturedLogs() as logs:
+        setting = make(body)
+        assert await setting.ask("alice") is None
+        await patient(lambda: any("red" in str(event.get("said")) for event in logs))
+    (said,) = [event["said"] for event in logs if "red" in str(event.get("said"))]
+    assert said.startswith("\\x1b[31mred yyy")
+    assert len(said) < 1100
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_it_ends_with_mailroute(make, monkeypatch, stubborn):
+    """When mailroute stops the program's input ends; one that stays is killed."""
+    monkeypatch.setattr("mailroute.routers.command.LAST_WORDS", 0.1)
+    body = "    print(json.dumps(answer))\n"
+    if stubborn:
+        body += "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(1000)\n"
+    setting = make(body)
+    await setting.ask("alice")
+    pid = setting.router._program.transport.pid
+    await setting.router.stopService()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_program_that_cannot_be_started(make):
+    """A file that is no program fails the questions, and says so in the log."""
+    setting = make()
+    setting.path.write_text("#!/nowhere/at/all\n")
+    assert await setting.ask("alice") is Reason.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"command": ["./missing"]}, "missing is no program that can be run"),
+        ({"command": []}, "at least 1 item"),
+        ({"command": "where.py"}, "valid list|must be"),
+        ({"comand": ["x"]}, 'did you mean "command"'),
+    ],
+)
+def test_wrong_keys_are_named(make, options, why):
+    """The operator is told what is wrong before anything runs."""
+    with pytest.raises(BadOption, match=why):
+        make(**options)
+
+
+def test_a_line_is_bounded():
+    """The bound is above what any answer with all its fields takes."""
+    assert MAX_LINE > 8 * 1024
