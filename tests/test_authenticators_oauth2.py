@@ -526,9 +526,10 @@ def test_what_checks_tokens_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", ["jwt", "treq"])
 def test_a_missing_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """Who has not installed what tokens need is told which package that is, and how to install it."""
-    for name in [name for name in sys.modules if name.startswith("mailroute.authenticators.oauth2.")]:
-        if not name.endswith("authenticator"):
-            monkeypatch.delitem(sys.modules, name)
+    home = sys.modules["mailroute.authenticators.oauth2"]
+    for name in ("web", "keys", "signed", "introspection"):
+        monkeypatch.delitem(sys.modules, f"{home.__name__}.{name}", raising=False)
+        monkeypatch.delattr(home, name, raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     told = rf'source: needs the package {package}: pip install "mailroute\[oauth2\]"'
     with pytest.raises(BadOption, match=told):
