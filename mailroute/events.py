@@ -38,6 +38,17 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@frozen
+class ClientCertificate:
+    """Whose certificate a client has, as an authority that the listener trusts for this has vouched.
+
+    ``emails`` are its addresses (subjectAltName's rfc822Name), ``common_names`` the subject's.
+    """
+
+    emails: tuple[str, ...] = ()
+    common_names: tuple[str, ...] = ()
+
+
 @passing
 class Client:
     """What is known of a connected client before it says who it is.
@@ -45,6 +56,7 @@ class Client:
     ``source`` and ``destination`` are ``None`` where the transport has no IP
     address (a UNIX socket).  ``tls`` is the negotiated version, such as
     ``TLSv1.3``, or ``None`` in the clear; ``server_name`` the SNI it asked for.
+    ``certificate`` is ``None`` unless it has shown one that is to be trusted.
     """
 
     session_id: str
@@ -52,6 +64,7 @@ class Client:
     destination: Address | None
     tls: str | None = None
     server_name: str | None = None
+    certificate: ClientCertificate | None = None
 
 
 @passing
@@ -315,7 +328,8 @@ class DialogTerms:
     ``tls_offered``: the client may ask for STARTTLS.  ``login_allowed``: it may
     log in as things stand; a STARTTLS listener allows it once TLS is on.
     ``passwords``: a login with name and password may succeed at all.
-    ``mechanisms``: the SASL mechanisms to offer, in order.  ``capabilities``:
+    ``mechanisms``: the SASL mechanisms to offer, in order; ``certified``: those
+    that come before them once the client has shown its certificate.  ``capabilities``:
     what else to announce.  ``bad_commands``: how many are answered before the
     client is sent away, 0 for any number.
     """
@@ -326,6 +340,7 @@ class DialogTerms:
     capabilities: tuple[str, ...] = ()
     bad_commands: int = 5
     passwords: bool = True
+    certified: tuple[str, ...] = ()
 
 
 @passing

@@ -33,7 +33,7 @@ from mailroute.gate import Gate
 from mailroute.house import House
 from mailroute.legs import IClientLeg, IDeparture, ISession
 from mailroute.sockets.transport import HubTransport
-from mailroute.tls import explain, shakes_hands
+from mailroute.tls import client_certificate, explain, shakes_hands
 
 LINGER = 5.0
 """Seconds that a client has to take the last words, and to finish its side of TLS's end."""
@@ -131,6 +131,7 @@ class ProxyServer(Protocol):
             self.client(),
             tls=connection.get_protocol_version_name(),
             server_name=name.decode("ascii", "backslashreplace")[:255] if name else None,
+            certificate=client_certificate(connection),
         )
         if self._tls_first:
             self._tls_first = False

@@ -9,7 +9,7 @@ from attrs import field, frozen
 from twisted.internet.interfaces import IReactorTime, ITransport
 
 from mailroute.deadlines import Deadlines, deadlines_of
-from mailroute.events import DialogTerms, Route
+from mailroute.events import Credentials, DialogTerms, Route
 from mailroute.failures import FailureTiming
 from mailroute.interfaces import IAuthenticator, IBackend, ILoginProtocol, IRouter
 from mailroute.places import Places
@@ -78,6 +78,15 @@ class House:
     @places.default
     def _places(self) -> Places:
         return Places(self.backends, self.clock)
+
+    def name(self, credentials: Credentials, door: Door) -> str:
+        """Return the user that a client names; empty if it leaves that to what it shows.
+
+        :raises ValueError: it can be nobody's name.
+        """
+        if credentials.proof.names and not credentials.account and door.authenticator is not None:
+            return ""
+        return self.normalise(credentials.account)
 
     @deadlines.default
     def _deadlines(self) -> Deadlines:

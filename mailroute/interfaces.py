@@ -77,6 +77,9 @@ class IDialog(Interface):
     def secured() -> list[DialogEvent]:
         """TLS asked for with `StartTLS` is on: forget what was said before it."""
 
+    def certified() -> None:
+        """The client has shown a certificate in its TLS handshake; called before ``greet`` or ``secured``."""
+
     def accept(outcome: LoggedIn) -> bytes:
         """The login succeeded: return the answer to the client's login command."""
 

@@ -14,13 +14,21 @@ class Proof(enum.Enum):
     TOKEN = "token"
     """An OAuth bearer token: it can only be passed on by its own mechanism."""
 
+    CERTIFICATE = "certificate"
+    """A certificate that the client has shown in the TLS handshake: it cannot be passed on at all."""
+
     @property
     def names(self) -> bool:
         """Whether it says by itself whose it is, so that the client need not."""
-        return self is Proof.TOKEN
+        return self in (Proof.TOKEN, Proof.CERTIFICATE)
+
+    @property
+    def replayable(self) -> bool:
+        """Whether the client's login can be repeated at a backend."""
+        return self is not Proof.CERTIFICATE
 
 
-_PROOFS = {"XOAUTH2": Proof.TOKEN, "OAUTHBEARER": Proof.TOKEN}
+_PROOFS = {"XOAUTH2": Proof.TOKEN, "OAUTHBEARER": Proof.TOKEN, "EXTERNAL": Proof.CERTIFICATE}
 
 
 def proof_of(mechanism: str) -> Proof:

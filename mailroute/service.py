@@ -37,7 +37,7 @@ from mailroute.interfaces import IAuthenticator, IDeliveryProtocol, ILoginProtoc
 from mailroute.legs import IClientLeg, ISession
 from mailroute.listening import Listening
 from mailroute.pipe import Joint, Order, SpliceTerms, join
-from mailroute.proofs import Proof
+from mailroute.proofs import Proof, proof_of
 from mailroute.routers import Chain
 from mailroute.session import Session
 from mailroute.sockets.endpoints import HubServerEndpoint
@@ -126,11 +126,18 @@ def server_contexts(settings: Settings, days: int = 1) -> ServerContexts:
     pairs = [
         KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
     ]
-    tls = ServerTLS(pairs, days=days) if pairs else None
-    return tuple(
-        None if tls is None or listener.security is Security.NONE else tls.speaking(listener.protocol.alpn)
-        for listener in settings.listeners
-    )
+    # Those that ask for certificates of the same authorities share their contexts, too.
+    made: dict[tuple[object, ...], ServerTLS] = {}
+
+    def of(listener: Listener) -> ServerTLS | None:
+        if not pairs or listener.security is Security.NONE:
+            return None
+        authorities = () if listener.client_ca is None else listener.client_ca.certificates
+        if authorities not in made:
+            made[authorities] = ServerTLS(pairs, days=days, authorities=authorities)
+        return made[authorities].speaking(listener.protocol.alpn)
+
+    return tuple(map(of, settings.listeners))
 
 
 @frozen
@@ -247,11 +254,12 @@ def _begin(
     if IDeliveryProtocol.providedBy(protocol):
         return _delivering(listener, settings.limits, house)
     starttls = listener.security is Security.STARTTLS
-    proofs = settings.proofs(listener)
+    proofs, mechanisms = settings.proofs(listener), settings.mechanisms(listener)
     terms = DialogTerms(
         tls_offered=starttls,
         login_allowed=not starttls or listener.cleartext_login,
-        mechanisms=settings.mechanisms(listener),
+        mechanisms=tuple(word for word in mechanisms if proof_of(word) is not Proof.CERTIFICATE),
+        certified=tuple(word for word in mechanisms if proof_of(word) is Proof.CERTIFICATE),
         passwords=proofs is None or Proof.PASSWORD in proofs,
         capabilities=listener.capabilities,
         bad_commands=settings.limits.bad_commands,

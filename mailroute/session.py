@@ -97,7 +97,7 @@ class Session:
 
     def begin(self) -> None:
         """The connection is ready, TLS from the first byte included: greet."""
-        self.record.client = self._leg.client()
+        self._look_at_client()
         self._obey(self._dialog.greet())
 
     def received(self, data: bytes) -> None:
@@ -121,7 +121,7 @@ class Session:
 
     def secured(self) -> None:
         """TLS that the dialog asked for is on."""
-        self.record.client = self._leg.client()
+        self._look_at_client()
         self._obey(self._dialog.secured())
 
     def lost(self, why: str) -> None:
@@ -139,6 +139,11 @@ class Session:
         if self.state is not State.JOINED:
             self._leg.write(self._dialog.farewell(why))
         self._end(why.value)
+
+    def _look_at_client(self) -> None:
+        self.record.client = client = self._leg.client()
+        if client.certificate is not None:
+            self._dialog.certified()
 
     # --- running ---
 
@@ -207,7 +212,7 @@ class Session:
             self._move(_DONE, "")
             return
         try:
-            self._user = self._named(credentials)
+            self._user = self._house.name(credentials, self._door)
             self.record.user = self._user or "-"
         except ValueError as error:
             self.record.user = credentials.account[:256].decode("utf-8", "backslashreplace")
@@ -222,15 +227,6 @@ class Session:
         else:
             lookup = Lookup(self._user, self._door.protocol.name, self.record.client, credentials)
             self._work(authenticator.authenticate(lookup))
-
-    def _named(self, credentials: Credentials) -> str:
-        """Return the user that the client names; empty if it leaves that to what it shows.
-
-        :raises ValueError: it can be nobody's name.
-        """
-        if credentials.proof.names and not credentials.account and self._door.authenticator is not None:
-            return ""
-        return self._house.normalise(credentials.account)
 
     def _enter_routing(self, user: str) -> None:
         self._user = user

@@ -9,6 +9,7 @@ from mailroute.authenticators.checker import (
     checks_passwords,
     make_checker,
 )
+from mailroute.authenticators.external import ExternalSource
 from mailroute.authenticators.oauth2 import OAuth2Source
 from mailroute.authenticators.passwd_file import PasswdFileSource
 from mailroute.interfaces import IAuthenticateSource
@@ -24,7 +25,12 @@ __all__ = [
     "source",
 ]
 
-_BUILT_IN: tuple[IAuthenticateSource, ...] = (PasswdFileSource(), OAuth2Source(), CheckerSource())
+_BUILT_IN: tuple[IAuthenticateSource, ...] = (
+    PasswdFileSource(),
+    OAuth2Source(),
+    ExternalSource(),
+    CheckerSource(),
+)
 
 _registry: Registry[IAuthenticateSource] = Registry("authenticator", IAuthenticateSource, _BUILT_IN)
 source = _registry.source

@@ -87,6 +87,10 @@ class Listener(_Block):
     """``starttls``, ``tls`` (from the first byte) or ``none`` (no TLS at all, logins in the clear);
     ``starttls`` unless given, ``none`` where the protocol has no STARTTLS."""
 
+    client_ca: Annotated[Chain | None, values.CHAIN] = None
+    """PEM file with the authorities that may vouch for clients, which are then asked for certificates;
+    no client is unless given."""
+
     cleartext_login: bool = False
     """Whether a ``starttls`` listener also takes logins before TLS; ``false`` unless given."""
 
@@ -331,7 +335,16 @@ class Settings(_Block):
         proofs = self.proofs(listener)
         if proofs is None or "mechanisms" in listener.model_fields_set:
             return listener.mechanisms
-        return tuple(word for word in listener.protocol.mechanisms if proof_of(word) in proofs)
+        can = {proof for proof in proofs if proof.replayable or self._opens_unshown(listener)}
+        if listener.client_ca is None:
+            can.discard(Proof.CERTIFICATE)
+        return tuple(word for word in listener.protocol.mechanisms if proof_of(word) in can)
+
+    def _opens_unshown(self, listener: Listener) -> bool:
+        """Tell whether there is a backend for its clients that need not see what they have shown."""
+        chosen = [block for name, block in self.backends.items() if listener.backend in (None, name)]
+        serving = [block for block in chosen if listener.protocol.name in block.endpoints]
+        return any(block.login is not Method.REPLAY for block in serving)
 
     @property
     def worker_count(self) -> int:

@@ -2,13 +2,14 @@
 
 from mailroute.tls.client import ClientTLS, client_context, client_tls, remember, resuming_failed
 from mailroute.tls.errors import explain
-from mailroute.tls.server import KeyPair, ServerTLS
+from mailroute.tls.server import KeyPair, ServerTLS, client_certificate
 from mailroute.tls.transports import shakes_hands
 
 __all__ = [
     "ClientTLS",
     "KeyPair",
     "ServerTLS",
+    "client_certificate",
     "client_context",
     "client_tls",
     "explain",

@@ -1,4 +1,4 @@
-"""The SASL mechanisms that carry a password or a bearer token (RFC 4422).
+"""The SASL mechanisms that carry a password, a bearer token or nothing but a name (RFC 4422).
 
 A mechanism is a record: what the server prompts for, and how the client's
 answers read.  The same records serve every protocol.
@@ -106,6 +106,11 @@ def _read_oauthbearer(messages: Sequence[bytes]) -> Answer:
     return Answer(user, messages[0])
 
 
+def _read_external(messages: Sequence[bytes]) -> Answer:
+    # The message is the authorization identity alone: who it is, the connection says.
+    return Answer(messages[0], b"")
+
+
 def bearer_token(message: bytes) -> str:
     """Return the token in a message of XOAUTH2 or OAUTHBEARER (RFC 6750 section 2.1 has its characters).
 
@@ -124,9 +129,10 @@ MECHANISMS: dict[str, Mechanism] = {
     "LOGIN": Mechanism((b"Username:", b"Password:"), _read_login),
     "XOAUTH2": Mechanism((b"",), _read_xoauth2),
     "OAUTHBEARER": Mechanism((b"",), _read_oauthbearer, failure_reply=b"\1"),
+    "EXTERNAL": Mechanism((b"",), _read_external),
 }
-"""By the names that go over the wire.  PLAIN is RFC 4616, OAUTHBEARER RFC 7628; LOGIN
-(draft-murchison-sasl-login) and XOAUTH2 (Google's) have no RFC."""
+"""By the names that go over the wire.  PLAIN is RFC 4616, OAUTHBEARER RFC 7628, EXTERNAL RFC 4422's
+appendix A; LOGIN (draft-murchison-sasl-login) and XOAUTH2 (Google's) have no RFC."""
 
 
 class Exchange:

@@ -166,3 +166,82 @@ def test_an_object_may_stand_for_a_block() -> None:
     assert settings.authenticators[0].label == "authenticate[1] (Tokens)"
     with pytest.raises(ConfigError, match="must be a table or an IAuthenticator, not a object"):
         build(MemoryReactorClock(), **tree(authenticate=[object()]))
+
+
+EXTERNAL = {"source": "external"}
+WORD = {"imap": "tcp:127.0.0.1:143", "security": "none", "login": "none"}
+
+
+def certified(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return a tree in which clients' certificates are checked, but for the changes."""
+    listen = {"security": "tls", "client_ca": "ca.pem", **changes.pop("listen", {})}
+    listen = {key: value for key, value in listen.items() if value is not None}
+    certificate = [{"chain": str(folder / "cert.pem"), "key": str(folder / "key.pem")}]
+    usual = {"certificate": certificate, "authenticate": [EXTERNAL], "backend": {"east": WORD}}
+    return tree(listen=listen, **{**usual, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "offered"),
+    [
+        ({}, ("EXTERNAL",)),
+        ({"listen": {"security": "starttls"}}, ("EXTERNAL",)),
+        ({"listen": {"client_ca": None}}, ()),
+        ({"backend": {"east": {"imap": "tcp:127.0.0.1:143", "security": "none"}}}, ()),
+        (
+            {"backend": {"east": {**WORD, "login": "replay"}}, "listen": {"mechanisms": ["EXTERNAL"]}},
+            ("EXTERNAL",),
+        ),
+        (
+            {
+                "backend": {"east": {**WORD, "login": "replay"}, "west": {**WORD}},
+                "listen": {"backend": "east"},
+            },
+            (),
+        ),
+    ],
+)
+def test_external_is_offered_where_it_can_succeed(
+    folder: Path, changes: dict[str, Any], offered: tuple[str, ...]
+) -> None:
+    """Clients have to be asked for certificates, and there has to be a backend that need not see them."""
+    settings = build(MemoryReactorClock(), folder=folder, **certified(folder, **changes))
+    assert settings.mechanisms(settings.listeners[0]) == offered
+    if offered:
+        assert f"asks for certificates of the authorities in {folder}/ca.pem" in describe(settings)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (
+            {"listen": {"client_ca": None, "mechanisms": ["EXTERNAL"]}},
+            'client_ca: missing: "EXTERNAL" needs it',
+        ),
+        ({"authenticate": ["memory"]}, "client_ca: is for nothing: nobody looks at the certificates"),
+        (
+            {"authenticate": ["memory"], "listen": {"client_ca": None, "mechanisms": ["EXTERNAL"]}},
+            'mechanisms: "EXTERNAL" sends a certificate, which no [[authenticate]] block can check',
+        ),
+        (
+            {
+                "authenticate": [],
+                "backend": {"east": {**WORD, "login": "replay"}},
+                "listen": {"client_ca": None, "mechanisms": ["EXTERNAL"]},
+            },
+            'mechanisms: "EXTERNAL" sends a certificate, which a backend cannot be shown: remove it, or add',
+        ),
+        ({"listen": {"security": "none"}}, 'client_ca: means nothing with security = "none"'),
+        ({"listen": {"client_ca": "hashes"}}, "client_ca: "),
+        ({"listen": {"client_ca": "none.pem"}}, "client_ca: cannot read "),
+    ],
+)
+def test_certificates_that_nobody_checks_are_told(folder: Path, changes: dict[str, Any], error: str) -> None:
+    """What is missing for EXTERNAL, or is there for nothing, is an error with its key."""
+    memory = {"source": "checker", "checker": "memory:a:b"}
+    if "authenticate" in changes:
+        changes = {**changes, "authenticate": [memory for _ in changes["authenticate"]]}
+    with pytest.raises(ConfigError) as found:
+        build(MemoryReactorClock(), folder=folder, **certified(folder, **changes))
+    (line,) = str(found.value).split("\n")
+    assert line.startswith(f"listen[1].{error}")

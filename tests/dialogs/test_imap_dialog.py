@@ -530,3 +530,32 @@ def test_where_no_password_can_be_right_none_is_asked_for() -> None:
     talk.hears(b"b LOGIN bob secret\r\n")
     assert talk.said().startswith(b"b NO ")
     assert not talk.events
+
+
+CERTIFIED = DialogTerms(mechanisms=("PLAIN",), certified=("EXTERNAL",))
+
+
+def test_external_is_offered_to_who_has_shown_a_certificate() -> None:
+    """EXTERNAL is neither listed nor taken before; then it comes first, with or without a name to ask for."""
+    conversation = talk(CERTIFIED)
+    conversation.hears(b"a CAPABILITY\r\nb AUTHENTICATE EXTERNAL =\r\n")
+    said = conversation.said()
+    assert b"EXTERNAL" not in said
+    assert b"b NO " in said
+    for given, user in ((b"=", b""), (b64(b"bob"), b"bob")):
+        conversation = talk(CERTIFIED)
+        conversation.half.certified()
+        conversation.hears(b"a CAPABILITY\r\n")
+        assert b" AUTH=EXTERNAL AUTH=PLAIN\r\n" in conversation.said()
+        conversation.hears(b"b AUTHENTICATE EXTERNAL " + given + b"\r\n")
+        assert attempt(conversation) == Credentials("EXTERNAL", user, b"", proof=Proof.CERTIFICATE)
+
+
+def test_external_may_come_line_by_line() -> None:
+    """Without an initial response the client is asked for the name, and may send an empty line."""
+    conversation = talk(CERTIFIED)
+    conversation.half.certified()
+    conversation.hears(b"b AUTHENTICATE EXTERNAL\r\n")
+    assert conversation.said() == b"+ \r\n"
+    conversation.hears(b"\r\n")
+    assert attempt(conversation).user == b""

@@ -13,6 +13,7 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 from servers.accounts import ALICE, Account, message
@@ -214,3 +215,68 @@ def test_a_token_that_is_checked_here_is_handed_on(authority: Authority, certifi
         ):
             log_in_with(session, "OAUTHBEARER", ALICE.user, token)
             assert session.select()[0] == "OK"
+
+
+# --- certificates -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_certificates(east: Dovecot, authority: Authority, certificate: Certificate) -> Iterator[Mailroute]:
+    config = configuration(certificate, {"east": backend(east, authority, **KEYS)})
+    config["authenticate"] = [{"source": "external"}, {"source": "passwd-file", "file": "hashes"}]
+    listen = listeners()
+    for name in ("imap", "imaps"):
+        listen[name]["client_ca"] = str(authority.file)
+    files = {"master-password": f"{MASTER.password}\n", "hashes": f"{ALICE.user}:{hashed('SHA512-CRYPT')}\n"}
+    with Mailroute(listen, config, {**users(ALICE), **files}) as here:
+        yield here
+
+
+@pytest.fixture(scope="module")
+def alices(authority: Authority) -> Certificate:
+    return authority.issue("Alice", more=[x509.RFC822Name(user("ARGON2ID").user)], client=True)
+
+
+@pytest.mark.parametrize("port", ["imap", "imaps"])
+def test_a_certificate_opens_its_account(
+    with_certificates: Mailroute, authority: Authority, alices: Certificate, port: str
+) -> None:
+    """A client with a certificate is offered EXTERNAL, and needs neither name nor password."""
+    context = authority.context()
+    context.load_cert_chain(alices.chain, alices.key)
+    if port == "imaps":
+        session: Any = imaplib.IMAP4_SSL("localhost", with_certificates.ports[port], ssl_context=context)
+    else:
+        session = imaplib.IMAP4("localhost", with_certificates.ports[port])
+        assert "AUTH=EXTERNAL" not in session.capabilities
+        session.starttls(context)
+    with session:
+        assert "AUTH=EXTERNAL" in session.capabilities
+        session.authenticate("EXTERNAL", lambda _: b"")
+        assert session.select() == ("OK", [b"1"])
+
+
+def test_a_client_without_a_certificate_uses_its_password(
+    with_certificates: Mailroute, authority: Authority
+) -> None:
+    """EXTERNAL is not offered to who has shown no certificate, nor does it let anybody in."""
+    port = with_certificates.ports["imaps"]
+    with imaplib.IMAP4_SSL("localhost", port, ssl_context=authority.context()) as session:
+        assert "AUTH=EXTERNAL" not in session.capabilities
+        with pytest.raises(imaplib.IMAP4.error, match="Unsupported"):
+            session.authenticate("EXTERNAL", lambda _: ALICE.user.encode())
+        message = f"\0{ALICE.user}\0{SECRET}".encode()
+        assert session.authenticate("PLAIN", lambda _: message)[0] == "OK"
+
+
+def test_a_certificate_opens_no_other_account(
+    with_certificates: Mailroute, authority: Authority, alices: Certificate
+) -> None:
+    """Whoever asks for an account that the certificate does not name is turned away."""
+    context = authority.context()
+    context.load_cert_chain(alices.chain, alices.key)
+    with (
+        imaplib.IMAP4_SSL("localhost", with_certificates.ports["imaps"], ssl_context=context) as session,
+        pytest.raises(imaplib.IMAP4.error, match="AUTHORIZATIONFAILED"),
+    ):
+        session.authenticate("EXTERNAL", lambda _: ALICE.user.encode())

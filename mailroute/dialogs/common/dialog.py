@@ -10,6 +10,7 @@ import base64
 import enum
 from abc import ABC, abstractmethod
 
+from attrs import evolve
 from zope.interface import implementer
 
 from mailroute.events import (
@@ -162,6 +163,11 @@ class CommandDialog(ABC):
         self._reader.forget()
         self._state = _COMMAND
         return []
+
+    def certified(self) -> None:
+        """Offer what only a client with a certificate can succeed with."""
+        terms = self._terms
+        self._terms = evolve(terms, mechanisms=(*terms.certified, *terms.mechanisms), certified=())
 
     def reject(self, refusal: Refusal) -> list[DialogEvent]:
         """Answer the login command, and go on with what the client sent behind it."""

@@ -45,6 +45,9 @@ class TcpDialog:
         """Nothing: it never asks for TLS."""
         return []
 
+    def certified(self) -> None:
+        """Nothing: nobody logs in."""
+
     def accept(self, outcome: LoggedIn) -> bytes:
         """Return nothing: the backend's own bytes are the first that the client gets."""
         del outcome
