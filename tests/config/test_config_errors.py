@@ -245,7 +245,7 @@ ONE = [
     # routes
     (
         changed('source = "default"\n', ""),
-        '9: route[1].source: missing: write one of "table", "pattern", "default" or "hash"',
+        '9: route[1].source: missing: write one of "table", "pattern", "default", ',
     ),
     (changed('"default"', "1"), "10: route[1].source: must be a string, not 1"),
     (
