@@ -40,10 +40,7 @@ class Address:
 
 @frozen
 class ClientCertificate:
-    """Whose certificate a client has, as an authority that the listener trusts for this has vouched.
-
-    ``emails`` are its addresses (subjectAltName's rfc822Name), ``common_names`` the subject's.
-    """
+    """Addresses (rfc822Name) and common names in a client's certificate, which is to be trusted."""
 
     emails: tuple[str, ...] = ()
     common_names: tuple[str, ...] = ()
@@ -272,6 +269,13 @@ class Attempt:
     seam: object = None
 
 
+@passing
+class KeysWanted:
+    """The client wants to show that it knows a password, whose stored keys are wanted (`IDialog.keys`)."""
+
+    credentials: Credentials
+
+
 @frozen
 class HangUp:
     """Close the connection once everything has been written; the reason may be that of a refusal."""
@@ -314,7 +318,7 @@ class Opened:
     backend: str
 
 
-DialogEvent = Send | StartTLS | Attempt | HangUp
+DialogEvent = Send | StartTLS | KeysWanted | Attempt | HangUp
 LoginEvent = Send | StartTLS | Ready | LoggedIn | Refused
 
 
@@ -328,10 +332,9 @@ class DialogTerms:
     ``tls_offered``: the client may ask for STARTTLS.  ``login_allowed``: it may
     log in as things stand; a STARTTLS listener allows it once TLS is on.
     ``passwords``: a login with name and password may succeed at all.
-    ``mechanisms``: the SASL mechanisms to offer, in order; ``certified``: those
-    that come before them once the client has shown its certificate.  ``capabilities``:
-    what else to announce.  ``bad_commands``: how many are answered before the
-    client is sent away, 0 for any number.
+    ``mechanisms``: the SASL mechanisms to offer, in order; ``certified`` and ``bound``
+    come before them once the client has shown its certificate, or TLS has channel binding.  ``capabilities``:
+    what else to announce.  ``bad_commands``: how many are answered, 0 for any number.
     """
 
     tls_offered: bool = False
@@ -341,6 +344,7 @@ class DialogTerms:
     bad_commands: int = 5
     passwords: bool = True
     certified: tuple[str, ...] = ()
+    bound: tuple[str, ...] = ()
 
 
 @passing

@@ -33,7 +33,7 @@ from mailroute.gate import Gate
 from mailroute.house import House
 from mailroute.legs import IClientLeg, IDeparture, ISession
 from mailroute.sockets.transport import HubTransport
-from mailroute.tls import client_certificate, explain, shakes_hands
+from mailroute.tls import channel_binding, client_certificate, explain, shakes_hands
 
 LINGER = 5.0
 """Seconds that a client has to take the last words, and to finish its side of TLS's end."""
@@ -214,6 +214,10 @@ class ProxyServer(Protocol):
         """Return what is known of the client now."""
         assert self._client is not None  # noqa: S101 (connectionMade sets it)
         return self._client
+
+    def channel_binding(self) -> bytes | None:
+        """Return what tells this TLS connection from all others, if it has that."""
+        return None if self.client().tls is None else channel_binding(self._transport().getHandle())
 
     def hand_over(self) -> tuple[ITransport, IDeparture]:
         """Return the transport for the splice, and who counts the client out."""

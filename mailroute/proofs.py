@@ -17,6 +17,12 @@ class Proof(enum.Enum):
     CERTIFICATE = "certificate"
     """A certificate that the client has shown in the TLS handshake: it cannot be passed on at all."""
 
+    SCRAM_SHA_256 = "SCRAM-SHA-256 exchange"
+    """That the client knows the password, which it has not sent (RFC 7677): it cannot be passed on either."""
+
+    SCRAM_SHA_1 = "SCRAM-SHA-1 exchange"
+    """The same, by an older hash (RFC 5802)."""
+
     @property
     def names(self) -> bool:
         """Whether it says by itself whose it is, so that the client need not."""
@@ -25,10 +31,26 @@ class Proof(enum.Enum):
     @property
     def replayable(self) -> bool:
         """Whether the client's login can be repeated at a backend."""
-        return self is not Proof.CERTIFICATE
+        return self in (Proof.PASSWORD, Proof.TOKEN)
 
 
-_PROOFS = {"XOAUTH2": Proof.TOKEN, "OAUTHBEARER": Proof.TOKEN, "EXTERNAL": Proof.CERTIFICATE}
+_PROOFS = {
+    "XOAUTH2": Proof.TOKEN,
+    "OAUTHBEARER": Proof.TOKEN,
+    "EXTERNAL": Proof.CERTIFICATE,
+    "SCRAM-SHA-256": Proof.SCRAM_SHA_256,
+    "SCRAM-SHA-256-PLUS": Proof.SCRAM_SHA_256,
+    "SCRAM-SHA-1": Proof.SCRAM_SHA_1,
+    "SCRAM-SHA-1-PLUS": Proof.SCRAM_SHA_1,
+}
+
+SCRAM = frozenset({Proof.SCRAM_SHA_256, Proof.SCRAM_SHA_1})
+"""For which keys are wanted while the client is asked."""
+
+
+def needs_binding(mechanism: str) -> bool:
+    """Tell whether a mechanism needs TLS with channel binding."""
+    return mechanism.endswith("-PLUS")
 
 
 def proof_of(mechanism: str) -> Proof:

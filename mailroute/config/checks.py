@@ -36,7 +36,7 @@ class Authenticators:
 
 def proofs(links: Iterable[Link]) -> frozenset[Proof]:
     """Return what the authenticators can check together."""
-    return AuthenticatorChain(tuple(links)).proofs
+    return AuthenticatorChain(tuple(links)).offers
 
 
 @frozen

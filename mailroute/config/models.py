@@ -24,7 +24,7 @@ from mailroute.config.source import Source
 from mailroute.events import Change, Credentials, Identity, Method, Security
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import UserNames
-from mailroute.proofs import Proof, proof_of
+from mailroute.proofs import Proof, needs_binding, proof_of
 
 
 def _usual_security(data: Mapping[str, Any]) -> Security:
@@ -328,7 +328,7 @@ class Settings(_Block):
         """Return what of its clients' credentials can be checked here; ``None`` if backends check them."""
         if listener.authenticate is not None:
             return frozenset({Proof.PASSWORD})
-        return AuthenticatorChain(self.authenticators).proofs if self.authenticators else None
+        return AuthenticatorChain(self.authenticators).offers if self.authenticators else None
 
     def mechanisms(self, listener: Listener) -> tuple[str, ...]:
         """Return the SASL mechanisms that a listener offers: none that could not succeed."""
@@ -338,7 +338,9 @@ class Settings(_Block):
         can = {proof for proof in proofs if proof.replayable or self._opens_unshown(listener)}
         if listener.client_ca is None:
             can.discard(Proof.CERTIFICATE)
-        return tuple(word for word in listener.protocol.mechanisms if proof_of(word) in can)
+        known = listener.protocol.mechanisms
+        clear = listener.security is Security.NONE
+        return tuple(word for word in known if proof_of(word) in can and not (clear and needs_binding(word)))
 
     def _opens_unshown(self, listener: Listener) -> bool:
         """Tell whether there is a backend for its clients that need not see what they have shown."""

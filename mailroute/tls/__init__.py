@@ -2,13 +2,14 @@
 
 from mailroute.tls.client import ClientTLS, client_context, client_tls, remember, resuming_failed
 from mailroute.tls.errors import explain
-from mailroute.tls.server import KeyPair, ServerTLS, client_certificate
+from mailroute.tls.server import KeyPair, ServerTLS, channel_binding, client_certificate
 from mailroute.tls.transports import shakes_hands
 
 __all__ = [
     "ClientTLS",
     "KeyPair",
     "ServerTLS",
+    "channel_binding",
     "client_certificate",
     "client_context",
     "client_tls",

@@ -282,6 +282,17 @@ def client_certificate(connection: SSL.Connection) -> ClientCertificate | None:
         return ClientCertificate()
 
 
+def channel_binding(connection: SSL.Connection) -> bytes | None:
+    """Return tls-exporter's channel binding (RFC 9266).
+
+    None before TLS 1.3: there it would need an extension that not everybody has, against a triple handshake.
+    """
+    if connection.get_protocol_version_name() != "TLSv1.3":
+        return None
+    binding: bytes = connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
+    return binding
+
+
 def _emails(certificate: x509.Certificate) -> list[str]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

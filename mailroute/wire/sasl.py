@@ -134,6 +134,12 @@ MECHANISMS: dict[str, Mechanism] = {
 """By the names that go over the wire.  PLAIN is RFC 4616, OAUTHBEARER RFC 7628, EXTERNAL RFC 4422's
 appendix A; LOGIN (draft-murchison-sasl-login) and XOAUTH2 (Google's) have no RFC."""
 
+SCRAM = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1")
+"""The mechanisms of `mailroute.wire.scram`."""
+
+NAMES = (*MECHANISMS, *SCRAM)
+"""All mechanisms that there are."""
+
 
 class Exchange:
     """One client's run through one mechanism."""

@@ -245,3 +245,38 @@ def test_certificates_that_nobody_checks_are_told(folder: Path, changes: dict[st
         build(MemoryReactorClock(), folder=folder, **certified(folder, **changes))
     (line,) = str(found.value).split("\n")
     assert line.startswith(f"listen[1].{error}")
+
+
+KEYS = (
+    "bob:{SCRAM-SHA-256}4096,W22ZaJ0SNY7soEsUEjb6gQ==,WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=,"
+    "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "changes", "offered"),
+    [
+        (KEYS, {}, ("PLAIN", "LOGIN", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")),
+        (KEYS, {"security": "none", "client_ca": None}, ("PLAIN", "LOGIN", "SCRAM-SHA-256")),
+        (f"{KEYS}\neve:{{PLAIN}}x", {}, ("PLAIN", "LOGIN")),
+        (KEYS, {"mechanisms": ["SCRAM-SHA-256"]}, ("SCRAM-SHA-256",)),
+    ],
+)
+def test_scram_is_offered_where_it_can_succeed(
+    folder: Path, lines: str, changes: dict[str, Any], offered: tuple[str, ...]
+) -> None:
+    """All users have to have keys, and what needs channel binding needs TLS."""
+    (folder / "hashes").write_text(f"{lines}\n")
+    chain = [{"source": "passwd-file", "file": "hashes"}]
+    made = certified(folder, authenticate=chain, listen={"client_ca": None, **changes})
+    settings = build(MemoryReactorClock(), folder=folder, **made)
+    assert settings.mechanisms(settings.listeners[0]) == offered
+
+
+def test_scram_that_would_fail_some_cannot_be_listed(folder: Path) -> None:
+    """To list SCRAM where some users have other hashes is an error."""
+    (folder / "hashes").write_text(f"{KEYS}\neve:{{PLAIN}}x\n")
+    chain = [{"source": "passwd-file", "file": "hashes"}]
+    listen = {"client_ca": None, "mechanisms": ["SCRAM-SHA-256"]}
+    with pytest.raises(ConfigError, match='"SCRAM-SHA-256" sends a SCRAM-SHA-256 exchange, which no'):
+        build(MemoryReactorClock(), folder=folder, **certified(folder, authenticate=chain, listen=listen))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import imaplib
 import json
+import re
 import subprocess
 import threading
 import time
@@ -280,3 +281,38 @@ def test_a_certificate_opens_no_other_account(
         pytest.raises(imaplib.IMAP4.error, match="AUTHORIZATIONFAILED"),
     ):
         session.authenticate("EXTERNAL", lambda _: ALICE.user.encode())
+
+
+# --- proofs that a password is known --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_keys(east: Dovecot, authority: Authority, certificate: Certificate) -> Iterator[Mailroute]:
+    lines = [f"{user(scheme).user}:{hashed('SCRAM-SHA-256')}" for scheme in SCHEMES]
+    with proxy(east, authority, certificate, lines) as here:
+        yield here
+
+
+def gsasl(with_keys: Mailroute, authority: Authority, mechanism: str, password: str) -> str:
+    """Log in by GNU SASL's client, and return what both sides have said."""
+    command = [
+        *(program("gsasl", "gsasl"), "--client", "--imap", "--starttls", "--mechanism", mechanism),
+        *("--x509-ca-file", str(authority.file), "--connect", f"localhost:{with_keys.ports['imap']}"),
+        *("--authentication-id", user("ARGON2ID").user, "--password", password),
+        *(() if mechanism.endswith("-PLUS") else ("--no-cb",)),
+    ]
+    given = {"input": "c LOGOUT\n", "text": True, "timeout": 60}
+    done = subprocess.run(command, capture_output=True, check=False, **given)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"])
+def test_a_client_that_proves_to_know_its_password(
+    with_keys: Mailroute, authority: Authority, mechanism: str
+) -> None:
+    """GNU SASL's client and mailroute prove to each other what they know, bound to the channel or not."""
+    said = gsasl(with_keys, authority, mechanism, SECRET)
+    assert re.search(rf"AUTH={mechanism}(?!-)", said), said
+    assert re.search(r"^\. OK ", said, re.MULTILINE), said
+    said = gsasl(with_keys, authority, mechanism, "not that")
+    assert re.search(r"^\. NO \[AUTHENTICATIONFAILED\]", said, re.MULTILINE), said

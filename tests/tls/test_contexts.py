@@ -21,7 +21,7 @@ from servers.certificates import Authority, Certificate
 
 from mailroute.config.files import read_chain, read_key
 from mailroute.events import ClientCertificate
-from mailroute.tls import KeyPair, ServerTLS, client_certificate
+from mailroute.tls import KeyPair, ServerTLS, channel_binding, client_certificate
 from mailroute.tls.ciphers import aes_in_hardware
 from mailroute.tls.server import TICKET_KEY_LIFETIME, TICKET_LIFETIME
 
@@ -316,3 +316,31 @@ def test_a_certificate_that_ends_meanwhile_is_none(
     assert client_certificate(server) is not None
     monkeypatch.setattr("mailroute.tls.server.datetime", Later)
     assert client_certificate(server) is None
+
+
+def test_both_ends_know_the_same_channel(authority: Authority) -> None:
+    """Each connection of TLS 1.3 has a binding of its own, which its client has too; older TLS has none."""
+    maker = ServerTLS([pair(authority.issue("a.example"))])
+    seen = set()
+    for _ in range(2):
+        client, server = (
+            SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD)),
+            maker.serverConnectionForTLS(None),
+        )
+        client.set_connect_state()
+        server.set_accept_state()
+        for _ in range(3):
+            for one, other in ((client, server), (server, client)):
+                with contextlib.suppress(SSL.WantReadError):
+                    one.do_handshake()
+                with contextlib.suppress(SSL.WantReadError):
+                    other.bio_write(one.bio_read(65536))
+        theirs = client.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
+        assert channel_binding(server) == theirs
+        seen.add(theirs)
+    assert len(seen) == 2
+    context = loose(authority)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    server = maker.serverConnectionForTLS(None)
+    Client(context, "a.example", server)
+    assert channel_binding(server) is None

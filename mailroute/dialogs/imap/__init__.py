@@ -10,7 +10,7 @@ from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.login import ImapLogin
 from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
-from mailroute.wire.sasl import MECHANISMS
+from mailroute.wire.sasl import NAMES
 
 
 @implementer(ILoginProtocol)
@@ -19,7 +19,7 @@ class ImapProtocol:
 
     name = "imap"
     alpn: ClassVar[tuple[bytes, ...]] = (b"imap",)
-    mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    mechanisms: ClassVar[tuple[str, ...]] = NAMES
     logins = True
     starttls = True
 

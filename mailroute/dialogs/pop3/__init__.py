@@ -10,7 +10,7 @@ from mailroute.dialogs.pop3.dialog import Pop3Dialog
 from mailroute.dialogs.pop3.login import Pop3Login
 from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
-from mailroute.wire.sasl import MECHANISMS
+from mailroute.wire.sasl import NAMES
 
 
 @implementer(ILoginProtocol)
@@ -19,7 +19,7 @@ class Pop3Protocol:
 
     name = "pop3"
     alpn: ClassVar[tuple[bytes, ...]] = (b"pop3",)
-    mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    mechanisms: ClassVar[tuple[str, ...]] = NAMES
     logins = True
     starttls = True
 
