@@ -128,7 +128,7 @@ BUILDERS = {"service", "dials"}
 # who live there share.  From outside, only the folder itself may be imported.
 REGISTRIES = {
     "dialogs": {"common"},
-    "routers": {"answers", "chain", "guard"},
+    "routers": {"answers", "chain", "guard", "maps"},
     "authenticators": {"chain", "hashes"},
 }
 

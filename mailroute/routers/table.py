@@ -12,8 +12,14 @@ from zope.interface import implementer
 
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
-from mailroute.sources import CONTROL, SourceContext, UsersFile, only, unknown_backend
+from mailroute.routers.answers import Answers
+from mailroute.routers.maps import FORMATS, MapRouter
+from mailroute.sources import CONTROL, BadOption, SourceContext, UsersFile, only, text, unknown_backend
 from mailroute.sources.users_file import LineReader, decoded
+from mailroute.wording import did_you_mean
+
+_OWN = "mailroute"
+"""The format of our own tables, in words of the configuration."""
 
 Entry = Route | str
 """What a table holds for a user.
@@ -34,12 +40,12 @@ class _TableReader(LineReader[Entry]):
 
     def add(self, line: bytes) -> None:
         """Add a line's user (`LineReader.add`)."""
-        text = decoded(line).replace("\t", " ")
-        if CONTROL.search(text):
+        said = decoded(line).replace("\t", " ")
+        if CONTROL.search(said):
             raise ValueError("a control character")
         # Only the space parts fields: str.split() would take every Unicode blank.
-        fields = [part for part in text.split(" ") if part]
-        if "#" in text:
+        fields = [part for part in said.split(" ") if part]
+        if "#" in said:
             fields = _without_comment(fields)
         if not fields:
             return
@@ -83,12 +89,20 @@ class TableRouter(UsersFile[Entry]):
 
 @implementer(IRouteSource)
 class TableSource:
-    """Makes a `TableRouter` from the key ``file``."""
+    """Makes a `TableRouter` from the key ``file``, or a router for the ``format`` of another proxy's map."""
 
     name = "table"
 
     def router(self, options: Mapping[str, object], context: object) -> IRouter:
         """Make the router; see `IRouteSource.router`."""
         assert isinstance(context, SourceContext)  # noqa: S101 - only the configuration calls it
-        only(options, ("file",))
-        return TableRouter.of(options, context)
+        only(options, ("file", "format", "backend"))
+        form = text(options, "format") if "format" in options else _OWN
+        if form == _OWN:
+            if "backend" in options:
+                raise BadOption("backend", f'means nothing with format = "{_OWN}": each line names one')
+            return TableRouter.of(options, context)
+        if form not in FORMATS:
+            raise BadOption("format", f'there is no format "{form}"{did_you_mean(form, (_OWN, *FORMATS))}')
+        answers = Answers(context.backends, context.backend(options) if "backend" in options else None)
+        return MapRouter.of(options, context, form, answers)

@@ -159,7 +159,8 @@ class ScramExchange:
         self._header = message[: found.start(3)]
         self._first = message[found.start(3) :]
         self._nonce = found[5] + self._nonce
-        return Wanted(_name(found[4]), _name(found[2] or b""))
+        user, authorize_as = _name(found[4]), _name(found[2] or b"")
+        return Wanted(user, b"" if authorize_as == user else authorize_as)
 
     def _take_final(self, message: bytes, keys: StoredKeys, wanted: Wanted) -> Proven | None:
         found = _FINAL.match(message)

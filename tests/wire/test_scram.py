@@ -101,6 +101,8 @@ def test_names_are_written_with_signs() -> None:
     exchange = ScramExchange("SCRAM-SHA-1", b"x", None)
     wanted = exchange.respond(b64(b"n,a=ot=3Dher,n=b=2Cob,r=0123456789"))
     assert wanted == Wanted(b"b,ob", b"ot=her")
+    own = ScramExchange("SCRAM-SHA-1", b"x", None).respond(b64(b"n,a=bob,n=bob,r=0123456789"))
+    assert own == Wanted(b"bob", b"")
     with pytest.raises(SaslError):
         ScramExchange("SCRAM-SHA-1", b"x", None).respond(b64(b"n,,n=b=2Dob,r=0123456789"))
 
