@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+OAUTH2 = ["PyJWT>=2.11", "treq>=24.9"]
+
 setup(
     name="mailroute",
     version="0.1.0",
@@ -26,7 +28,9 @@ setup(
         "zope.interface>=6.2",
     ],
     extras_require={
+        "oauth2": OAUTH2,
         "test": [
+            *OAUTH2,
             "aiosmtpd>=1.4.5",
             "coverage[toml]>=7.5",
             "hypothesis>=6.100",

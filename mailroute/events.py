@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 from twisted.internet.interfaces import ITransport
 
-from mailroute.proofs import Proof
+from mailroute.proofs import ClientCertificate, Proof
 
 if TYPE_CHECKING:
     from attrs import frozen as passing
@@ -47,6 +47,7 @@ class Client:
     ``TLSv1.3``, or ``None`` in the clear; ``server_name`` the SNI it asked for.
     ``of_proxy``: a proxy in front has opened the connection and says nothing of
     a client (a health check, as a rule), so that ``source`` is its own address.
+    ``certificate`` is ``None`` unless it has shown one that is to be trusted.
     """
 
     session_id: str
@@ -55,6 +56,7 @@ class Client:
     tls: str | None = None
     server_name: str | None = None
     of_proxy: bool = False
+    certificate: ClientCertificate | None = None
 
 
 @passing
@@ -262,6 +264,13 @@ class Attempt:
     seam: object = None
 
 
+@passing
+class KeysWanted:
+    """The client wants to show that it knows a password, whose stored keys are wanted (`IDialog.keys`)."""
+
+    credentials: Credentials
+
+
 @frozen
 class HangUp:
     """Close the connection once everything has been written; the reason may be that of a refusal."""
@@ -304,7 +313,7 @@ class Opened:
     backend: str
 
 
-DialogEvent = Send | StartTLS | Attempt | HangUp
+DialogEvent = Send | StartTLS | KeysWanted | Attempt | HangUp
 LoginEvent = Send | StartTLS | Ready | LoggedIn | Refused
 
 
@@ -318,10 +327,11 @@ class DialogTerms:
     ``tls_offered``: the client may ask for STARTTLS.  ``login_allowed``: it may
     log in as things stand; a STARTTLS listener allows it once TLS is on.
     ``passwords``: a login with name and password may succeed at all.
-    ``mechanisms``: the SASL mechanisms to offer, in order.  ``capabilities``:
-    what else to announce.  ``bad_commands``: how many are answered before the
-    client is sent away, 0 for any number.  ``host_name``: what mailroute calls
-    itself, for protocols that tell it.
+    ``mechanisms``: the SASL mechanisms to offer, in order; ``certified`` and ``bound``
+    come before them once the client has shown its certificate, or TLS has channel binding.
+    ``capabilities``: what else to announce.  ``bad_commands``: how many are answered before
+    the client is sent away, 0 for any number.  ``host_name``: what mailroute calls itself, for
+    protocols that tell it.
     """
 
     tls_offered: bool = False
@@ -331,6 +341,8 @@ class DialogTerms:
     bad_commands: int = 5
     passwords: bool = True
     host_name: str = "localhost"
+    certified: tuple[str, ...] = ()
+    bound: tuple[str, ...] = ()
 
 
 @passing

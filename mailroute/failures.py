@@ -14,8 +14,13 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from mailroute.events import Reason, Refusal
+
 NO_TOKEN = b'{"status":"invalid_token"}'
 """What an OAuth server says of a token that it does not take (RFC 7628 section 3.2.2)."""
+
+UNKNOWN = Refusal(Reason.AUTHENTICATION_FAILED, "no route knows the user")
+"""Must look like a wrong password, in words and in time."""
 
 RECENT = 64
 """Refusals to remember for each backend: enough to show their spread."""
@@ -54,6 +59,21 @@ class FailureTiming:
         if document is not None:
             self._document = document
         return self._document
+
+    def delay(self, refusal: Refusal, user: str, backend: str | None, taken: float) -> float:
+        """Seconds that a refusal has yet to wait.
+
+        :param backend: the backend that has refused, None for none.
+        :param taken: seconds since the login's last part began.
+        """
+        if refusal is UNKNOWN:
+            # Counted from the end of the look-up, as it is where a backend refuses.
+            return self.unknown(user)
+        if refusal.reason is not Reason.AUTHENTICATION_FAILED:
+            return 0.0
+        if backend is not None:
+            self.refused(backend, taken)
+        return max(self.minimum - taken, 0.0)
 
     def unknown(self, user: str) -> float:
         """Seconds that the refusal of a user without a backend takes.

@@ -28,7 +28,7 @@ from mailroute.gate import Gate
 from mailroute.house import House
 from mailroute.legs import IClientLeg, IDeparture, ISession
 from mailroute.sockets.transport import HubTransport
-from mailroute.tls import explain, shakes_hands
+from mailroute.tls import channel_binding, client_certificate, explain, shakes_hands
 
 LINGER = 5.0
 """Seconds that a client has to take the last words, and to finish its side of TLS's end."""
@@ -94,6 +94,7 @@ class ProxyServer(Protocol):
             self.client(),
             tls=connection.get_protocol_version_name(),
             server_name=name.decode("ascii", "backslashreplace")[:255] if name else None,
+            certificate=client_certificate(connection),
         )
         if self._tls_first:
             self._tls_first = False
@@ -176,6 +177,10 @@ class ProxyServer(Protocol):
         """Return what is known of the client now."""
         assert self._client is not None  # noqa: S101 (connectionMade sets it)
         return self._client
+
+    def channel_binding(self) -> bytes | None:
+        """Return what tells this TLS connection from all others, if it has that."""
+        return None if self.client().tls is None else channel_binding(self._transport().getHandle())
 
     def hand_over(self) -> tuple[ITransport, IDeparture, bytes]:
         """Return the transport for the splice, who counts the client out, and what nobody was told."""

@@ -9,10 +9,22 @@ from attrs import field, frozen
 from twisted.internet.interfaces import IReactorTime, ITransport
 
 from mailroute.deadlines import Deadlines, deadlines_of
-from mailroute.events import DialogTerms, Route
+from mailroute.events import (
+    NOBODY,
+    Client,
+    Credentials,
+    DialogTerms,
+    LoginRefused,
+    Lookup,
+    Reason,
+    Refusal,
+    Route,
+)
 from mailroute.failures import FailureTiming
-from mailroute.interfaces import IAuthenticator, IBackend, ILoginProtocol, IRouter
+from mailroute.interfaces import IBackend, IDialog, IKeyholder, ILoginProtocol, IRouter
+from mailroute.legs import IClientLeg
 from mailroute.places import Places
+from mailroute.wire.scram import StoredKeys
 
 
 class Parting(Protocol):
@@ -52,7 +64,7 @@ class Door:
     name: str
     protocol: ILoginProtocol
     terms: DialogTerms
-    authenticator: IAuthenticator | None = None
+    authenticator: IKeyholder | None = None
     route: Route | None = None
 
 
@@ -78,6 +90,39 @@ class House:
     @places.default
     def _places(self) -> Places:
         return Places(self.backends, self.clock)
+
+    def name(self, credentials: Credentials, door: Door) -> str:
+        """Return the user that a client names; empty if it leaves that to what it shows.
+
+        :raises ValueError: it can be nobody's name.
+        """
+        checked = door.authenticator is not None
+        if credentials is NOBODY and not checked:
+            return ""
+        if credentials.proof.names and not credentials.account and checked:
+            return ""
+        return self.normalise(credentials.account)
+
+    async def keys(self, door: Door, lookup: Lookup) -> StoredKeys:
+        """Return the stored keys of a user's password.
+
+        :raises LoginRefused: they cannot be had.
+        """
+        found = None if door.authenticator is None else await door.authenticator.keys(lookup)
+        if found is None:
+            raise LoginRefused(Refusal(Reason.MISCONFIGURED, "nobody has the keys of passwords"))
+        return found
+
+    @staticmethod
+    def introduce(dialog: IDialog, leg: IClientLeg, terms: DialogTerms) -> Client:
+        """Tell a dialog what its client's connection is good for, and return what is known of the client."""
+        client = leg.client()
+        if client.certificate is not None:
+            dialog.certified()
+        binding = leg.channel_binding() if terms.bound else None
+        if binding is not None:
+            dialog.bound(binding)
+        return client
 
     @deadlines.default
     def _deadlines(self) -> Deadlines:

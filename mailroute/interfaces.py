@@ -59,6 +59,7 @@ from mailroute.events import (
 )
 from mailroute.proofs import Proof
 from mailroute.sights import Sight
+from mailroute.wire.scram import StoredKeys
 
 
 class IDialog(Interface):
@@ -77,6 +78,15 @@ class IDialog(Interface):
 
     def secured() -> list[DialogEvent]:
         """TLS asked for with `StartTLS` is on: forget what was said before it."""
+
+    def certified() -> None:
+        """The client has shown a certificate in its TLS handshake; called before ``greet`` or ``secured``."""
+
+    def bound(binding: bytes) -> None:
+        """TLS has channel binding (tls-exporter, RFC 9266); called before ``greet`` or ``secured``."""
+
+    def keys(keys: StoredKeys) -> list[DialogEvent]:
+        """Go on with the keys that `KeysWanted` asks for; those of an unknown user are made up."""
 
     def accept(outcome: LoggedIn) -> bytes:
         """The login succeeded: return the answer to the client's login command."""
@@ -283,6 +293,20 @@ class IAuthenticator(Interface):
 
         :raises mailroute.events.LoginRefused: (or fails with it) the credentials are wrong, or the
             answer cannot be had now (`mailroute.events.Reason.UNAVAILABLE`).
+        """
+
+
+class IKeyholder(IAuthenticator):
+    """An authenticator that has stored keys of passwords, for clients that show that they know theirs."""
+
+    offers: frozenset[Proof] = Attribute("What of its `proofs` it is good for each of its users.")
+
+    def keys(lookup: Lookup) -> Awaitable[StoredKeys | None]:
+        """Return the user's keys for the lookup's mechanism, ``None`` for a user it does not know.
+
+        A user who has none gets some that are made up, always the same ones.
+
+        :raises mailroute.events.LoginRefused: (fails with it) they cannot be had now.
         """
 
 

@@ -60,6 +60,9 @@ class IClientLeg(Interface):
     def client() -> Client:
         """Return what is known of the client now."""
 
+    def channel_binding() -> bytes | None:
+        """Return what tells this TLS connection from all others (tls-exporter, RFC 9266), if it has that."""
+
     def hand_over() -> tuple[ITransport, IDeparture, bytes]:
         """Return the transport for the splice, what takes the leg's place, and bytes for the backend.
 

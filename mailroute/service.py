@@ -33,11 +33,11 @@ from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
 from mailroute.house import Door, House, Join, Parting
-from mailroute.interfaces import IAuthenticator, IDeliveryProtocol, ILoginProtocol
+from mailroute.interfaces import IDeliveryProtocol, IKeyholder, ILoginProtocol
 from mailroute.legs import IClientLeg, ISession
 from mailroute.listening import Listening
 from mailroute.pipe import Joint, Order, SpliceTerms, join
-from mailroute.proofs import Proof
+from mailroute.proofs import Proof, needs_binding, proof_of
 from mailroute.relayed import RelayedFactory
 from mailroute.routers import Chain
 from mailroute.session import Session
@@ -127,11 +127,18 @@ def server_contexts(settings: Settings, days: int = 1) -> ServerContexts:
     pairs = [
         KeyPair(block.chain.certificates, block.key.private, block.names) for block in settings.certificates
     ]
-    tls = ServerTLS(pairs, days=days) if pairs else None
-    return tuple(
-        None if tls is None or listener.security is Security.NONE else tls.speaking(listener.protocol.alpn)
-        for listener in settings.listeners
-    )
+    # Those that ask for certificates of the same authorities share their contexts, too.
+    made: dict[tuple[object, ...], ServerTLS] = {}
+
+    def of(listener: Listener) -> ServerTLS | None:
+        if not pairs or listener.security is Security.NONE:
+            return None
+        authorities = () if listener.client_ca is None else listener.client_ca.certificates
+        if authorities not in made:
+            made[authorities] = ServerTLS(pairs, days=days, authorities=authorities)
+        return made[authorities].speaking(listener.protocol.alpn)
+
+    return tuple(map(of, settings.listeners))
 
 
 @frozen
@@ -196,11 +203,11 @@ def _stocks(settings: Settings, backends: Mapping[str, Backend]) -> Iterator[ISe
 
 def _authenticators(
     settings: Settings, reactor: Any, salt: bytes | None
-) -> Callable[[Listener], IAuthenticator | None]:
+) -> Callable[[Listener], IKeyholder | None]:
     """Return what says who checks a listener's logins here, if anybody does."""
     shared = AuthenticatorChain(settings.authenticators, salt) if settings.authenticators else None
 
-    def of(listener: Listener) -> IAuthenticator | None:
+    def of(listener: Listener) -> IKeyholder | None:
         if listener.authenticate is None:
             return shared
         checker = CheckerAuthenticator(listener.authenticate, partial(_in_thread, reactor))
@@ -240,19 +247,21 @@ def _join(settings: Settings, clock: IReactorTime) -> Join:
 Begin = Callable[[IClientLeg], ISession]
 
 
-def _begin(
-    listener: Listener, settings: Settings, house: House, authenticator: IAuthenticator | None
-) -> Begin:
+def _begin(listener: Listener, settings: Settings, house: House, authenticator: IKeyholder | None) -> Begin:
     """Return what makes a listener's sessions: they are of the kind that its protocol wants."""
     protocol = listener.protocol
     if IDeliveryProtocol.providedBy(protocol):
         return _delivering(listener, settings.limits, house)
     starttls = listener.security is Security.STARTTLS
-    proofs = settings.proofs(listener)
+    proofs, mechanisms = settings.proofs(listener), settings.mechanisms(listener)
+    certified = tuple(word for word in mechanisms if proof_of(word) is Proof.CERTIFICATE)
+    bound = tuple(filter(needs_binding, mechanisms))
     terms = DialogTerms(
         tls_offered=starttls,
         login_allowed=not starttls or listener.cleartext_login,
-        mechanisms=settings.mechanisms(listener),
+        mechanisms=tuple(word for word in mechanisms if word not in (*certified, *bound)),
+        certified=certified,
+        bound=bound,
         passwords=proofs is None or Proof.PASSWORD in proofs,
         capabilities=listener.capabilities,
         bad_commands=settings.limits.bad_commands,
@@ -300,7 +309,7 @@ def _factory(
     gate: Gate,
     tls: IOpenSSLServerConnectionCreator | None,
     descriptors: Descriptors,
-    authenticator: IAuthenticator | None,
+    authenticator: IKeyholder | None,
 ) -> ProxyServerFactory:
     build = (
         partial(RelayedFactory, listener.name, listener.proxy_from)

@@ -12,18 +12,19 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailroute.deadlines import Deadline
 from mailroute.events import (
-    NOBODY,
     Attempt,
     Credentials,
     DialogEvent,
     Farewell,
     HangUp,
+    KeysWanted,
     LoginRefused,
     Lookup,
     Opened,
@@ -32,12 +33,14 @@ from mailroute.events import (
     Route,
     Send,
 )
+from mailroute.failures import UNKNOWN
 from mailroute.house import Door, House, Joined
 from mailroute.legs import IClientLeg, ISession
 from mailroute.places import lets_in_anybody, order_for
 from mailroute.proofs import Proof
 from mailroute.record import SessionRecord
 from mailroute.states import NEXT, Happening, State
+from mailroute.wire.scram import StoredKeys
 
 _log = Logger(namespace="mailroute.session")
 
@@ -46,9 +49,6 @@ _ATTEMPT = Happening.ATTEMPT
 _DONE = Happening.DONE
 _REFUSED = Happening.REFUSED
 _ENDED = Happening.ENDED
-
-_UNKNOWN = Refusal(Reason.AUTHENTICATION_FAILED, "no route knows the user")
-"""Must look like a wrong password, in words and in time."""
 
 _UNROUTED = Refusal(Reason.CONTACT_ADMIN, "the password is right, but no route knows the user")
 """Where the password was checked here there is nothing to hide."""
@@ -97,7 +97,7 @@ class Session:
 
     def begin(self) -> None:
         """The connection is ready, TLS from the first byte included: greet."""
-        self.record.client = self._leg.client()
+        self.record.client = self._house.introduce(self._dialog, self._leg, self._door.terms)
         self._obey(self._dialog.greet())
 
     def received(self, data: bytes) -> None:
@@ -111,17 +111,13 @@ class Session:
         self._obey(self._dialog.receive(data))
 
     def half_closed(self) -> None:
-        """The client will send no more, and may still read.
-
-        A login that is under way goes on, and the splice passes the end on; a
-        leg that is resumed says this again.
-        """
+        """The client will send no more, and may still read; a login that is under way goes on."""
         if self.state is State.TALKING:
             self.lost("the client closed the connection")
 
     def secured(self) -> None:
         """TLS that the dialog asked for is on."""
-        self.record.client = self._leg.client()
+        self.record.client = self._house.introduce(self._dialog, self._leg, self._door.terms)
         self._obey(self._dialog.secured())
 
     def lost(self, why: str) -> None:
@@ -148,6 +144,8 @@ class Session:
                 self._leg.write(event.data)
             elif isinstance(event, Attempt):
                 self._move(_ATTEMPT, event)
+            elif isinstance(event, KeysWanted):
+                self._move(Happening.KEYS, event.credentials)
             elif isinstance(event, HangUp):
                 self._end(event.why.value)
             else:
@@ -197,40 +195,47 @@ class Session:
 
     # --- the states ---
 
+    def _enter_fetching(self, credentials: Credentials) -> None:
+        lookup = self._begun(Attempt(credentials))
+        if lookup is not None:
+            # Not at once, so that a client that pipelines exchanges cannot make the stack deep.
+            keys, clock = Deferred.fromCoroutine(self._house.keys(self._door, lookup)), self._house.clock
+            self._work(keys.addCallback(lambda found: deferLater(clock, 0, lambda: found)))
+
     def _enter_checking(self, attempt: Attempt) -> None:
+        lookup = self._begun(attempt)
+        if lookup is None:
+            return
+        if self._door.authenticator is None:
+            self._move(_DONE, lookup.user)
+        else:
+            self._work(self._door.authenticator.authenticate(lookup))
+
+    def _begun(self, attempt: Attempt) -> Lookup | None:
+        """Return what is asked about who tries to log in; None if it is refused already."""
         self._attempt = attempt
         self._since = self._house.clock.seconds()
-        credentials = attempt.credentials
-        authenticator = self._door.authenticator
         self.record.backend = "-"
-        if credentials is NOBODY and authenticator is None:
-            self._move(_DONE, "")
-            return
+        credentials = attempt.credentials
         try:
-            self._user = self._named(credentials)
-            self.record.user = self._user or "-"
+            self._user = self._house.name(credentials, self._door)
         except ValueError as error:
             self.record.user = credentials.account[:256].decode("utf-8", "backslashreplace")
             self._refuse(Reason.AUTHENTICATION_FAILED, f"not a user name: {error}")
-            return
+            return None
+        self.record.user = self._user or "-"
         if b"\0" in credentials.secret or b"\0" in credentials.user:
             self._refuse(Reason.AUTHENTICATION_FAILED, "a NUL byte in the credentials")
-        elif authenticator is None:
-            self._move(_DONE, self._user)
-        elif credentials.authorize_as:
+        elif self._door.authenticator is not None and credentials.authorize_as:
             self._refuse(Reason.AUTHORIZATION_FAILED, "asked to open the account of another user")
         else:
-            lookup = Lookup(self._user, self._door.protocol.name, self.record.client, credentials)
-            self._work(authenticator.authenticate(lookup))
+            return self._lookup(self._user)
+        return None
 
-    def _named(self, credentials: Credentials) -> str:
-        """Return the user that the client names; empty if it leaves that to what it shows.
-
-        :raises ValueError: it can be nobody's name.
-        """
-        if credentials.proof.names and not credentials.account and self._door.authenticator is not None:
-            return ""
-        return self._house.normalise(credentials.account)
+    def _lookup(self, user: str) -> Lookup:
+        return Lookup(
+            user, self._door.protocol.name, self.record.client, self._credentials(), self._failed + 1
+        )
 
     def _enter_routing(self, user: str) -> None:
         self._user = user
@@ -239,11 +244,7 @@ class Session:
             self._move(_DONE, self._door.route)
             return
         try:
-            route = self._house.router.route(
-                Lookup(
-                    user, self._door.protocol.name, self.record.client, self._credentials(), self._failed + 1
-                )
-            )
+            route = self._house.router.route(self._lookup(user))
         except LoginRefused as refused:
             self._move(_REFUSED, refused.refusal)
             return
@@ -253,7 +254,7 @@ class Session:
         now = self._house.clock.seconds()
         self.record.lookup = now - self._since
         if route is None:
-            self._move(_REFUSED, _UNKNOWN if self._door.authenticator is None else _UNROUTED)
+            self._move(_REFUSED, UNKNOWN if self._door.authenticator is None else _UNROUTED)
             return
         try:
             backend = self._house.places.find(route)
@@ -273,28 +274,24 @@ class Session:
         self._work(backend.open(self._door.protocol, order))
 
     def _enter_refusing(self, refusal: Refusal) -> None:
-        clock = self._house.clock
-        failures = self._house.failures
-        delay = 0.0
-        if refusal is _UNKNOWN:
-            # Counted from the end of the look-up, as it is where a backend refuses.
-            delay = failures.unknown(self._user)
-        elif refusal.reason is Reason.AUTHENTICATION_FAILED:
-            taken = clock.seconds() - self._since
-            if self._backend is not None:
-                failures.refused(self._backend, taken)
-            delay = failures.minimum - taken
+        clock, failures = self._house.clock, self._house.failures
+        delay = failures.delay(refusal, self._user, self._backend, clock.seconds() - self._since)
         self.record.refused(refusal)
         if refusal.reason is Reason.AUTHENTICATION_FAILED and self._credentials().proof is Proof.TOKEN:
             refusal = evolve(refusal, challenge=failures.challenge(refusal.challenge))
         self._forget_attempt()
         # Never at once, so that a client that pipelines logins cannot make the stack deep.
         waiting: Deferred[Refusal] = Deferred(lambda _: timer.cancel())
-        timer = clock.callLater(max(delay, 0.0), waiting.callback, refusal)
+        timer = clock.callLater(delay, waiting.callback, refusal)
         self._work(waiting)
 
-    def _enter_talking(self, refusal: Refusal) -> None:
-        events = self._dialog.reject(refusal)
+    def _enter_talking(self, found: Refusal | StoredKeys) -> None:
+        if isinstance(found, StoredKeys):
+            self._forget_attempt()
+            self._leg.resume()
+            self._obey(self._dialog.keys(found))
+            return
+        events = self._dialog.reject(found)
         self._failed += 1
         if self._house.failed_logins and self._failed >= self._house.failed_logins:
             if events and isinstance(events[0], HangUp):
@@ -370,6 +367,7 @@ class Session:
 
 _ENTER: Mapping[State, Callable[[Session, Any], None]] = {
     State.TALKING: Session._enter_talking,
+    State.FETCHING: Session._enter_fetching,
     State.CHECKING: Session._enter_checking,
     State.ROUTING: Session._enter_routing,
     State.OPENING: Session._enter_opening,

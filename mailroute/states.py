@@ -10,6 +10,7 @@ class State(enum.Enum):
     """Where a session is; the values complete "while …"."""
 
     TALKING = "no login was under way"
+    FETCHING = "looking up the keys of the password"
     CHECKING = "checking the password"
     ROUTING = "looking up the account"
     OPENING = "logging in at the backend"
@@ -24,6 +25,7 @@ class State(enum.Enum):
 class Happening(enum.Enum):
     """What moves a session on."""
 
+    KEYS = "the client wants to show that it knows its password"
     ATTEMPT = "the client wants to log in"
     DONE = "the state's work is done"
     REFUSED = "the login came to nothing"
@@ -34,6 +36,9 @@ class Happening(enum.Enum):
 
 NEXT: Mapping[tuple[State, Happening], State] = {
     (State.TALKING, Happening.ATTEMPT): State.CHECKING,
+    (State.TALKING, Happening.KEYS): State.FETCHING,
+    (State.FETCHING, Happening.DONE): State.TALKING,
+    (State.FETCHING, Happening.REFUSED): State.REFUSING,
     (State.CHECKING, Happening.DONE): State.ROUTING,
     (State.CHECKING, Happening.REFUSED): State.REFUSING,
     (State.ROUTING, Happening.DONE): State.OPENING,

@@ -127,6 +127,7 @@ class FakeLeg:
         self.closed = 0
         self.handshakes = 0
         self.handed_over = False
+        self.binding: bytes | None = None
         self.producer: IPushProducer | None = None
 
     def written(self) -> bytes:
@@ -165,6 +166,10 @@ class FakeLeg:
     def client(self) -> Client:
         """Return the client."""
         return self._client
+
+    def channel_binding(self) -> bytes | None:
+        """Return what the test has given it."""
+        return self.binding
 
     def hand_over(self) -> Any:
         """Return the transport, itself for the rest, and nothing that was not told."""

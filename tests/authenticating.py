@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 from collections.abc import Coroutine
 from typing import Any
 
@@ -11,6 +14,7 @@ from twisted.internet.defer import Deferred, succeed
 from mailroute.events import Credentials, LoginRefused, Lookup, Refusal
 from mailroute.proofs import Proof
 from mailroute.testing import CLIENT
+from mailroute.wire.scram import ALGORITHMS
 
 
 class Thread:
@@ -49,3 +53,28 @@ def refusal(asked: Any) -> Refusal:
     with pytest.raises(LoginRefused) as error:
         answer(asked)
     return error.value.refusal
+
+
+class ScramClient:
+    """A client of any of SCRAM's mechanisms."""
+
+    def __init__(
+        self, name: str, password: bytes = b"pencil", header: bytes = b"n,,", binding: bytes = b""
+    ) -> None:
+        self.algorithm = ALGORITHMS[name.removesuffix("-PLUS")]
+        self.password, self.header, self.binding = password, header, binding
+
+    def first(self, user: bytes = b"bob") -> bytes:
+        self.bare = b"n=" + user + b",r=0123456789abcdef"
+        return self.header + self.bare
+
+    def final(self, challenge: bytes) -> bytes:
+        said = dict(part.split(b"=", 1) for part in challenge.split(b","))
+        channel = b"c=" + base64.b64encode(self.header + self.binding) + b",r=" + said[b"r"]
+        salt, iterations = base64.b64decode(said[b"s"]), int(said[b"i"])
+        salted = hashlib.pbkdf2_hmac(self.algorithm, self.password, salt, iterations)
+        key = hmac.digest(salted, b"Client Key", self.algorithm)
+        stored = hashlib.new(self.algorithm, key).digest()
+        self.said = b",".join((self.bare, challenge, channel))
+        signature = hmac.digest(stored, self.said, self.algorithm)
+        return channel + b",p=" + base64.b64encode(bytes(a ^ b for a, b in zip(key, signature, strict=True)))

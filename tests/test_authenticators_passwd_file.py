@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import subprocess
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from authenticating import Thread, answer, lookup, refusal
+from authenticating import ScramClient, Thread, answer, lookup, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.programs import program
@@ -20,14 +21,16 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from mailroute.authenticators import hashes, source
+from mailroute.authenticators import AuthenticatorChain, Link, hashes, source
 from mailroute.authenticators.chain import IDecoy
 from mailroute.computing import MAX_WAITING, Computing
 from mailroute.events import LoginRefused, Reason
+from mailroute.interfaces import IKeyholder
 from mailroute.names import UserNames
-from mailroute.proofs import Proof
+from mailroute.proofs import SCRAM, Proof, proof_of
 from mailroute.sources import BadOption, SourceContext
 from mailroute.sources.users_file import POLL, SETTLE
+from mailroute.wire.scram import ScramExchange, make_keys
 
 PASSWORD = "pä ss:wörd"
 
@@ -186,7 +189,7 @@ def test_a_line_is_a_user(tmp_path: Path) -> None:
     found = made(tmp_path, "# users\n\nAlice@EXAMPLE.org:{PLAIN}wonderland\nbob:{PLAIN}builder:::::: \r\n")
     verifyObject(IDecoy, found)
     verifyObject(IService, found)
-    assert found.proofs == {Proof.PASSWORD}
+    assert found.proofs == {Proof.PASSWORD, *SCRAM}
     assert answer(found.authenticate(lookup("Alice@example.org", b"wonderland"))) == "Alice@example.org"
     assert answer(found.authenticate(lookup("bob@example.org", b"builder"))) == "bob@example.org"
     no = refusal(found.authenticate(lookup("bob@example.org", b"wonderland")))
@@ -248,6 +251,92 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     refusal(found.authenticate(lookup("bob@example.org", b"old")))
     found.stopService()
     assert not clock.getDelayedCalls()
+
+
+# --- stored keys ------------------------------------------------------------------------------
+
+
+def stored(password: str, salt: bytes = b"saltsalt", iterations: int = 10, algorithm: str = "sha256") -> str:
+    keys = make_keys(algorithm, password.encode(), salt, iterations)
+    scheme = {"sha256": "SCRAM-SHA-256", "sha1": "SCRAM-SHA-1"}[algorithm]
+    parts = [base64.b64encode(each).decode() for each in keys[1:]]
+    return f"{{{scheme}}}{iterations},{','.join(parts)}"
+
+
+def scram(user: str, secret: bytes = b"", name: str = "SCRAM-SHA-256") -> Any:
+    return lookup(user, secret, proof_of(name), name)
+
+
+LINES = {
+    "keys": f"bob:{stored('pencil')}\n",
+    "older keys": f"bob:{stored('pencil', algorithm='sha1')}\n",
+    "a locked account": f"bob:{stored('pencil')}\neve:*\n",
+    "other hashes": "bob:{PLAIN}pencil\n",
+    "both": f"bob:{stored('pencil')}\neve:{{PLAIN}}x\n",
+    "both kinds of keys": f"bob:{stored('pencil')}\neve:{stored('x', algorithm='sha1')}\n",
+    "nobody": "",
+}
+
+OFFERED = {
+    "keys": {Proof.PASSWORD, Proof.SCRAM_SHA_256},
+    "older keys": {Proof.PASSWORD, Proof.SCRAM_SHA_1},
+    "a locked account": {Proof.PASSWORD, Proof.SCRAM_SHA_256},
+}
+
+
+@pytest.mark.parametrize("what", LINES)
+def test_scram_is_offered_where_all_have_keys(tmp_path: Path, what: str) -> None:
+    """A client that prefers SCRAM must not fail because its user has another hash."""
+    found = made(tmp_path, LINES[what])
+    verifyObject(IKeyholder, found)
+    assert found.offers == OFFERED.get(what, {Proof.PASSWORD})
+    chain = AuthenticatorChain([Link("f", found)])
+    assert chain.offers == found.offers
+    memory = source("checker").authenticator({"checker": "memory:a:b"}, context(tmp_path))
+    assert AuthenticatorChain([Link("f", found), Link("c", memory)]).offers == {Proof.PASSWORD}
+
+
+def test_keys_open_an_account_by_password_or_by_proof(tmp_path: Path) -> None:
+    """The stored keys of a user do for its password as it is, and for a client that proves to know it."""
+    found = made(tmp_path, f"bob@example.org:{stored('pencil')}\n")
+    assert answer(found.authenticate(lookup("bob@example.org", b"pencil"))) == "bob@example.org"
+    keys = answer(found.keys(scram("bob@example.org")))
+    assert keys == make_keys("sha256", b"pencil", b"saltsalt", 10)
+    for password, right in ((b"pencil", True), (b"pen", False)):
+        client, exchange = ScramClient("SCRAM-SHA-256", password), ScramExchange("SCRAM-SHA-256", b"x", None)
+        exchange.respond(base64.b64encode(client.first()))
+        exchange.take(keys)
+        final = client.final(base64.b64decode(exchange.prompt()))
+        shown = exchange.respond(base64.b64encode(final)) or exchange.respond(b"")
+        asked = found.authenticate(scram("bob@example.org", shown.secret))
+        if right:
+            assert answer(asked) == "bob@example.org"
+        else:
+            assert refusal(asked).reason is Reason.AUTHENTICATION_FAILED
+
+
+@pytest.mark.parametrize("line", ["bob@example.org:{PLAIN}pencil", "bob@example.org:*", ""])
+def test_who_has_no_keys_gets_some_that_fit_nothing(tmp_path: Path, line: str) -> None:
+    """A user with another hash, a locked one and an unknown one are given keys, and never let in by them."""
+    found = made(tmp_path, f"{line}\neve@example.org:{stored('x', b'123456789012', 20)}\n")
+    asked = AuthenticatorChain([Link("f", found)])
+    keys = answer(asked.keys(scram("bob@example.org")))
+    assert (keys.iterations, len(keys.salt), len(keys.server_key)) == (20, 12, 32)
+    assert keys != make_keys("sha256", b"pencil", keys.salt, 20)
+    no = refusal(asked.authenticate(scram("bob@example.org", b"AAAA,x")))
+    assert no.reason is Reason.AUTHENTICATION_FAILED
+
+
+def test_made_up_keys_stay(tmp_path: Path) -> None:
+    """Whoever asks again, also after a restart, finds an unknown user's salt as it was."""
+    lines = f"eve@example.org:{stored('x')}\nzoe@example.org:{stored('y')}\n"
+    first = made(tmp_path, lines)
+    again = made(tmp_path, lines)
+    salts = {}
+    for user in map("user{}".format, range(20)):
+        salts[user] = answer(first.made_up(scram(user))).salt
+        assert answer(again.made_up(scram(user))).salt == salts[user]
+    assert len(set(salts.values())) == 20
 
 
 # --- time ---------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ from servers.processes import free_port, wait_until
 from servers.programs import SEARCH, nginx_module, program
 from twisted.logger import eventAsText, globalLogPublisher
 
-from mailroute import routers
-from mailroute.config import Backend, Certificate, Limits, Listener, Settings, load
+from mailroute import authenticators, routers
+from mailroute.authenticators import hashes
+from mailroute.config import Backend, Certificate, Limits, Listener, Settings, load, sourced
 from mailroute.config.models import UserNamesTable
 from mailroute.config.values import MAX_WORKERS
 from mailroute.demo.certificate import self_signed
@@ -218,6 +219,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "key.pem").write_bytes(key)
     (tmp_path / "users.txt").write_text("alice@example.com east\n")
     (tmp_path / "passwd").write_text("alice@example.com:wonderland\n")
+    (tmp_path / "master-password").write_text("hush\n")
+    (tmp_path / "oauth-secret").write_text("hush\n")
+    (tmp_path / "hashes").write_text("alice@example.com:{PLAIN}wonderland\n")
     (tmp_path / "popmap").write_text("alice:a.smith@10.0.0.5:1143\n")
     (tmp_path / "where.py").touch(0o755)
     (tmp_path / "users.passwd").write_text("alice:x:::::: proxy=y host=10.0.0.5 destuser=a.smith\n")
@@ -433,6 +437,31 @@ def test_the_reference_has_what_slow_sources_have() -> None:
     assert sorted(named) == sorted([*FIELDS, f"{FORWARD}NAME"])
     refusals = next(row[1] for row in answer if row[0] == "`refuse`")
     assert set(re.findall(r"`(\w+)`", refusals)) == REFUSALS.keys() - {"unavailable"}
+
+
+def test_the_reference_has_every_authenticator() -> None:
+    """The kinds of authenticators, their keys and the schemes of hashes are those that there are."""
+    text = section(TEXT, "### `[[authenticate]]`")
+    [kinds, on_error], *keys = tables(text)
+    built_in = [source.name for source in authenticators._BUILT_IN]
+    assert re.findall(r'`"([\w-]+)"`', kinds[2]) == built_in
+    assert re.findall(r'`"(\w+)"`', on_error[2]) == list(sourced._ON_ERROR)
+    assert re.findall(r'^`source = "([\w-]+)"`', text, re.MULTILINE) == built_in
+    (schemes,) = [table for table in keys if code(table[0][0]).startswith("{")]
+    keys.remove(schemes)
+    assert [code(row[0]).strip("{}") for row in schemes] == list(hashes._SCHEMES)
+    beginnings = {
+        word: code(row[0]).strip("{}") for row in schemes for word in re.findall(r"`([^`]+)`", row[1])
+    }
+    for word, scheme in beginnings.items():
+        assert hashes._BEGINNINGS[word if word in hashes._BEGINNINGS else "$pbkdf2"] == scheme
+    assert {*beginnings, "$pbkdf2"} >= set(hashes._BEGINNINGS)
+    context = routers.SourceContext(Path(), frozenset(), str, None, None)
+    for name, table in zip(built_in, keys, strict=True):
+        with pytest.raises(routers.BadOption) as error:
+            authenticators.source(name).authenticator({"0": 0}, context)
+        listed = ", ".join(sorted(code(row[0]) for row in table))
+        assert error.value.message == f"unknown key; known: {listed}"
 
 
 # --- bounds and the log -----------------------------------------------------

@@ -6,9 +6,11 @@ import base64
 
 import pytest
 from attrs import evolve, frozen
+from authenticating import ScramClient
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from mailroute.authenticators import AuthenticatorChain, Link
 from mailroute.dialogs import protocol as protocol_named
@@ -27,11 +29,13 @@ from mailroute.events import (
 )
 from mailroute.failures import FailureTiming
 from mailroute.house import Door, House
+from mailroute.interfaces import IKeyholder
 from mailroute.names import UserNames
 from mailroute.proofs import Proof
 from mailroute.session import _ENTER, Session
 from mailroute.states import NEXT, Happening, State
 from mailroute.testing import FakeBackend, FakeLeg, FakeRouter, opened
+from mailroute.wire.scram import make_keys, proves
 
 HI = Welcome((), b"Hi", b"IMAP4rev1")
 NO = b"NO [AUTHENTICATIONFAILED] Authentication failed.\r\n"
@@ -534,6 +538,167 @@ def test_unknown_user_and_wrong_token_look_the_same():
     assert said[:2] == said[2:]
     assert said[0].startswith(b"+ ")
     assert said[1] == b"a " + NO
+
+
+class Tokens:
+    """Takes one token, which says by itself whose it is."""
+
+    proofs = frozenset({Proof.TOKEN})
+
+    def authenticate(self, lookup):
+        assert lookup.user in ("", "bob")
+        if b"Bearer right" in lookup.credentials.secret:
+            return "bob"
+        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, "no", challenge=b'{"status":"x"}'))
+
+
+def test_a_token_that_is_checked_here():
+    """A client need not name itself beside its token; one whose token is wrong is told why, and may go on."""
+    setting = Setting(terms=DialogTerms(mechanisms=("OAUTHBEARER",)), method=Method.MASTER)
+    setting.session._door = evolve(setting.door, authenticator=AuthenticatorChain([Link("t", Tokens())]))
+    setting.hears(b"a AUTHENTICATE OAUTHBEARER " + base64.b64encode(b"n,,\1auth=Bearer wrong\1\1") + b"\r\n")
+    setting.clock.advance(0)
+    assert setting.leg.written() == b"+ " + base64.b64encode(b'{"status":"x"}') + b"\r\n"
+    setting.hears(b"AQ==\r\n")
+    assert setting.leg.written() == b"a " + NO
+    setting.hears(b"b AUTHENTICATE OAUTHBEARER " + base64.b64encode(b"n,,\1auth=Bearer right\1\1") + b"\r\n")
+    assert setting.router.asked[-1].user == "bob"
+    assert len(setting.east.calls) == 1
+
+
+def test_a_client_without_a_name_needs_a_proof_that_has_one():
+    """Only what says by itself whose it is may come without a name, and only where it is checked here."""
+    setting = Setting(terms=DialogTerms(mechanisms=("OAUTHBEARER",)))
+    setting.hears(b"a AUTHENTICATE OAUTHBEARER " + base64.b64encode(b"n,,\1auth=Bearer right\1\1") + b"\r\n")
+    setting.clock.advance(0)
+    assert setting.leg.written().startswith(b"+ ")
+    assert not setting.router.asked
+
+
+KEYS = make_keys("sha256", b"pencil", b"saltsalt", 10)
+
+
+@implementer(IKeyholder)
+class Keyholder:
+    """Knows the keys of bob."""
+
+    proofs = offers = frozenset({Proof.SCRAM_SHA_256})
+
+    def __init__(self):
+        self.error = None
+
+    async def keys(self, lookup):
+        if self.error:
+            raise self.error
+        return KEYS if lookup.user == "bob" else None
+
+    def authenticate(self, lookup):
+        if lookup.user != "bob":
+            return None
+        if proves("SCRAM-SHA-256", KEYS, lookup.credentials.secret):
+            return "bob"
+        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, "no"))
+
+
+class ScramSetting(Setting):
+    """A session of a listener that offers SCRAM."""
+
+    def __init__(self, **changes):
+        self.keyholder = Keyholder()
+        terms = DialogTerms(mechanisms=("SCRAM-SHA-256",), bound=("SCRAM-SHA-256-PLUS",))
+        super().__init__(terms=terms, method=Method.MASTER, **changes)
+        authenticator = AuthenticatorChain([Link("k", self.keyholder)], b"salt")
+        self.session._door = evolve(self.door, authenticator=authenticator)
+
+    def challenged(self):
+        self.clock.advance(0)
+        written = self.leg.written()
+        assert written.startswith(b"+ ")
+        return base64.b64decode(written[2:])
+
+    def begins(self, client, user=b"bob"):
+        self.hears(b"a AUTHENTICATE SCRAM-SHA-256 " + base64.b64encode(client.first(user)) + b"\r\n")
+        return self.challenged()
+
+
+def test_a_client_that_knows_its_password_gets_in():
+    """The password never crosses the wire, and its user is routed like any other."""
+    setting, client = ScramSetting(), ScramClient("SCRAM-SHA-256")
+    challenge = setting.begins(client)
+    assert b",i=10" in challenge
+    setting.hears(base64.b64encode(client.final(challenge)) + b"\r\n")
+    assert setting.challenged().startswith(b"v=")
+    setting.hears(b"\r\n")
+    assert setting.router.asked[-1].user == "bob"
+    setting.opens()
+    assert len(setting.joined) == 1
+
+
+def test_an_unknown_user_and_a_wrong_proof_look_the_same():
+    """An unknown user is given keys, the same ones each time, and fails where a wrong password does."""
+    said = []
+    for user, password in ((b"bob", b"pen"), (b"eve", b"pencil"), (b"eve", b"pencil")):
+        setting, client = ScramSetting(failure_delay=2.0), ScramClient("SCRAM-SHA-256", password)
+        challenge = setting.begins(client, user)
+        setting.hears(base64.b64encode(client.final(challenge)) + b"\r\n")
+        setting.clock.advance(1.9)
+        assert setting.leg.written() == b""
+        setting.clock.advance(0.2)
+        said.append((challenge.partition(b",s=")[2], setting.leg.written()))
+        assert not setting.router.asked
+    assert said[0][1] == said[1][1] == b"a " + NO
+    assert said[1] == said[2]
+
+
+def test_keys_that_cannot_be_had_are_no_wrong_password():
+    """Where nobody can tell the keys now, the client is told to come again."""
+    setting = ScramSetting()
+    setting.keyholder.error = LoginRefused(Refusal(Reason.UNAVAILABLE, "away"))
+    first = base64.b64encode(ScramClient("SCRAM-SHA-256").first())
+    setting.hears(b"a AUTHENTICATE SCRAM-SHA-256 " + first + b"\r\n")
+    setting.clock.advance(0)
+    assert setting.leg.written().startswith(b"a NO [UNAVAILABLE]")
+
+
+@pytest.mark.parametrize("name", [b"b\xffb", b"bob\0"])
+def test_no_keys_for_what_is_no_name(name):
+    """A name that nobody can have fails like a wrong password, and nobody is asked about it."""
+    setting = ScramSetting()
+    first = base64.b64encode(b"n,,n=" + name + b",r=0123456789")
+    setting.hears(b"a AUTHENTICATE SCRAM-SHA-256 " + first + b"\r\n")
+    setting.clock.advance(0)
+    assert setting.leg.written() == b"a " + NO
+
+
+def test_many_pipelined_exchanges_do_not_recurse():
+    """A hundred exchanges in one segment, each given up, are run one after the other."""
+    setting = ScramSetting()
+    setting.session._dialog._terms = evolve(setting.session._dialog._terms, bad_commands=0)
+    first = base64.b64encode(ScramClient("SCRAM-SHA-256").first())
+    setting.hears((b"a AUTHENTICATE SCRAM-SHA-256 " + first + b"\r\n*\r\n") * 100)
+    for _ in range(100):
+        setting.clock.advance(0)
+    assert setting.leg.written().count(b"a BAD Authentication aborted.") == 100
+
+
+def test_a_client_that_leaves_while_its_keys_are_looked_up():
+    """Nothing is left of a session whose client does not wait for its challenge."""
+    setting = ScramSetting()
+    first = base64.b64encode(ScramClient("SCRAM-SHA-256").first())
+    setting.hears(b"a AUTHENTICATE SCRAM-SHA-256 " + first + b"\r\n")
+    assert setting.session.state is State.FETCHING
+    setting.session.lost("gone")
+    assert setting.timers() == []
+
+
+def test_what_is_bound_to_the_channel_is_offered_there():
+    """A connection with channel binding has the mechanisms for it, and others do not."""
+    for binding in (None, b"b" * 32):
+        setting = ScramSetting()
+        setting.leg.binding = binding
+        setting.session.secured()
+        setting.hears(b"a CAPABILITY\r\n")
+        assert (b"AUTH=SCRAM-SHA-256-PLUS" in setting.leg.written()) is (binding is not None)
 
 
 # --- listeners that name their backend ---------------------------------------

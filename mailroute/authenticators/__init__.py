@@ -9,6 +9,8 @@ from mailroute.authenticators.checker import (
     checks_passwords,
     make_checker,
 )
+from mailroute.authenticators.external import ExternalSource
+from mailroute.authenticators.oauth2 import OAuth2Source
 from mailroute.authenticators.passwd_file import PasswdFileSource
 from mailroute.interfaces import IAuthenticateSource
 from mailroute.sources import Registry
@@ -23,7 +25,12 @@ __all__ = [
     "source",
 ]
 
-_BUILT_IN: tuple[IAuthenticateSource, ...] = (PasswdFileSource(), CheckerSource())
+_BUILT_IN: tuple[IAuthenticateSource, ...] = (
+    PasswdFileSource(),
+    OAuth2Source(),
+    ExternalSource(),
+    CheckerSource(),
+)
 
 _registry: Registry[IAuthenticateSource] = Registry("authenticator", IAuthenticateSource, _BUILT_IN)
 source = _registry.source

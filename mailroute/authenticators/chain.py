@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,9 +13,15 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal
-from mailroute.interfaces import IAuthenticator
-from mailroute.proofs import Proof
+from mailroute.interfaces import IAuthenticator, IKeyholder
+from mailroute.proofs import SCRAM, Proof
 from mailroute.sources import CONTROL
+from mailroute.wire.scram import StoredKeys
+
+MAX_NAME = 512
+"""Bytes of a user's name, as in `mailroute.names`, which this room does not know."""
+
+_Answer = TypeVar("_Answer")
 
 
 @frozen
@@ -40,8 +46,11 @@ class IDecoy(IAuthenticator):
         For the same name always as long.
         """
 
+    def made_up(lookup: Lookup) -> StoredKeys:  # noqa: N805 - as interfaces have it
+        """Return keys as a user could have them whom nobody knows; for the same name always the same salt."""
 
-@implementer(IAuthenticator)
+
+@implementer(IKeyholder)
 class AuthenticatorChain:
     """Asks authenticators in order until one knows the user.
 
@@ -63,6 +72,15 @@ class AuthenticatorChain:
         """What any of them can check."""
         return frozenset().union(*(link.authenticator.proofs for link in self._links))
 
+    @property
+    def offers(self) -> frozenset[Proof]:
+        """What can be offered: not what only some of those can show who have passwords here."""
+        having = [link.authenticator for link in self._links if Proof.PASSWORD in link.authenticator.proofs]
+        common = set(SCRAM) if having else set()
+        for each in having:
+            common &= IKeyholder(each).offers if IKeyholder.providedBy(each) else frozenset()
+        return (self.proofs - SCRAM) | common
+
     def authenticate(self, lookup: Lookup) -> Deferred[str]:
         """Return the user's name.
 
@@ -70,51 +88,93 @@ class AuthenticatorChain:
         """
         return Deferred.fromCoroutine(self._authenticate(lookup))
 
+    def keys(self, lookup: Lookup) -> Deferred[StoredKeys]:
+        """Return the user's keys (`IKeyholder.keys`), made up for a user whom nobody knows."""
+        return Deferred.fromCoroutine(self._keys(lookup))
+
     async def _authenticate(self, lookup: Lookup) -> str:
+        asked = self._able(lookup)
+        name = await self._first(asked, lambda each: each.authenticate(lookup), str)
+        if name is None:
+            await self._pretend([link.authenticator for link in asked], lookup)
+            raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, "no authenticator knows the user"))
+        return name
+
+    async def _keys(self, lookup: Lookup) -> StoredKeys:
+        asked = [link for link in self._able(lookup) if IKeyholder.providedBy(link.authenticator)]
+        found = await self._first(asked, lambda each: each.keys(lookup), StoredKeys)
+        if found is not None:
+            return found
+        decoys = [link.authenticator for link in asked if IDecoy.providedBy(link.authenticator)]
+        return IDecoy(self._choose(decoys, lookup)).made_up(lookup) if decoys else self._made_up(lookup)
+
+    def _able(self, lookup: Lookup) -> list[Link]:
+        """Return who can check what the client shows."""
         proof = _shown(lookup).proof
         asked = [link for link in self._links if proof in link.authenticator.proofs]
         if not asked:
             raise LoginRefused(Refusal(Reason.MISCONFIGURED, f"a {proof.value} cannot be checked here"))
+        return asked
+
+    async def _first(
+        self, asked: Sequence[Link], ask: Callable[[Any], Any], kind: type[_Answer]
+    ) -> _Answer | None:
+        """Return the first answer, None if nobody knows the user."""
         unanswered: LoginRefused | None = None
         for link in asked:
             try:
-                name = await self._ask(link, lookup)
+                answer = await self._ask(link, ask)
             except LoginRefused as refused:
                 if not link.lenient or refused.refusal.reason is not Reason.UNAVAILABLE:
                     raise
                 self._log.warn("{detail}; the next is asked", detail=refused.refusal.detail)
                 unanswered = unanswered or refused
                 continue
-            if name is not None:
-                return name
+            if answer is not None:
+                return _checked(link.label, answer, kind)
         if unanswered is not None:
             # It may know the user: to call the password wrong might be a lie.
             raise unanswered
-        await self._pretend([link.authenticator for link in asked], lookup)
-        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, "no authenticator knows the user"))
+        return None
 
-    async def _ask(self, link: Link, lookup: Lookup) -> str | None:
+    async def _ask(self, link: Link, ask: Callable[[Any], Any]) -> object:
         try:
-            answer = await _awaited(link.authenticator.authenticate(lookup))
+            return await _awaited(ask(link.authenticator))
         except (LoginRefused, CancelledError):
             raise
         except Exception as error:
             self._log.failure("{authenticator} failed", authenticator=link.label)
             detail = f"{link.label} failed: {type(error).__name__}"
             raise LoginRefused(Refusal(Reason.UNAVAILABLE, detail)) from None
-        if answer is None:
-            return None
-        if not isinstance(answer, str) or not answer or CONTROL.search(answer):
-            detail = f"{link.label} answered with something that is no user's name"
-            raise LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
-        return answer
 
     async def _pretend(self, asked: Sequence[IAuthenticator], lookup: Lookup) -> None:
         """Take as long as a wrong password of one authenticator's users, always the same one for a name."""
         decoys = [each for each in asked if IDecoy.providedBy(each)]
         if decoys:
-            digest = blake2b(lookup.user.encode("utf-8"), digest_size=8, key=self._salt).digest()
-            await _awaited(IDecoy(decoys[int.from_bytes(digest) % len(decoys)]).pretend(lookup))
+            await _awaited(IDecoy(self._choose(decoys, lookup)).pretend(lookup))
+
+    def _choose(self, decoys: Sequence[IAuthenticator], lookup: Lookup) -> IAuthenticator:
+        return decoys[int.from_bytes(self._drawn(lookup, 8)) % len(decoys)]
+
+    def _made_up(self, lookup: Lookup) -> StoredKeys:
+        return StoredKeys(4096, self._drawn(lookup, 16), secrets.token_bytes(32), secrets.token_bytes(32))
+
+    def _drawn(self, lookup: Lookup, size: int) -> bytes:
+        return blake2b(lookup.user.encode("utf-8"), digest_size=size, key=self._salt).digest()
+
+
+def _checked(label: str, answer: object, kind: type[_Answer]) -> _Answer:
+    if not isinstance(answer, kind):
+        detail = f"{label} answered with a {type(answer).__name__}"
+    elif isinstance(answer, str) and not _can_be_a_name(answer):
+        detail = f"{label} answered with something that is no user's name"
+    else:
+        return answer
+    raise LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
+
+
+def _can_be_a_name(name: str) -> bool:
+    return 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME and not CONTROL.search(name)
 
 
 def _shown(lookup: Lookup) -> Credentials:
@@ -123,6 +183,4 @@ def _shown(lookup: Lookup) -> Credentials:
 
 
 async def _awaited(answer: Any) -> Any:
-    if isinstance(answer, Deferred | Coroutine | Awaitable):
-        return await answer
-    return answer
+    return await answer if isinstance(answer, Awaitable) else answer

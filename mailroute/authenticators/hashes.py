@@ -23,6 +23,8 @@ from attrs import frozen
 from cryptography.exceptions import InvalidKey, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from mailroute.wire.scram import StoredKeys, base_name, make_keys
+
 MAX_PASSWORD = 512
 """Bytes of a password that is looked at; a longer one is wrong.
 
@@ -70,6 +72,18 @@ def verify(text: str, password: bytes) -> bool:
         return False
     _, scheme, rest = _read(text)
     return scheme.verify(rest, password)
+
+
+def stored_keys(text: str, mechanism: str) -> StoredKeys | None:
+    """Return the keys of a SCRAM mechanism; None for a hash of another scheme.
+
+    :param text: one that `check` takes.
+    """
+    name, _, rest = _read(text)
+    if name != base_name(mechanism):
+        return None
+    iterations, *keys = rest.split(",")
+    return StoredKeys(int(iterations), *map(base64.b64decode, keys))
 
 
 def _read(text: str) -> tuple[str, _Scheme, str]:
@@ -192,9 +206,8 @@ def _unpadded(text: str) -> bytes:
 def _verify_scram(algorithm: str, text: str, password: bytes) -> bool:
     """Make the stored key of a password (RFC 5802 section 3) and compare it."""
     iterations, salt, stored, _ = text.split(",")
-    salted = hashlib.pbkdf2_hmac(algorithm, password, base64.b64decode(salt), int(iterations))
-    client_key = hmac.digest(salted, b"Client Key", algorithm)
-    return hmac.compare_digest(hashlib.new(algorithm, client_key).digest(), base64.b64decode(stored))
+    made = make_keys(algorithm, password, base64.b64decode(salt), int(iterations))
+    return hmac.compare_digest(made.stored_key, base64.b64decode(stored))
 
 
 def _scram_scheme(algorithm: str) -> _Scheme:

@@ -6,7 +6,7 @@ behind further colons is about the account at a server, and nothing to us.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from hashlib import blake2b
 from secrets import token_bytes
@@ -15,29 +15,39 @@ from zope.interface import implementer
 
 from mailroute.authenticators import hashes
 from mailroute.authenticators.chain import IDecoy
-from mailroute.events import LoginRefused, Lookup, Reason, Refusal
-from mailroute.interfaces import IAuthenticateSource
-from mailroute.proofs import Proof
+from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal
+from mailroute.interfaces import IAuthenticateSource, IKeyholder
+from mailroute.proofs import SCRAM, Proof
 from mailroute.sources import CONTROL, SourceContext, UsersFile, only
 from mailroute.sources.users_file import LineReader, decoded
+from mailroute.wire.scram import StoredKeys, base_name, proves
 
 _EXTRA = 5
 """How many fields stand between the password and Dovecot's extra fields: uid, gid, gecos, home, shell."""
+
+SCHEMES = {Proof.SCRAM_SHA_256: "SCRAM-SHA-256", Proof.SCRAM_SHA_1: "SCRAM-SHA-1"}
+"""The scheme that has the keys for each kind of exchange."""
 
 _NOBODYS = ("*", "!")
 """How the password of an account begins that nobody may log in to, as in ``/etc/shadow``."""
 
 
-@implementer(IDecoy)
+@implementer(IDecoy, IKeyholder)
 class PasswdFile(UsersFile[str]):
-    """Checks passwords against the hashes of a file."""
+    """Checks passwords against the hashes of a file; those that are stored keys do for SCRAM as well."""
 
-    proofs = frozenset({Proof.PASSWORD})
+    proofs = frozenset({Proof.PASSWORD, *SCRAM})
 
     _examples: Mapping[str, str]
     """A hash for each duration that checking one may have."""
 
     _salt = token_bytes(16)
+
+    @property
+    def offers(self) -> frozenset[Proof]:
+        """What all its users can show: SCRAM only if nobody has another hash."""
+        schemes = {kind.split()[0] for kind in self._examples}
+        return self.proofs - {proof for proof in SCRAM if schemes != {SCHEMES[proof]}}
 
     def _reader(self) -> LineReader[str]:
         return _PasswdReader(self._context)
@@ -53,7 +63,10 @@ class PasswdFile(UsersFile[str]):
         if stored is None:
             return None
         usable = not stored.startswith(_NOBODYS)
-        right = await self._verify(stored if usable else self._decoy(lookup.user), lookup)
+        if _shown(lookup).proof in SCRAM:
+            right = usable and _proven(stored, _shown(lookup))
+        else:
+            right = await self._verify(stored if usable else self._decoy(lookup.user), lookup)
         if usable and right:
             return lookup.user
         why = "wrong password" if usable else "the account is locked"
@@ -61,16 +74,43 @@ class PasswdFile(UsersFile[str]):
 
     async def pretend(self, lookup: Lookup) -> None:
         """Check the password against somebody's hash, and forget the result (`IDecoy.pretend`)."""
-        await self._verify(self._decoy(lookup.user), lookup)
+        if _shown(lookup).proof is Proof.PASSWORD:
+            await self._verify(self._decoy(lookup.user), lookup)
+
+    async def keys(self, lookup: Lookup) -> StoredKeys | None:
+        """Return the user's stored keys (`IKeyholder.keys`)."""
+        stored = self.users.get(lookup.user)
+        if stored is None:
+            return None
+        usable = not stored.startswith(_NOBODYS)
+        return (hashes.stored_keys(stored, _shown(lookup).mechanism) if usable else None) or self.made_up(
+            lookup
+        )
+
+    def made_up(self, lookup: Lookup) -> StoredKeys:
+        """Return keys like those of the file's users (`IDecoy.made_up`).
+
+        What they are made of is a secret of the file's: another process, or
+        this one when it is started again, makes the same.
+        """
+        mechanism = _shown(lookup).mechanism
+        kinds = [kind for kind in self._examples if kind.split()[0] == base_name(mechanism)]
+        like = hashes.stored_keys(self._decoy(lookup.user, kinds) or "", mechanism) if kinds else None
+        if like is None:
+            like = StoredKeys(4096, bytes(16), self._salt, bytes(32))
+        secret = blake2b(like.stored_key, digest_size=32).digest()
+        name = lookup.user.encode("utf-8")
+        salt = blake2b(name, digest_size=64, key=secret, person=b"salt").digest()
+        key = blake2b(name, digest_size=64, key=secret, person=b"key").digest()
+        return StoredKeys(like.iterations, salt[: len(like.salt)], key[: len(like.server_key)], key[:32])
 
     async def _verify(self, stored: str | None, lookup: Lookup) -> bool:
-        assert lookup.credentials is not None  # noqa: S101 - the chain asks with what a client has shown
         if stored is None:
             return False
-        return await self._context.compute(partial(hashes.verify, stored, lookup.credentials.secret))
+        return await self._context.compute(partial(hashes.verify, stored, _shown(lookup).secret))
 
-    def _decoy(self, user: str) -> str | None:
-        """Return an example of one of the kinds of hashes that there are.
+    def _decoy(self, user: str, kinds: Collection[str] | None = None) -> str | None:
+        """Return an example of one of the kinds of hashes that there are, or of these.
 
         For each name always one of the same kind, whoever else comes into the
         file or leaves it; a kind that comes or goes changes nobody else's.
@@ -80,10 +120,21 @@ class PasswdFile(UsersFile[str]):
         def drawn(kind: str) -> bytes:
             return blake2b(kind.encode("utf-8") + b"\0" + key, digest_size=8, key=self._salt).digest()
 
-        return self._examples[max(self._examples, key=drawn)] if self._examples else None
+        chosen = self._examples if kinds is None else kinds
+        return self._examples[max(chosen, key=drawn)] if chosen else None
 
     def __str__(self) -> str:
         return f"passwords are checked by {self.path}, which has {len(self)} users now"
+
+
+def _shown(lookup: Lookup) -> Credentials:
+    assert lookup.credentials is not None  # noqa: S101 - the chain asks with what a client has shown
+    return lookup.credentials
+
+
+def _proven(stored: str, shown: Credentials) -> bool:
+    keys = hashes.stored_keys(stored, shown.mechanism)
+    return keys is not None and proves(shown.mechanism, keys, shown.secret)
 
 
 class _PasswdReader(LineReader[str]):

@@ -22,6 +22,9 @@ from mailroute.tls import client_tls
 PASSWORDS = frozenset({Proof.PASSWORD})
 """What a listener's own checker can check."""
 
+REPLAYED = frozenset(proof for proof in Proof if proof.replayable)
+"""What can be handed on to a backend, for that to check."""
+
 
 @frozen
 class Authenticators:
@@ -33,7 +36,7 @@ class Authenticators:
 
 def proofs(links: Iterable[Link]) -> frozenset[Proof]:
     """Return what the authenticators can check together."""
-    return AuthenticatorChain(tuple(links)).proofs
+    return AuthenticatorChain(tuple(links)).offers
 
 
 @frozen
@@ -137,7 +140,7 @@ _MISSING = {
     "route": 'nobody would be routed: add a [[route]] block, such as source = "default"',
 }
 
-_ABOUT_LOGINS = ("cleartext_login", "mechanisms", "authenticate")
+_ABOUT_LOGINS = ("client_ca", "cleartext_login", "mechanisms", "authenticate")
 
 _SHARED = ("tcp", "tcp6", "unix", "systemd")
 
@@ -173,16 +176,21 @@ def _of_listener(listener: Listener, whole: Parts) -> _Found:
 
 def _of_listener_logins(listener: Listener, whole: Parts) -> _Found:
     """Find logins that nobody would check, and mechanisms that nobody can."""
-    if listener.authenticate is None and not whole.authenticators.present:
-        yield from _unchecked(listener, whole)
-        return
     can, who = whole.authenticators.proofs, "no [[authenticate]] block can check: remove it"
     if listener.authenticate is not None:
         can, who = PASSWORDS, "authenticate cannot check: remove one"
+    elif not whole.authenticators.present:
+        yield from _unchecked(listener, whole)
+        can, who = REPLAYED, "a backend cannot be shown: remove it, or add an [[authenticate]] block"
     for word in listener.mechanisms if "mechanisms" in listener.model_fields_set else ():
         proof = proof_of(word)
         if proof not in can:
             yield ("mechanisms",), f'"{word}" sends a {proof.value}, which {who}'
+        elif proof is Proof.CERTIFICATE and listener.client_ca is None:
+            yield ("client_ca",), f'missing: "{word}" needs it, a PEM file with those who vouch for clients'
+    if listener.client_ca is not None and Proof.CERTIFICATE not in can:
+        message = 'is for nothing: nobody looks at the certificates; add [[authenticate]] source = "external"'
+        yield ("client_ca",), message
 
 
 def _of_listener_backend(listener: Listener, whole: Parts) -> _Found:
@@ -243,6 +251,8 @@ def _of_listener_tls(listener: Listener, certified: bool) -> _Found:
             yield ("security",), message
         if kind(listener.endpoint) in ("ssl", "tls"):
             yield ("endpoint",), _TWICE.format(security)
+    elif listener.client_ca is not None:
+        yield ("client_ca",), 'means nothing with security = "none": remove it, or use "starttls" or "tls"'
     if "cleartext_login" not in listener.model_fields_set or not listener.protocol.logins:
         return
     if listener.security is Security.TLS and listener.cleartext_login:

@@ -78,6 +78,8 @@ def _clients(listener: Listener, settings: Settings) -> str:
     else:
         checker = f"{type(listener.authenticate).__name__} checks passwords"
     offers = f"offers {', '.join(mechanisms)}" if mechanisms else "offers no SASL mechanism"
+    if listener.client_ca is not None:
+        offers += f"; asks for certificates of the authorities in {listener.client_ca.path or 'the PEM'}"
     announced = f"; announces {', '.join(listener.capabilities)} too" if listener.capabilities else ""
     goes = "" if listener.backend is None else f"; everybody goes to backend {listener.backend}"
     return f"{where}: {when}; {checker}; {offers}{announced}{goes}."

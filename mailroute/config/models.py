@@ -25,7 +25,7 @@ from mailroute.events import Change, Credentials, Identity, Method, Security
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import UserNames
 from mailroute.networks import Networks
-from mailroute.proofs import Proof, proof_of
+from mailroute.proofs import Proof, needs_binding, proof_of
 
 
 def _usual_security(data: Mapping[str, Any]) -> Security:
@@ -87,6 +87,10 @@ class Listener(_Block):
     security: Annotated[Security, Field(strict=False)] = Field(default_factory=_usual_security)
     """``starttls``, ``tls`` (from the first byte) or ``none`` (no TLS at all, logins in the clear);
     ``starttls`` unless given, ``none`` where the protocol has no STARTTLS."""
+
+    client_ca: Annotated[Chain | None, values.CHAIN] = None
+    """PEM file with the authorities that may vouch for clients, which are then asked for certificates;
+    no client is unless given."""
 
     cleartext_login: bool = False
     """Whether a ``starttls`` listener also takes logins before TLS; ``false`` unless given."""
@@ -329,14 +333,25 @@ class Settings(_Block):
         """Return what of its clients' credentials can be checked here; ``None`` if backends check them."""
         if listener.authenticate is not None:
             return frozenset({Proof.PASSWORD})
-        return AuthenticatorChain(self.authenticators).proofs if self.authenticators else None
+        return AuthenticatorChain(self.authenticators).offers if self.authenticators else None
 
     def mechanisms(self, listener: Listener) -> tuple[str, ...]:
         """Return the SASL mechanisms that a listener offers: none that could not succeed."""
         proofs = self.proofs(listener)
         if proofs is None or "mechanisms" in listener.model_fields_set:
             return listener.mechanisms
-        return tuple(word for word in listener.protocol.mechanisms if proof_of(word) in proofs)
+        can = {proof for proof in proofs if proof.replayable or self._opens_unshown(listener)}
+        if listener.client_ca is None:
+            can.discard(Proof.CERTIFICATE)
+        known = listener.protocol.mechanisms
+        clear = listener.security is Security.NONE
+        return tuple(word for word in known if proof_of(word) in can and not (clear and needs_binding(word)))
+
+    def _opens_unshown(self, listener: Listener) -> bool:
+        """Tell whether there is a backend for its clients that need not see what they have shown."""
+        chosen = [block for name, block in self.backends.items() if listener.backend in (None, name)]
+        serving = [block for block in chosen if listener.protocol.name in block.endpoints]
+        return any(block.login is not Method.REPLAY for block in serving)
 
     @property
     def worker_count(self) -> int:

@@ -54,8 +54,8 @@ def _provided(value: object, interface: Any, otherwise: str) -> object:
 # --- certificates ----------------------------------------------------------------
 
 
-def _chain(value: object, info: ValidationInfo) -> files.Chain:
-    if isinstance(value, files.Chain):
+def _chain(value: object, info: ValidationInfo) -> files.Chain | None:
+    if value is None or isinstance(value, files.Chain):
         return value
     return files.read_chain(value if isinstance(value, bytes) else _path(value, info), _copies(info))
 

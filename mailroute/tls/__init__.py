@@ -3,7 +3,7 @@
 from mailroute.tls.client import ClientTLS, client_context, client_tls, remember, resuming_failed
 from mailroute.tls.errors import explain
 from mailroute.tls.inspect import Inspected, Inspector
-from mailroute.tls.server import KeyPair, ServerTLS
+from mailroute.tls.server import KeyPair, ServerTLS, channel_binding, client_certificate
 from mailroute.tls.transports import shakes_hands
 
 __all__ = [
@@ -12,6 +12,8 @@ __all__ = [
     "Inspector",
     "KeyPair",
     "ServerTLS",
+    "channel_binding",
+    "client_certificate",
     "client_context",
     "client_tls",
     "explain",

@@ -9,6 +9,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from mailroute.proofs import ClientCertificate
 from mailroute.tls.ciphers import OPTIONS, TLS_1_2, TLS_1_3
 from mailroute.wire.client_hello import MAX_HELLO, Incomplete, server_name
 
@@ -34,6 +39,10 @@ TICKET_KEY_LIFETIME = 86400.0
 
 Whoever gets hold of the key can read recorded TLS 1.2 sessions (RFC 9325 section 4.4 wants it renewed).
 """
+
+
+MAX_NAMES = 16
+"""Names of each kind that are read in a client's certificate."""
 
 
 @frozen
@@ -58,6 +67,8 @@ class ServerTLS:
     :param alpn: the protocol ids to agree to; empty to leave ALPN alone.
     :param seconds: a clock, for the age of the tickets' key; if there are forks, one for all.
     :param days: for how many days to have a key at once, so that all forks have the same ones.
+    :param authorities: who may vouch for clients; a client is asked for its certificate if there are any.
+        It need not have one, but one that nobody vouches for ends its handshake.
     """
 
     def __init__(
@@ -67,9 +78,10 @@ class ServerTLS:
         *,
         seconds: Callable[[], float] = time.monotonic,
         days: int = 1,
+        authorities: Sequence[x509.Certificate] = (),
     ) -> None:
         self._alpn = alpn
-        self._contexts = _Contexts(pairs, seconds, days)
+        self._contexts = _Contexts(pairs, seconds, days, authorities)
 
     def speaking(self, alpn: tuple[bytes, ...]) -> ServerTLS:
         """Return the same for another protocol: contexts, and so tickets, are shared."""
@@ -99,6 +111,8 @@ class _Connection(SSL.Connection):
     def __init__(self, contexts: _Contexts, alpn: tuple[bytes, ...]) -> None:
         super().__init__(contexts.default(), None)
         self.alpn = alpn
+        self.asks = contexts.asks
+        """Whether the client was asked for its certificate."""
         self._contexts: _Contexts | None = contexts if contexts.several else None
         self._hello = b""
 
@@ -123,19 +137,27 @@ class _Connection(SSL.Connection):
 class _Contexts:
     """The contexts of all certificates: one for each set of key pairs that has a name in common."""
 
-    def __init__(self, pairs: Sequence[KeyPair], seconds: Callable[[], float], days: int) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[KeyPair],
+        seconds: Callable[[], float],
+        days: int,
+        authorities: Sequence[x509.Certificate],
+    ) -> None:
         self._seconds = seconds
+        self._make = partial(_context, authorities=authorities)
+        self.asks = bool(authorities)
         self._names = _by_name(pairs)
         self._first = _one_of_each_kind(
             [pairs[0], *(pair for name in pairs[0].names for pair in self._names[name.lower()])]
         )
-        self._default = _context(self._first)
-        self._later = tuple(_context(self._first) for _ in range(days - 1))
+        self._default = self._make(self._first)
+        self._later = tuple(self._make(self._first) for _ in range(days - 1))
         self._until = seconds() + TICKET_KEY_LIFETIME
         contexts = {_identity(self._first): self._default}
         for together in self._names.values():
             if _identity(together) not in contexts:
-                contexts[_identity(together)] = _context(together)
+                contexts[_identity(together)] = self._make(together)
         self._others = {
             name: contexts[_identity(together)]
             for name, together in self._names.items()
@@ -143,7 +165,7 @@ class _Contexts:
         }
         self.several = bool(self._others)
         """Whether the name that a client asks for makes a difference."""
-        self.unread = _context(self._first, apart=True) if self.several else None
+        self.unread = self._make(self._first, apart=True) if self.several else None
         """The first pairs' context, for clients of whom it is not known what they ask for.
 
         It resumes nobody else's sessions.
@@ -159,7 +181,7 @@ class _Contexts:
             passed = int(late // TICKET_KEY_LIFETIME)  # besides the one that has ended
             self._until += (passed + 1) * TICKET_KEY_LIFETIME
             later = self._later[passed:]
-            self._default, self._later = (later[0], later[1:]) if later else (_context(self._first), ())
+            self._default, self._later = (later[0], later[1:]) if later else (self._make(self._first), ())
         return self._default
 
     def chosen(self, name: bytes) -> SSL.Context | None:
@@ -205,7 +227,9 @@ def _kind(pair: KeyPair) -> int:
     return 2
 
 
-def _context(pairs: tuple[KeyPair, ...], *, apart: bool = False) -> SSL.Context:
+def _context(
+    pairs: tuple[KeyPair, ...], *, authorities: Sequence[x509.Certificate], apart: bool = False
+) -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(OPTIONS)
@@ -217,6 +241,11 @@ def _context(pairs: tuple[KeyPair, ...], *, apart: bool = False) -> SSL.Context:
     for pair in pairs:
         identity.update(pair.certificates[0].public_bytes(Encoding.DER))
         _use(context, pair, alone=len(pairs) == 1)
+    for authority in authorities:
+        # A ticket holds the client's certificate: it is good for nobody who trusts others.
+        identity.update(authority.public_bytes(Encoding.DER))
+    if authorities:
+        _ask_for_certificate(context, authorities)
     context.set_session_id(identity.digest())
     # Unless somebody listens, OpenSSL does not keep the name for the sessions that are resumed later.
     context.set_tlsext_servername_callback(_heard)
@@ -224,6 +253,57 @@ def _context(pairs: tuple[KeyPair, ...], *, apart: bool = False) -> SSL.Context:
     context.set_tls13_ciphersuites(TLS_1_3)
     context.set_cipher_list(TLS_1_2)
     return context
+
+
+def _ask_for_certificate(context: SSL.Context, authorities: Sequence[x509.Certificate]) -> None:
+    store = context.get_cert_store()
+    if store is None:
+        raise RuntimeError("OpenSSL has no store for authorities")
+    # pyOpenSSL takes cryptography's objects, whatever annotations say that are older than it.
+    given: list[Any] = list(authorities)
+    for authority in given:
+        store.add_cert(X509.from_cryptography(authority))
+        context.add_client_ca(authority)
+    # Without a callback OpenSSL ends the handshake of a client whose certificate is not good.
+    context.set_verify(SSL.VERIFY_PEER)
+
+
+def client_certificate(connection: SSL.Connection) -> ClientCertificate | None:
+    """Return whose certificate the client has shown, if one of ours has asked for it and it is good."""
+    if not isinstance(connection, _Connection) or not connection.asks:
+        return None
+    certificate = connection.get_peer_certificate(as_cryptography=True)
+    # A ticket outlives a certificate whose time is over meanwhile.
+    if certificate is None or certificate.not_valid_after_utc < datetime.now(UTC):
+        return None
+    try:
+        return ClientCertificate(tuple(_emails(certificate)), tuple(_common_names(certificate)))
+    except ValueError:  # it is good, and says something that nobody can read
+        return ClientCertificate()
+
+
+def channel_binding(connection: SSL.Connection) -> bytes | None:
+    """Return tls-exporter's channel binding (RFC 9266).
+
+    None before TLS 1.3: there it would need an extension that not everybody has, against a triple handshake.
+    """
+    if connection.get_protocol_version_name() != "TLSv1.3":
+        return None
+    binding: bytes = connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
+    return binding
+
+
+def _emails(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.RFC822Name)[:MAX_NAMES]
+
+
+def _common_names(certificate: x509.Certificate) -> list[str]:
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return [name.value for name in found if isinstance(name.value, str)][:MAX_NAMES]
 
 
 def _use(context: SSL.Context, pair: KeyPair, *, alone: bool) -> None:

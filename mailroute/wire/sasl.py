@@ -1,4 +1,4 @@
-"""The SASL mechanisms that carry a password or a bearer token (RFC 4422).
+"""The SASL mechanisms that carry a password, a bearer token or nothing but a name (RFC 4422).
 
 A mechanism is a record: what the server prompts for, and how the client's
 answers read.  The same records serve every protocol.
@@ -16,6 +16,7 @@ MAX_RESPONSE = 16384
 """Bytes in one base64 line; Dovecot takes 8192, and some providers' tokens are longer."""
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}\Z")
+_TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*\Z")
 
 
 class SaslError(Exception):
@@ -105,14 +106,39 @@ def _read_oauthbearer(messages: Sequence[bytes]) -> Answer:
     return Answer(user, messages[0])
 
 
+def _read_external(messages: Sequence[bytes]) -> Answer:
+    # The message is the authorization identity alone: who it is, the connection says.
+    return Answer(messages[0], b"")
+
+
+def bearer_token(message: bytes) -> str:
+    """Return the token in a message of XOAUTH2 or OAUTHBEARER (RFC 6750 section 2.1 has its characters).
+
+    :raises SaslError: there is none that could be one.
+    """
+    for pair in message.split(b"\1")[1:]:
+        if pair.lower().startswith(b"auth=bearer "):
+            token = pair[len(b"auth=bearer ") :].strip(b" ")
+            if _TOKEN.match(token):
+                return token.decode("ascii")
+    raise SaslError("Invalid bearer token")
+
+
 MECHANISMS: dict[str, Mechanism] = {
     "PLAIN": Mechanism((b"",), _read_plain),
     "LOGIN": Mechanism((b"Username:", b"Password:"), _read_login),
     "XOAUTH2": Mechanism((b"",), _read_xoauth2),
     "OAUTHBEARER": Mechanism((b"",), _read_oauthbearer, failure_reply=b"\1"),
+    "EXTERNAL": Mechanism((b"",), _read_external),
 }
-"""By the names that go over the wire.  PLAIN is RFC 4616, OAUTHBEARER RFC 7628; LOGIN
-(draft-murchison-sasl-login) and XOAUTH2 (Google's) have no RFC."""
+"""By the names that go over the wire.  PLAIN is RFC 4616, OAUTHBEARER RFC 7628, EXTERNAL RFC 4422's
+appendix A; LOGIN (draft-murchison-sasl-login) and XOAUTH2 (Google's) have no RFC."""
+
+SCRAM = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1")
+"""The mechanisms of `mailroute.wire.scram`."""
+
+NAMES = (*MECHANISMS, *SCRAM)
+"""All mechanisms that there are."""
 
 
 class Exchange:

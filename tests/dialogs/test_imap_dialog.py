@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+from authenticating import ScramClient
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD, MAX_COMMANDS
 from mailroute.dialogs.imap.dialog import ImapDialog
@@ -15,6 +16,7 @@ from mailroute.events import (
     DialogTerms,
     Farewell,
     HangUp,
+    KeysWanted,
     LoggedIn,
     Reason,
     Refusal,
@@ -22,6 +24,7 @@ from mailroute.events import (
 )
 from mailroute.proofs import Proof
 from mailroute.testing import Conversation
+from mailroute.wire.scram import make_keys, proves
 
 CLEAR = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"))
 STARTTLS = DialogTerms(tls_offered=True, login_allowed=False)
@@ -519,3 +522,123 @@ def test_no_event_shows_a_secret():
     conversation = talk()
     events = conversation.half.receive(b"a LOGIN bob hunter22\r\n")
     assert "hunter22" not in repr(events)
+
+
+def test_where_no_password_can_be_right_none_is_asked_for() -> None:
+    """LOGIN is announced as disabled, and refused, where nobody could check a password."""
+    talk = Conversation(ImapDialog(DialogTerms(mechanisms=("XOAUTH2",), passwords=False)))
+    talk.hears(b"a CAPABILITY\r\n")
+    said = talk.said()
+    assert b" AUTH=XOAUTH2 LOGINDISABLED\r\n" in said
+    talk.hears(b"b LOGIN bob secret\r\n")
+    assert talk.said().startswith(b"b NO ")
+    assert not talk.events
+
+
+CERTIFIED = DialogTerms(mechanisms=("PLAIN",), certified=("EXTERNAL",))
+
+
+def test_external_is_offered_to_who_has_shown_a_certificate() -> None:
+    """EXTERNAL is neither listed nor taken before; then it comes first, with or without a name to ask for."""
+    conversation = talk(CERTIFIED)
+    conversation.hears(b"a CAPABILITY\r\nb AUTHENTICATE EXTERNAL =\r\n")
+    said = conversation.said()
+    assert b"EXTERNAL" not in said
+    assert b"b NO " in said
+    for given, user in ((b"=", b""), (b64(b"bob"), b"bob")):
+        conversation = talk(CERTIFIED)
+        conversation.half.certified()
+        conversation.hears(b"a CAPABILITY\r\n")
+        assert b" AUTH=EXTERNAL AUTH=PLAIN\r\n" in conversation.said()
+        conversation.hears(b"b AUTHENTICATE EXTERNAL " + given + b"\r\n")
+        assert attempt(conversation) == Credentials("EXTERNAL", user, b"", proof=Proof.CERTIFICATE)
+
+
+def test_external_may_come_line_by_line() -> None:
+    """Without an initial response the client is asked for the name, and may send an empty line."""
+    conversation = talk(CERTIFIED)
+    conversation.half.certified()
+    conversation.hears(b"b AUTHENTICATE EXTERNAL\r\n")
+    assert conversation.said() == b"+ \r\n"
+    conversation.hears(b"\r\n")
+    assert attempt(conversation).user == b""
+
+
+SCRAM = DialogTerms(mechanisms=("SCRAM-SHA-256", "PLAIN"), bound=("SCRAM-SHA-256-PLUS",))
+KEYS = make_keys("sha256", b"pencil", b"saltsalt", 10)
+
+
+def challenged(conversation: Conversation) -> bytes:
+    said = conversation.said()
+    assert said.startswith(b"+ ")
+    return base64.b64decode(said[2:])
+
+
+@pytest.mark.parametrize("segment", [0, 1, 7])
+@pytest.mark.parametrize("initial", [True, False])
+@pytest.mark.parametrize("bound", [True, False])
+def test_scram_step_by_step(segment: int, initial: bool, bound: bool) -> None:
+    """Keys are asked for, each side proves itself, and the login is attempted with what was shown."""
+    name = "SCRAM-SHA-256-PLUS" if bound else "SCRAM-SHA-256"
+    binding = b"b" * 32 if bound else b""
+    client = ScramClient(name, header=b"p=tls-exporter,," if bound else b"n,,", binding=binding)
+    conversation = talk(SCRAM)
+    if bound:
+        conversation.half.bound(binding)
+        conversation.hears(b"x CAPABILITY\r\n")
+        assert b" AUTH=SCRAM-SHA-256-PLUS AUTH=SCRAM-SHA-256 " in conversation.said()
+    command = b"a AUTHENTICATE " + name.encode()
+    if initial:
+        conversation.hears(command + b" " + b64(client.first()) + b"\r\n", segment)
+    else:
+        conversation.hears(command + b"\r\n", segment)
+        assert conversation.said() == b"+ \r\n"
+        conversation.hears(b64(client.first()) + b"\r\n", segment)
+    event = conversation.event()
+    assert isinstance(event, KeysWanted)
+    assert event.credentials == Credentials(name, b"bob", b"", proof=Proof.SCRAM_SHA_256)
+    conversation.take(conversation.half.keys(KEYS))
+    conversation.hears(b64(client.final(challenged(conversation))) + b"\r\n", segment)
+    assert challenged(conversation).startswith(b"v=")
+    assert not conversation.events
+    conversation.hears(b"\r\nb NOOP\r\n", segment)
+    shown = attempt(conversation)
+    assert (shown.mechanism, shown.user, shown.proof) == (name, b"bob", Proof.SCRAM_SHA_256)
+    assert proves(name, KEYS, shown.secret)
+    answer = conversation.half.accept(LoggedIn(Welcome((), b"Hi", b"IMAP4rev1")))
+    assert answer.splitlines()[-1].startswith(b"a OK ")
+    assert conversation.half.rest() == b"b NOOP\r\n"
+
+
+def test_a_wrong_proof_is_for_others_to_refuse() -> None:
+    """The dialog does not say that a proof is wrong: the login is attempted, and takes as long as any."""
+    client = ScramClient("SCRAM-SHA-256", b"pen")
+    conversation = talk(SCRAM)
+    conversation.hears(b"a AUTHENTICATE SCRAM-SHA-256 " + b64(client.first()) + b"\r\n")
+    conversation.event()
+    conversation.take(conversation.half.keys(KEYS))
+    conversation.hears(b64(client.final(challenged(conversation))) + b"\r\n")
+    assert conversation.said() == b""
+    assert not proves("SCRAM-SHA-256", KEYS, attempt(conversation).secret)
+    conversation.take(conversation.half.reject(Refusal(Reason.AUTHENTICATION_FAILED, "x")))
+    assert conversation.said().startswith(b"a NO [AUTHENTICATIONFAILED]")
+
+
+def test_without_its_binding_plus_is_not_taken() -> None:
+    """What needs channel binding is neither listed nor taken where there is none."""
+    conversation = talk(SCRAM)
+    conversation.hears(b"a CAPABILITY\r\nb AUTHENTICATE SCRAM-SHA-256-PLUS\r\n")
+    said = conversation.said()
+    assert b"PLUS" not in said
+    assert b"b NO " in said
+
+
+def test_what_comes_while_the_keys_are_looked_up_waits() -> None:
+    """A client that sends ahead is not heard before the keys are there; then its line is the next message."""
+    client = ScramClient("SCRAM-SHA-256")
+    conversation = talk(SCRAM)
+    conversation.hears(b"a AUTHENTICATE SCRAM-SHA-256 " + b64(client.first()) + b"\r\n*\r\nb NOOP\r\n")
+    assert isinstance(conversation.event(), KeysWanted)
+    assert conversation.said() == b""
+    conversation.take(conversation.half.keys(KEYS))
+    assert conversation.said().endswith(b"a BAD Authentication aborted.\r\nb OK Done.\r\n")

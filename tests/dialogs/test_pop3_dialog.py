@@ -288,3 +288,13 @@ def test_every_reason_has_words(reason):
 def test_every_farewell_has_words(why):
     """Whatever the reason to send a client away, it is told in one line."""
     assert talk().half.farewell(why) == FAREWELLS[why] + b"\r\n"
+
+
+def test_where_no_password_can_be_right_none_is_asked_for() -> None:
+    """USER is neither listed nor taken where nobody could check a password."""
+    talk = Conversation(Pop3Dialog(DialogTerms(mechanisms=("XOAUTH2",), passwords=False)))
+    talk.hears(b"CAPA\r\n")
+    assert b"\r\nUSER" not in talk.said()
+    talk.hears(b"USER bob\r\nPASS secret\r\n")
+    assert talk.said().count(b"-ERR Unsupported authentication mechanism.\r\n") == 2
+    assert not talk.events

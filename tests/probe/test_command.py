@@ -47,7 +47,10 @@ def test_the_schema_is_that_of_the_report() -> None:
     [
         (["east"], ["there is no [backend.east] in mailroute.toml", "--protocol"]),
         (["west", "--protocol", "pop3"], ["backend west does not serve pop3: it serves imap"]),
-        (["west", "--protocol", "gopher"], ["there is no 'gopher': it can be imap, lmtp, managesieve, pop3, smtp"]),
+        (
+            ["west", "--protocol", "gopher"],
+            ["there is no 'gopher': it can be imap, lmtp, managesieve"],
+        ),
         (["127.0.0.1", "--protocol", "tcp"], ["tcp has no usual port: say HOST:PORT"]),
         (["a:b:c", "--protocol", "imap"], ['"a:b:c" is no endpoint']),
         (["a:99999", "--protocol", "imap"], ["the port must be from 1 to 65535, not 99999"]),

@@ -62,23 +62,26 @@ class Authority:
         kind: str = "ec",
         more: Sequence[x509.GeneralName] = (),
         lasts: datetime.timedelta = datetime.timedelta(days=2),
+        client: bool = False,
     ) -> Certificate:
         """Sign a certificate for host names and IP addresses, with a key of a kind: "ec" or "rsa".
 
-        ``more`` is what else the certificate is to be for.
+        ``more`` is what else the certificate is to be for; ``client``: a client's, not a server's, the
+        first name of which is its common name alone.
         """
         key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(_CURVE)
         public = self._key.public_key()
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         builder = (
             _blank(_called(next(iter(names), "nobody")), self._name, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         )
         builder = builder.not_valid_after(datetime.datetime.now(datetime.UTC) + lasts)
-        if given := [*map(_general, names), *more]:
+        if given := [*map(_general, () if client else names), *more]:
             builder = builder.add_extension(x509.SubjectAlternativeName(given), critical=False)
         stem = f"{next(iter(names), 'nameless')}.{kind}"
         certificate = Certificate(self.folder / f"{stem}.pem", self.folder / f"{stem}.key.pem")

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime
 import gc
 import ssl
 import struct
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
 from servers.certificates import Authority, Certificate
 
 from mailroute.config.files import read_chain, read_key
-from mailroute.tls import KeyPair, ServerTLS
+from mailroute.proofs import ClientCertificate
+from mailroute.tls import KeyPair, ServerTLS, channel_binding, client_certificate
 from mailroute.tls.ciphers import aes_in_hardware
 from mailroute.tls.server import TICKET_KEY_LIFETIME, TICKET_LIFETIME
 
@@ -219,3 +223,124 @@ def test_the_certificate_of_a_name(authority: Authority) -> None:
 def test_whether_the_hardware_has_aes(cpuinfo: str, has: bool) -> None:
     """The processor's features say whether it computes AES."""
     assert aes_in_hardware(cpuinfo) is has
+
+
+# --- clients with certificates ----------------------------------------------------------
+
+
+ADDRESS = [x509.RFC822Name("alice@example.org"), x509.DNSName("laptop.example.org")]
+
+
+def asking(authority: Authority, *others: Authority) -> ServerTLS:
+    authorities = [each for one in (authority, *others) for each in read_chain(one.file).certificates]
+    pairs = [pair(authority.issue(name)) for name in ("a.example", "b.example")]
+    return ServerTLS(pairs, authorities=authorities)
+
+
+def showing(authority: Authority, issued: Certificate | None) -> ssl.SSLContext:
+    context = loose(authority)
+    if issued is not None:
+        context.load_cert_chain(issued.chain, issued.key)
+    return context
+
+
+@pytest.mark.parametrize("name", ["a.example", "b.example"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_may_show_a_certificate(authority: Authority, name: str, version: ssl.TLSVersion) -> None:
+    """Whichever certificate the server has chosen, it knows the client's, in a resumed session too."""
+    maker = asking(authority)
+    context = showing(authority, authority.issue("Alice", more=ADDRESS, client=True))
+    context.minimum_version = context.maximum_version = version
+    session = None
+    for resumed in (False, True):
+        server = maker.serverConnectionForTLS(None)
+        client = Client(context, name, server, session)
+        session = client.tls.session
+        assert client.tls.session_reused is resumed
+        assert client_certificate(server) == ClientCertificate(("alice@example.org",), ("Alice",))
+
+
+def test_a_client_need_not_have_one(authority: Authority) -> None:
+    """Who has no certificate comes in without, and is nobody by certificate."""
+    server = asking(authority).serverConnectionForTLS(None)
+    Client(showing(authority, None), "a.example", server)
+    assert client_certificate(server) is None
+
+
+def test_who_was_not_asked_has_shown_nothing(authority: Authority) -> None:
+    """A listener that does not ask takes nothing for a proof."""
+    server = ServerTLS([pair(authority.issue("a.example"))]).serverConnectionForTLS(None)
+    Client(showing(authority, authority.issue("Alice", more=ADDRESS, client=True)), "a.example", server)
+    assert client_certificate(server) is None
+
+
+@pytest.mark.parametrize("what", ["of another authority", "over", "a server's"])
+def test_a_bad_certificate_ends_the_handshake(authority: Authority, tmp_path: Path, what: str) -> None:
+    """What nobody vouches for, whose time is over, or that is for something else lets nobody in."""
+    issued = {
+        "of another authority": lambda: Authority(tmp_path).issue("Alice", more=ADDRESS, client=True),
+        "over": lambda: authority.issue(
+            "Alice", more=ADDRESS, client=True, lasts=datetime.timedelta(seconds=-1)
+        ),
+        "a server's": lambda: authority.issue("alice.example", more=ADDRESS),
+    }[what]()
+    server = asking(authority).serverConnectionForTLS(None)
+    with pytest.raises(SSL.Error):
+        Client(showing(authority, issued), "a.example", server)
+
+
+def test_a_session_is_good_where_the_same_are_trusted_alone(authority: Authority, tmp_path: Path) -> None:
+    """A ticket that was made where one authority is trusted proves nothing where another one is."""
+    other = Authority(tmp_path)
+    here, there = asking(authority), asking(authority, other)
+    context = showing(authority, authority.issue("Alice", more=ADDRESS, client=True))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    first = Client(context, "a.example", here.serverConnectionForTLS(None))
+    assert not Client(
+        context, "a.example", there.serverConnectionForTLS(None), first.tls.session
+    ).tls.session_reused
+
+
+def test_a_certificate_that_ends_meanwhile_is_none(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session outlives the certificate that it began with, and is no proof from then on."""
+    server = asking(authority).serverConnectionForTLS(None)
+    Client(showing(authority, authority.issue("Alice", more=ADDRESS, client=True)), "a.example", server)
+
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
+            return datetime.datetime.now(tz) + datetime.timedelta(days=3)
+
+    assert client_certificate(server) is not None
+    monkeypatch.setattr("mailroute.tls.server.datetime", Later)
+    assert client_certificate(server) is None
+
+
+def test_both_ends_know_the_same_channel(authority: Authority) -> None:
+    """Each connection of TLS 1.3 has a binding of its own, which its client has too; older TLS has none."""
+    maker = ServerTLS([pair(authority.issue("a.example"))])
+    seen = set()
+    for _ in range(2):
+        client, server = (
+            SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD)),
+            maker.serverConnectionForTLS(None),
+        )
+        client.set_connect_state()
+        server.set_accept_state()
+        for _ in range(3):
+            for one, other in ((client, server), (server, client)):
+                with contextlib.suppress(SSL.WantReadError):
+                    one.do_handshake()
+                with contextlib.suppress(SSL.WantReadError):
+                    other.bio_write(one.bio_read(65536))
+        theirs = client.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
+        assert channel_binding(server) == theirs
+        seen.add(theirs)
+    assert len(seen) == 2
+    context = loose(authority)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    server = maker.serverConnectionForTLS(None)
+    Client(context, "a.example", server)
+    assert channel_binding(server) is None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailroute.wire.sasl import MECHANISMS, Answer, Exchange, SaslError, decode, encode, plain
+from mailroute.wire.sasl import MECHANISMS, Answer, Exchange, SaslError, bearer_token, decode, encode, plain
 
 
 @given(st.binary())
@@ -52,3 +52,25 @@ def test_nul_cannot_be_smuggled_into_plain():
 def test_an_answer_does_not_show_its_secret():
     """The repr of an answer is dull."""
     assert "hunter2" not in repr(Answer(b"bob", b"hunter2"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"user=bob\1auth=Bearer a.b-c_~+/==\1\1",
+        b"n,a=bob,\1host=x\1port=993\1auth=bearer  a.b-c_~+/== \1\1",
+        b"n,,\1auth=Bearer a.b-c_~+/==",
+    ],
+)
+def test_the_token_of_a_message(message):
+    """What stands behind "Bearer" is the token, whatever else is in the message."""
+    assert bearer_token(message) == "a.b-c_~+/=="
+
+
+@pytest.mark.parametrize("token", [b"", b"=", b"a b", b"a\r\nb", b"a\0", b"\xc3\xa4", b"a=b"])
+def test_what_is_no_token_is_told(token):
+    """A token has the characters of RFC 6750: nothing else reaches a server that is asked about it."""
+    with pytest.raises(SaslError):
+        bearer_token(b"n,,\1auth=Bearer " + token + b"\1\1")
+    with pytest.raises(SaslError):
+        bearer_token(b"auth=Bearer x")

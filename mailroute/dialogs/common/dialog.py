@@ -7,11 +7,13 @@ commands, and its words for what all of them have to say.
 from __future__ import annotations
 
 import base64
-import enum
 from abc import ABC, abstractmethod
 
+from attrs import evolve
 from zope.interface import implementer
 
+from mailroute.dialogs.common.speaker import Speaker
+from mailroute.dialogs.common.states import State
 from mailroute.events import (
     Attempt,
     Credentials,
@@ -19,16 +21,17 @@ from mailroute.events import (
     DialogTerms,
     Farewell,
     HangUp,
+    KeysWanted,
     LoggedIn,
     Reason,
     Refusal,
-    Send,
     StartTLS,
 )
 from mailroute.interfaces import IDialog
 from mailroute.proofs import proof_of
 from mailroute.wire.lines import LineReader, Malformed, Parts, Stop, is_http
-from mailroute.wire.sasl import MAX_RESPONSE, Exchange, SaslError
+from mailroute.wire.sasl import MAX_RESPONSE, SCRAM, Exchange, SaslError
+from mailroute.wire.scram import ScramExchange, StoredKeys, Wanted, nonce
 
 MAX_AHEAD = 160 * 1024
 """Bytes that a client may send while its backend is not there yet.  It is not read meanwhile,
@@ -42,17 +45,6 @@ MAX_BAD_WITHOUT_BOUND = 10_000
 """Stands for "any number" where the configuration switches the bound on bad commands off."""
 
 
-class State(enum.Enum):
-    """What the next bytes from the client are."""
-
-    COMMAND = "a command"
-    SASL = "a line of a SASL exchange"
-    CHALLENGED = "the client's answer to an OAuth error"
-    BUSY = "whatever it pipelines behind a login that is under way"
-    HANDSHAKE = "TLS; nothing in the clear"
-    OVER = "of no interest"
-
-
 # By these names because Python 3.11 is slow to find a member in its class.
 _COMMAND = State.COMMAND
 _BUSY = State.BUSY
@@ -60,7 +52,7 @@ _MORE = Stop.MORE
 
 
 @implementer(IDialog)
-class CommandDialog(ABC):
+class CommandDialog(Speaker, ABC):
     """One client's dialog from the greeting to the login.
 
     A protocol defines ``greet`` and ``accept``, runs its commands (`_command`)
@@ -73,27 +65,26 @@ class CommandDialog(ABC):
 
     __slots__ = (
         "_bad_commands",
+        "_binding",
         "_commands",
         "_exchange",
-        "_out",
         "_reader",
         "_refusal",
-        "_said",
         "_state",
         "_terms",
         "_tls",
     )
 
     def __init__(self, terms: DialogTerms, reader: LineReader) -> None:
+        super().__init__()
         self._terms = terms
         self._reader = reader
         self._state = _COMMAND
         self._tls = False  # TLS that the client has asked for is on
         self._bad_commands = self._commands = 0
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | ScramExchange | None = None
+        self._binding: bytes | None = None
         self._refusal: Refusal | None = None
-        self._said = b""
-        self._out: list[DialogEvent] = []  # what happens before that
 
     # --- what a protocol has of its own ---
 
@@ -163,6 +154,24 @@ class CommandDialog(ABC):
         self._state = _COMMAND
         return []
 
+    def certified(self) -> None:
+        """Offer what only a client with a certificate can succeed with."""
+        terms = self._terms
+        self._terms = evolve(terms, mechanisms=(*terms.certified, *terms.mechanisms), certified=())
+
+    def bound(self, binding: bytes) -> None:
+        """Offer what needs channel binding."""
+        terms = self._terms
+        self._terms = evolve(terms, mechanisms=(*terms.bound, *terms.mechanisms), bound=())
+        self._binding = binding
+
+    def keys(self, keys: StoredKeys) -> list[DialogEvent]:
+        """Go on with the keys that were wanted."""
+        assert isinstance(self._exchange, ScramExchange)  # noqa: S101 (it has asked for them)
+        self._exchange.take(keys)
+        self._ask_on(self._exchange)
+        return self._go_on()
+
     def reject(self, refusal: Refusal) -> list[DialogEvent]:
         """Answer the login command, and go on with what the client sent behind it."""
         if refusal.challenge is not None and self._exchange is not None:
@@ -208,8 +217,7 @@ class CommandDialog(ABC):
                 going = False
                 self._reader.forget()
         self._speak()
-        events, self._out = self._out, []
-        return events
+        return self._taken()
 
     def _next_command(self) -> bool:
         unit = self._reader.unit()
@@ -305,10 +313,10 @@ class CommandDialog(ABC):
         if name not in self._terms.mechanisms:
             self._send(self._unsupported())
             return
-        self._exchange = Exchange(name)
+        scram = name in SCRAM
+        self._exchange = exchange = ScramExchange(name, nonce(), self._binding) if scram else Exchange(name)
         if initial is None:
-            self._state = State.SASL
-            self._send(self._challenge(self._exchange.prompt()))
+            self._ask_on(exchange)
         else:
             self._respond(initial)
 
@@ -325,27 +333,22 @@ class CommandDialog(ABC):
             self._bad_command(self._bad(str(error).encode("ascii") + b"."))
             return
         if answer is None:
-            self._state = State.SASL
-            self._send(self._challenge(exchange.prompt()))
+            self._ask_on(exchange)
+            return
+        proof = proof_of(exchange.name)
+        credentials = Credentials(exchange.name, answer.user, answer.secret, answer.authorize_as, proof)
+        if isinstance(answer, Wanted):
+            self._state = _BUSY
+            self._then(KeysWanted(credentials))
         else:
-            proof = proof_of(exchange.name)
-            self._attempt(Credentials(exchange.name, answer.user, answer.secret, answer.authorize_as, proof))
+            self._attempt(credentials)
+
+    def _ask_on(self, exchange: Exchange | ScramExchange) -> None:
+        """Ask the client for its next SASL message."""
+        self._state = State.SASL
+        self._send(self._challenge(exchange.prompt()))
 
     # --- answers ---
-
-    def _send(self, line: bytes) -> None:
-        self._said += line + b"\r\n"
-
-    def _speak(self) -> None:
-        """Send what has been said, as one segment if it is about several commands."""
-        if self._said:
-            self._out.append(Send(self._said))
-            self._said = b""
-
-    def _then(self, event: DialogEvent) -> None:
-        """Have something happen behind what has been said."""
-        self._speak()
-        self._out.append(event)
 
     def _say_no(self, refusal: Refusal) -> None:
         self._exchange = None

@@ -61,6 +61,8 @@ def choose(terms: LoginTerms, order: LoginOrder, offered: frozenset[bytes]) -> C
         if b"PLAIN" not in offered:
             raise NoWay("a master login needs the mechanism PLAIN, which the backend does not offer")
         return _plain(terms.master.user, terms.master.secret, user)
+    if not credentials.proof.replayable:
+        raise NoWay(f"the client has shown a {credentials.proof.value}, which cannot be shown to a backend")
     if credentials.proof is Proof.TOKEN:
         return _token(credentials, offered)
     if credentials.authorize_as:

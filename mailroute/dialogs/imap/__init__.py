@@ -12,7 +12,7 @@ from mailroute.dialogs.imap.probe import ImapProbe
 from mailroute.dialogs.imap.replies import check_capability
 from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, ILoginProtocol, IProbe, IProbedProtocol
-from mailroute.wire.sasl import MECHANISMS
+from mailroute.wire.sasl import NAMES
 
 
 @implementer(ILoginProtocol, IProbedProtocol)
@@ -21,7 +21,7 @@ class ImapProtocol:
 
     name = "imap"
     alpn: ClassVar[tuple[bytes, ...]] = (b"imap",)
-    mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    mechanisms: ClassVar[tuple[str, ...]] = NAMES
     logins = True
     starttls = True
     port = 143

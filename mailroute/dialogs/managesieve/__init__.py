@@ -11,7 +11,7 @@ from mailroute.dialogs.managesieve.login import ManageSieveLogin
 from mailroute.dialogs.managesieve.replies import check_capability
 from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
-from mailroute.wire.sasl import MECHANISMS
+from mailroute.wire.sasl import NAMES
 
 
 @implementer(ILoginProtocol)
@@ -20,7 +20,7 @@ class ManageSieveProtocol:
 
     name = "managesieve"
     alpn: ClassVar[tuple[bytes, ...]] = (b"managesieve",)
-    mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    mechanisms: ClassVar[tuple[str, ...]] = NAMES
     logins = True
     starttls = True
 

@@ -12,7 +12,7 @@ from mailroute.dialogs.pop3.probe import Pop3Probe
 from mailroute.dialogs.pop3.replies import check_capability
 from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, ILoginProtocol, IProbe, IProbedProtocol
-from mailroute.wire.sasl import MECHANISMS
+from mailroute.wire.sasl import NAMES
 
 
 @implementer(ILoginProtocol, IProbedProtocol)
@@ -21,7 +21,7 @@ class Pop3Protocol:
 
     name = "pop3"
     alpn: ClassVar[tuple[bytes, ...]] = (b"pop3",)
-    mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    mechanisms: ClassVar[tuple[str, ...]] = NAMES
     logins = True
     starttls = True
     port = 110

@@ -31,7 +31,7 @@ from mailroute.interfaces import (
     IReceiver,
     ISender,
 )
-from mailroute.wire.sasl import MECHANISMS
+from mailroute.wire.sasl import NAMES
 
 
 @implementer(IDeliveryProtocol, IProbedProtocol)
@@ -80,7 +80,7 @@ class SubmissionProtocol:
     port = dialects.SUBMISSION.port
     tls_port = dialects.SUBMISSION.tls_port
     alpn: ClassVar[tuple[bytes, ...]] = ()
-    mechanisms: ClassVar[tuple[str, ...]] = tuple(MECHANISMS)
+    mechanisms: ClassVar[tuple[str, ...]] = NAMES
     logins = True
     starttls = True
 

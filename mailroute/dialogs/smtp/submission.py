@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from mailroute.dialogs.common.dialog import CommandDialog, State
+from mailroute.dialogs.common.dialog import CommandDialog
+from mailroute.dialogs.common.states import State
 from mailroute.dialogs.smtp import arguments, replies
 from mailroute.dialogs.smtp.dialect import SUBMISSION, Seam
 from mailroute.dialogs.smtp.extensions import announced_before_login

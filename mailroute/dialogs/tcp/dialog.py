@@ -15,6 +15,7 @@ from mailroute.events import (
     Refusal,
 )
 from mailroute.interfaces import IDialog
+from mailroute.wire.scram import StoredKeys
 
 
 @implementer(IDialog)
@@ -43,6 +44,17 @@ class TcpDialog:
 
     def secured(self) -> list[DialogEvent]:
         """Nothing: it never asks for TLS."""
+        return []
+
+    def certified(self) -> None:
+        """Nothing: nobody logs in."""
+
+    def bound(self, binding: bytes) -> None:
+        """Nothing: nobody logs in."""
+
+    def keys(self, keys: StoredKeys) -> list[DialogEvent]:
+        """Nothing: none are wanted."""
+        del keys
         return []
 
     def accept(self, outcome: LoggedIn) -> bytes:
