@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import poplib
 import socket
 import ssl
@@ -26,7 +27,11 @@ SOURCE = "127.0.0.77"
 """An address of this machine that is nobody's unless somebody binds a socket to it."""
 
 MECHANISMS = ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"]
+LARGE = Account("large@east.example.org", "a secret", "east")
 SPACED = Account("spaced@east.example.org", " two words ", "east")
+LARGE_MESSAGE = b"Subject: large\r\n\r\n" + b"".join(
+    b"%08d %s\r\n" % (number, b"x" * 66) for number in range(50 * 1000 * 1000 // 77)
+)
 ACCOUNTS = pytest.mark.parametrize("account", [ALICE, BOB], ids=lambda account: account.backend)
 SECURITY = pytest.mark.parametrize("security", ["pop3", "pop3s"])
 
@@ -41,9 +46,10 @@ def servers(certificate: Certificate) -> Iterator[dict[str, Dovecot]]:
         mechanisms=tuple(name.lower() for name in MECHANISMS),
     )
     west_terms = Terms(certificate=certificate, pop3=True, mechanisms=("login",))
-    with Dovecot(east_terms, ALICE, SPACED) as east, Dovecot(west_terms, BOB) as west:
+    with Dovecot(east_terms, ALICE, SPACED, LARGE) as east, Dovecot(west_terms, BOB) as west:
         for server, account in ((east, ALICE), (east, SPACED), (west, BOB)):
             server.deliver(account, message(f"for {account.user}"))
+        east.deliver(LARGE, LARGE_MESSAGE)
         yield {"east": east, "west": west}
 
 
@@ -66,7 +72,7 @@ def pop3_proxy(
         "pop3s": {"protocol": "pop3", "security": "tls", "mechanisms": MECHANISMS},
         "plain": {"protocol": "pop3", "security": "none", "mechanisms": MECHANISMS},
     }
-    with Mailroute(listen, configuration(certificate, blocks), users(ALICE, BOB, SPACED)) as proxy:
+    with Mailroute(listen, configuration(certificate, blocks), users(ALICE, BOB, SPACED, LARGE)) as proxy:
         yield proxy
 
 
@@ -233,3 +239,87 @@ def test_curl_with_a_wrong_password_fails(
         check=False,
     )
     assert done.returncode == 67, done.stderr
+
+
+# --- getmail and fetchmail ------------------------------------------------------
+
+GETMAIL = """\
+[retriever]
+type = SimplePOP3{ssl}Retriever
+server = localhost
+port = {port}
+username = {account.user}
+password = {account.password}
+{more}
+
+[destination]
+# It delivers into no Maildir as root.
+type = MDA_external
+path = /bin/sh
+arguments = ("-c", "cat >> {home}/delivered")
+allow_root_commands = true
+
+[options]
+delete = false
+read_all = true
+delivered_to = false
+received = false
+"""
+
+
+@pytest.mark.parametrize("security", ["plain", "pop3s"])
+@ACCOUNTS
+def test_getmail_fetches_the_mail(
+    pop3_proxy: Mailroute, authority: Authority, account: Account, security: str, tmp_path: Path
+) -> None:
+    """What getmail delivers is the account's whole message."""
+    tls = security == "pop3s"
+    (tmp_path / "getmailrc").write_text(
+        GETMAIL.format(
+            ssl="SSL" if tls else "",
+            port=pop3_proxy.ports[security],
+            account=account,
+            home=tmp_path,
+            more=f"ca_certs = {authority.file}" if tls else "",
+        )
+    )
+    run([program("getmail", "getmail6"), f"--getmaildir={tmp_path}", "--rcfile=getmailrc"], tmp_path)
+    delivered = (tmp_path / "delivered").read_bytes().replace(b"\r\n", b"\n")
+    # It puts a Return-Path in front.
+    assert delivered.endswith(b"\n" + message(f"for {account.user}").replace(b"\r\n", b"\n"))
+
+
+@SECURITY
+@ACCOUNTS
+def test_fetchmail_fetches_the_mail(
+    pop3_proxy: Mailroute, authority: Authority, account: Account, security: str, tmp_path: Path
+) -> None:
+    """What fetchmail delivers is the account's message, by STLS and with TLS from the first byte."""
+    delivered, settings = tmp_path / "delivered", tmp_path / "fetchmailrc"
+    tls = "ssl" if security == "pop3s" else "sslproto TLS1.2+"
+    settings.write_text(
+        f"set invisible\nset no bouncemail\n"
+        f"poll localhost service {pop3_proxy.ports[security]} protocol pop3 auth password\n"
+        f'  user "{account.user}" password "{account.password}" {tls} sslcertck\n'
+        f'  sslcertfile "{authority.file}" keep fetchall no rewrite mda "cat >> {delivered}"\n'
+    )
+    settings.chmod(0o600)
+    binary = program("fetchmail", "fetchmail")
+    run([binary, "--fetchmailrc", settings, "--pidfile", tmp_path / "pid", "--nosyslog"], tmp_path)
+    assert f"Subject: for {account.user}\n" in delivered.read_text()
+
+
+# --- a large message ------------------------------------------------------------
+
+
+@SECURITY
+def test_a_large_message_comes_whole(pop3_proxy: Mailroute, authority: Authority, security: str) -> None:
+    """50 MB arrive as they were delivered, by their hash."""
+    session = connect(pop3_proxy, authority, security)
+    session.user(LARGE.user)
+    session.pass_(LARGE.password)
+    got = hashlib.sha256()
+    for line in session.retr(1)[1]:
+        got.update(line + b"\r\n")
+    assert got.digest() == hashlib.sha256(LARGE_MESSAGE).digest()
+    session.quit()
