@@ -28,7 +28,9 @@ setup(
         "zope.interface>=6.2",
     ],
     extras_require={
+        "mariadb": ["PyMySQL>=1.1.1"],
         "oauth2": OAUTH2,
+        "postgresql": ["psycopg[binary]>=3.2"],
         "test": [
             *OAUTH2,
             "aiosmtpd>=1.4.5",
@@ -38,10 +40,13 @@ setup(
             "jsonschema>=4.20",
             "mypy>=1.11",
             "mypy-zope>=1.0.6",
+            "psycopg[binary]>=3.2",
+            "PyMySQL>=1.1.1",
             "pytest>=8.2",
             "pytest-twisted>=1.14.3",
             "ruff>=0.15",
             "towncrier>=24.8",
+            "types-PyMySQL>=1.1",
             "types-setuptools>=75",
         ],
     },

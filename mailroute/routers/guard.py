@@ -33,6 +33,10 @@ _log = Logger(namespace="mailroute.routers")
 Ask = Callable[[Lookup], Awaitable[Route | None]]
 
 
+class Unanswered(Exception):
+    """The source did not answer; the text is for the log, and holds no secret."""
+
+
 @define
 class Counts:
     """What a source has been asked, and what became of it."""
@@ -244,6 +248,8 @@ class Guard(Service):
         else:
             # Its text may hold anything, such as a password in an address.
             why = type(failure.value).__name__
+            if isinstance(failure.value, Unanswered):
+                why = str(failure.value)
         if not self._stopping:
             _log.warn("{source} failed: {why}", source=self._label, why=why)
             self._breaker.failed(self._clock.seconds())
