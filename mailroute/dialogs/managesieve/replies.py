@@ -43,7 +43,7 @@ FAREWELLS = {
 USUAL = {
     "IMPLEMENTATION": "mailroute",
     # Clients decide by this list what they let people filter with, and most of them before the login.
-    # These are what both Pigeonhole and Cyrus have unless they are told otherwise.
+    # Pigeonhole has these, and more, unless it is told otherwise.
     "SIEVE": "fileinto reject envelope vacation comparator-i;ascii-numeric relational subaddress"
     " copy imap4flags body",
 }
