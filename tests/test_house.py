@@ -90,7 +90,7 @@ ONLY = {
     "dialogs": {*SHARED, "sights"},
     "sights": set(),
     "routers": {*SOURCES, "wording"},
-    "authenticators": {*SOURCES, "wording"},
+    "authenticators": {*SOURCES, "wording", "routers"},
     "computing": {"events"},
     "sources": {*SHARED, "wording"},
     "wording": set(),

@@ -458,7 +458,9 @@ def test_the_reference_has_every_authenticator() -> None:
         assert hashes._BEGINNINGS[word if word in hashes._BEGINNINGS else "$pbkdf2"] == scheme
     assert {*beginnings, "$pbkdf2"} >= set(hashes._BEGINNINGS)
     context = routers.SourceContext(Path(), frozenset(), str, None, None)
-    for name, table in zip(built_in, keys, strict=True):
+    # Those that are asked like routes have the keys of these, which are listed there.
+    own = [name for name in built_in if name not in routers.known() or name == "passwd-file"]
+    for name, table in zip(own, keys, strict=True):
         with pytest.raises(routers.BadOption) as error:
             authenticators.source(name).authenticator({"0": 0}, context)
         listed = ", ".join(sorted(code(row[0]) for row in table))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mailroute.authenticators.asked import AskedSource
 from mailroute.authenticators.chain import AuthenticatorChain, Link
 from mailroute.authenticators.checker import (
     CheckerAuthenticator,
@@ -29,6 +30,9 @@ _BUILT_IN: tuple[IAuthenticateSource, ...] = (
     PasswdFileSource(),
     OAuth2Source(),
     ExternalSource(),
+    AskedSource("sql"),
+    AskedSource("dovecot-auth", "socket"),
+    AskedSource("command", "send_password"),
     CheckerSource(),
 )
 

@@ -46,6 +46,10 @@ class IDecoy(IAuthenticator):
         For the same name always as long.
         """
 
+
+class IKeyDecoy(IDecoy):
+    """A decoy for users who would show that they know a password, without sending it."""
+
     def made_up(lookup: Lookup) -> StoredKeys:  # noqa: N805 - as interfaces have it
         """Return keys as a user could have them whom nobody knows; for the same name always the same salt."""
 
@@ -105,8 +109,8 @@ class AuthenticatorChain:
         found = await self._first(asked, lambda each: each.keys(lookup), StoredKeys)
         if found is not None:
             return found
-        decoys = [link.authenticator for link in asked if IDecoy.providedBy(link.authenticator)]
-        return IDecoy(self._choose(decoys, lookup)).made_up(lookup) if decoys else self._made_up(lookup)
+        decoys = [link.authenticator for link in asked if IKeyDecoy.providedBy(link.authenticator)]
+        return IKeyDecoy(self._choose(decoys, lookup)).made_up(lookup) if decoys else self._made_up(lookup)
 
     def _able(self, lookup: Lookup) -> list[Link]:
         """Return who can check what the client shows."""

@@ -14,7 +14,7 @@ from secrets import token_bytes
 from zope.interface import implementer
 
 from mailroute.authenticators import hashes
-from mailroute.authenticators.chain import IDecoy
+from mailroute.authenticators.chain import IKeyDecoy
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal
 from mailroute.interfaces import IAuthenticateSource, IKeyholder
 from mailroute.proofs import SCRAM, Proof
@@ -32,7 +32,7 @@ _NOBODYS = ("*", "!")
 """How the password of an account begins that nobody may log in to, as in ``/etc/shadow``."""
 
 
-@implementer(IDecoy, IKeyholder)
+@implementer(IKeyDecoy, IKeyholder)
 class PasswdFile(UsersFile[str]):
     """Checks passwords against the hashes of a file; those that are stored keys do for SCRAM as well."""
 

@@ -1,0 +1,156 @@
+"""Authenticators that ask where routes can be asked too."""
+
+import sqlite3
+import sys
+
+import pytest
+import pytest_twisted
+from twisted.application.service import IService
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
+from zope.interface.verify import verifyObject
+
+from mailroute import authenticators
+from mailroute.authenticators import hashes
+from mailroute.authenticators.chain import IDecoy
+from mailroute.events import Credentials, LoginRefused, Lookup, Reason
+from mailroute.sources import BadOption, SourceContext
+from mailroute.testing import CLIENT
+
+ROWS = [
+    ("alice", "{PLAIN}wonder land"),
+    ("bob", "$6$salt$WmxpW3eGQgIO2lpLpzaOcO7sEvxL0eEWDaMJtNyVuA9JKJn0.lqVDkWMHhFqoDu7xX0lVxh0j7n1ZrO6wW8s31"),
+    ("locked", "*"),
+    ("odd", "no hash at all"),
+    ("empty", None),
+    ("named", "{PLAIN}x"),
+]
+
+PROGRAM = f"""#!{sys.executable} -u
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    answer = {{"id": asked["id"]}}
+    if asked["user"] != "nobody":
+        answer["proven"] = asked.get("password") == "wonder land"
+    print(json.dumps(answer))
+"""
+
+
+def lookup(user, password):
+    return Lookup(user, "imap", CLIENT, Credentials("PLAIN", user.encode(), password.encode()))
+
+
+@pytest.fixture
+def make(tmp_path):
+    made = []
+    database = sqlite3.connect(tmp_path / "users.db")
+    with database:
+        database.execute("create table users (name text, hash text)")
+        database.executemany("insert into users values (?, ?)", ROWS)
+    database.close()
+    (tmp_path / "check.py").write_text(PROGRAM)
+    (tmp_path / "check.py").chmod(0o755)
+
+    def make(source, **options):
+        context = SourceContext(
+            tmp_path, frozenset(), str.lower, reactor, deferToThread, label=f"authenticate[1] ({source})"
+        )
+        made.append(authenticators.source(source).authenticator(options, context))
+        verifyObject(IDecoy, made[-1])
+        IService(made[-1]).startService()
+        return made[-1]
+
+    yield make
+    for each in made:
+        pytest_twisted.blockon(Deferred.fromCoroutine(stopped(each)))
+
+
+async def stopped(service):
+    await service.stopService()
+
+
+async def outcome(authenticator, user, password):
+    """Return the name, None, or why not."""
+    try:
+        return await authenticator.authenticate(lookup(user, password))
+    except LoginRefused as refused:
+        return refused.refusal.reason
+
+
+SQL = {"database": "sqlite:users.db", "query": "select hash as password from users where name = :user"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_hashes_from_a_database(make):
+    """A database that keeps hashes lets in who has the password, and nobody else."""
+    sql = make("sql", **SQL)
+    assert await outcome(sql, "alice", "wonder land") == "alice"
+    for wrong in ("wonder", "", "{PLAIN}wonder land", "wonder land' or '1'='1"):
+        assert await outcome(sql, "alice", wrong) is Reason.AUTHENTICATION_FAILED
+    assert await outcome(sql, "bob", "wrong") is Reason.AUTHENTICATION_FAILED
+    assert await outcome(sql, "nobody", "x") is None
+    assert await outcome(sql, "alice' --", "wonder land") is None
+    assert await outcome(sql, "locked", "*") is Reason.CONTACT_ADMIN
+
+
+@pytest.mark.parametrize("user", ["odd", "empty"])
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_hash_refuses_that_login(make, user):
+    """A row without a hash, or with something else, is the operator's to mend; it is told, and not shown."""
+    sql = make("sql", **SQL)
+    with capturedLogs() as logs:
+        assert await outcome(sql, user, "no hash at all") is Reason.MISCONFIGURED
+    assert "no hash at all" not in repr(logs)
+    assert await outcome(sql, "named", "x") == "named"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_changed_password_counts_at_once(make, tmp_path):
+    """Unless the operator wants a cache, each login asks."""
+    sql = make("sql", **SQL)
+    assert await outcome(sql, "named", "x") == "named"
+    database = sqlite3.connect(tmp_path / "users.db")
+    with database:
+        database.execute("update users set hash = '{PLAIN}y' where name = 'named'")
+    database.close()
+    assert await outcome(sql, "named", "x") is Reason.AUTHENTICATION_FAILED
+    assert await outcome(sql, "named", "y") == "named"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unknown_user_is_worth_a_hash(make):
+    """Whoever is not there has the password checked against somebody's hash."""
+    sql = make("sql", **SQL)
+    await outcome(sql, "bob", "x")
+    checked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashes, "verify", lambda stored, secret: checked.append((stored, secret)))
+        await sql.pretend(lookup("nobody", "guess"))
+    assert checked == [(ROWS[1][1], b"guess")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_program_that_checks(make):
+    """A program is believed if it says that the password is right, and only then."""
+    program = make("command", command=["./check.py"], send_password=True)
+    assert await outcome(program, "alice", "wonder land") == "alice"
+    assert await outcome(program, "alice", "wrong") is Reason.AUTHENTICATION_FAILED
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "key", "why"),
+    [
+        ("sql", SQL | {"backend": "east"}, "backend", "means nothing here"),
+        ("command", {"command": ["./check.py"]}, "send_password", "is needed here"),
+        ("dovecot-auth", {"master_socket": "x"}, "socket", "is needed here"),
+        ("sql", {"database": "sqlite:users.db"}, "query", "missing"),
+    ],
+)
+def test_wrong_keys_are_named(make, source, options, key, why):
+    """A source that would check nothing is refused before anybody comes."""
+    with pytest.raises(BadOption, match=why) as caught:
+        make(source, **options)
+    assert caught.value.key == key
