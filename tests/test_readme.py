@@ -222,6 +222,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "master-password").write_text("hush\n")
     (tmp_path / "oauth-secret").write_text("hush\n")
     (tmp_path / "hashes").write_text("alice@example.com:{PLAIN}wonderland\n")
+    (tmp_path / "users.db").touch()
     (tmp_path / "popmap").write_text("alice:a.smith@10.0.0.5:1143\n")
     (tmp_path / "where.py").touch(0o755)
     (tmp_path / "database.secret").write_text("secret\n")
