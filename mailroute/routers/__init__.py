@@ -11,6 +11,7 @@ from mailroute.routers.hashing import HashSource
 from mailroute.routers.passwd_file import PasswdFileSource
 from mailroute.routers.pattern import PatternSource
 from mailroute.routers.table import TableSource
+from mailroute.routers.web import HttpSource
 from mailroute.sources import BadAnswer, BadOption, Copies, InThread, Registry, SourceContext, UnknownSource
 
 __all__ = [
@@ -34,6 +35,7 @@ _BUILT_IN: tuple[IRouteSource, ...] = (
     PasswdFileSource(),
     DovecotSource(),
     CommandSource(),
+    HttpSource(),
 )
 
 _registry: Registry[IRouteSource] = Registry("route source", IRouteSource, _BUILT_IN)
