@@ -26,6 +26,7 @@ setup(
         "zope.interface>=6.2",
     ],
     extras_require={
+        "ldap": ["sansldap>=0.1"],
         "test": [
             "aiosmtpd>=1.4.5",
             "coverage[toml]>=7.5",
@@ -36,6 +37,7 @@ setup(
             "pytest>=8.2",
             "pytest-twisted>=1.14.3",
             "ruff>=0.15",
+            "sansldap>=0.1",
             "towncrier>=24.8",
             "types-setuptools>=75",
         ],

@@ -8,6 +8,7 @@ from mailroute.routers.command import CommandSource
 from mailroute.routers.default import DefaultSource
 from mailroute.routers.dovecot_auth import DovecotSource
 from mailroute.routers.hashing import HashSource
+from mailroute.routers.ldap import LdapSource
 from mailroute.routers.passwd_file import PasswdFileSource
 from mailroute.routers.pattern import PatternSource
 from mailroute.routers.table import TableSource
@@ -36,6 +37,7 @@ _BUILT_IN: tuple[IRouteSource, ...] = (
     DovecotSource(),
     CommandSource(),
     HttpSource(),
+    LdapSource(),
 )
 
 _registry: Registry[IRouteSource] = Registry("route source", IRouteSource, _BUILT_IN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,7 +19,6 @@ from twisted.internet.error import (
 )
 from twisted.internet.interfaces import IConsumer, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
-from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -36,6 +35,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from mailroute.sources.turns import Turns
 from mailroute.tls import ClientTLS
 
 MAX_BODY = 32768
@@ -44,16 +44,11 @@ MAX_BODY = 32768
 MAX_ANSWER = 2 * MAX_BODY
 """Bytes of an answer, its headers and all, as they come over the wire; whoever sends more is cut off."""
 
-AVOIDED = 30.0
-"""Seconds for which a server that has failed comes after all the others."""
-
 KEPT = 60
 """Seconds for which a connection that is not used is kept."""
 
 LAST_BYTES = 1.0
 """Seconds for a body that nobody needs to end, so that the connection can be used again."""
-
-_log = Logger(namespace="mailroute.routers")
 
 
 class WebServerFails(Exception):
@@ -71,6 +66,16 @@ class WebAnswer:
     def values(self, name: bytes) -> Sequence[bytes]:
         """Return the values of a header."""
         return self.headers.getRawHeaders(name, [])
+
+
+@frozen
+class _Server:
+    """Where a server is asked."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return urlsplit(self.url).netloc
 
 
 _Said = TypeVar("_Said")
@@ -98,13 +103,11 @@ class WebServers(Generic[_Said]):
         connections: int,
         label: str,
     ) -> None:
-        self._urls = [url.encode("ascii") for url in urls]
+        self._servers = Turns(map(_Server, urls), reactor, label)
         self._headers = headers
         self._read = read
         self._patience = patience / len(urls)
         self._reactor = reactor
-        self._label = label
-        self._avoided: dict[bytes, float] = {}
         self._turns = DeferredSemaphore(connections)
         self._pool: Any = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = connections
@@ -123,32 +126,21 @@ class WebServers(Generic[_Said]):
         failure: Exception = WebServerFails()
         for name, value in self._headers.items():
             headers.setRawHeaders(name, [value])
-        for url in self._in_order():
+        for server in self._servers:
             await self._turns.acquire()
             try:
+                url = server.url.encode("ascii")
                 asking = Deferred.fromCoroutine(self._request(method, url, headers, body, needs_body))
                 said = self._read(await asking.addTimeout(self._patience, self._reactor))
             except (WebServerFails, *_FAILURES) as error:
                 failure = error
-                self._avoid(url, error)
+                self._servers.failed(server, error)
             else:
-                self._avoided.pop(url, None)
+                self._servers.answered(server)
                 return said
             finally:
                 self._turns.release()
         raise failure
-
-    def _in_order(self) -> Iterator[bytes]:
-        """Yield the servers: first those that have not failed lately."""
-        now = self._reactor.seconds()
-        return iter(sorted(self._urls, key=lambda url: self._avoided.get(url, 0.0) > now))
-
-    def _avoid(self, url: bytes, error: Exception) -> None:
-        if len(self._urls) > 1 and url not in self._avoided:
-            host = urlsplit(url.decode("ascii")).netloc
-            why = type(error).__name__
-            _log.warn("{source}: {host} fails ({why})", source=self._label, host=host, why=why)
-        self._avoided[url] = self._reactor.seconds() + AVOIDED
 
     async def _request(
         self, method: bytes, url: bytes, headers: Headers, body: bytes | None, needs_body: bool
