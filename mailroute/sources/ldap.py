@@ -184,7 +184,7 @@ class Directory:
         async def work(connection: Connection) -> bool:
             code = result(await connection.ask(lambda session: session.bind_simple(name, password)))
             if code not in (LDAPResultCode.SUCCESS, *_AGAINST):
-                raise DirectoryRefuses(int(code))
+                raise DirectoryRefuses(code)
             return code == LDAPResultCode.SUCCESS
 
         checked: bool = await self._ask(self._checking, work, bind=False)

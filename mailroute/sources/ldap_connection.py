@@ -137,11 +137,12 @@ def succeeded(messages: Sequence[LDAPMessage]) -> None:
     """
     code = result(messages)
     if code != LDAPResultCode.SUCCESS:
-        raise DirectoryRefuses(int(code))
+        raise DirectoryRefuses(code)
 
 
-def result(messages: Sequence[LDAPMessage]) -> LDAPResultCode:
+def result(messages: Sequence[LDAPMessage]) -> int:
     """Return the code in the message that ends an answer."""
     last: Any = messages[-1]
-    code: LDAPResultCode = last.result.result_code
+    # The value: a code that sansldap 0.1 does not know is an integer that equals 0, which is success.
+    code: int = last.result.result_code.value
     return code
