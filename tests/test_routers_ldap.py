@@ -283,6 +283,29 @@ async def test_what_is_sent_in_the_clear_behind_starttls(make, server, rest):
     assert [type(each).__name__ for each in server.talks[0].asked] == ["ExtendedRequest"]
 
 
+@pytest.mark.parametrize("length", [1, 10, 30])
+def test_half_a_message_in_the_clear(length):
+    """What was begun before TLS is not ended under it."""
+    transport = StringTransport()
+    transport.startTLS = lambda _: None
+    transport.abortConnection = lambda: None
+    connection = Connection()
+    connection.makeConnection(transport)
+    securing = Deferred.fromCoroutine(connection.starttls(None))
+    talking = LDAPServer()
+    talking.receive(transport.value())
+    talking.extended_response(1, name=STARTTLS)
+    connection.dataReceived(talking.data_to_send() + planted()[:length])
+    connection.handshakeCompleted()
+    assert securing.called
+    answers = []
+    connection.ask(lambda session: session.search_request("dc=x")).addCallbacks(
+        answers.append, lambda _: None
+    )
+    connection.dataReceived(planted()[length:])
+    assert not answers
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_directory_without_starttls(make, server):
     """It gets no question, and no password."""
