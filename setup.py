@@ -28,6 +28,7 @@ setup(
         "zope.interface>=6.2",
     ],
     extras_require={
+        "ldap": ["sansldap>=0.1"],
         "mariadb": ["PyMySQL>=1.1.1"],
         "oauth2": OAUTH2,
         "postgresql": ["psycopg[binary]>=3.2"],
@@ -45,6 +46,7 @@ setup(
             "pytest>=8.2",
             "pytest-twisted>=1.14.3",
             "ruff>=0.15",
+            "sansldap>=0.1",
             "towncrier>=24.8",
             "types-PyMySQL>=1.1",
             "types-setuptools>=75",

@@ -92,7 +92,7 @@ ONLY = {
     "routers": {*SOURCES, "wording"},
     "authenticators": {*SOURCES, "wording", "routers"},
     "computing": {"events"},
-    "sources": {*SHARED, "wording"},
+    "sources": {*SHARED, "wording", "tls"},
     "wording": set(),
     "pipe": {"deadlines", "sockets"},
     "sockets": set(),
@@ -132,7 +132,7 @@ BUILDERS = {"service", "dials"}
 # who live there share.  From outside, only the folder itself may be imported.
 REGISTRIES = {
     "dialogs": {"common"},
-    "routers": {"answers", "chain", "guard", "maps"},
+    "routers": {"answers", "chain", "guard", "maps", "questions"},
     "authenticators": {"chain", "hashes"},
 }
 

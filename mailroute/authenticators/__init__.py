@@ -33,6 +33,8 @@ _BUILT_IN: tuple[IAuthenticateSource, ...] = (
     AskedSource("sql"),
     AskedSource("dovecot-auth", "socket"),
     AskedSource("command", "send_password"),
+    AskedSource("http", "send_password"),
+    AskedSource("ldap", "bind"),
     CheckerSource(),
 )
 

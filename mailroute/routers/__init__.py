@@ -8,10 +8,12 @@ from mailroute.routers.command import CommandSource
 from mailroute.routers.default import DefaultSource
 from mailroute.routers.dovecot_auth import DovecotSource
 from mailroute.routers.hashing import HashSource
+from mailroute.routers.ldap import LdapSource
 from mailroute.routers.passwd_file import PasswdFileSource
 from mailroute.routers.pattern import PatternSource
 from mailroute.routers.sql import SqlSource
 from mailroute.routers.table import TableSource
+from mailroute.routers.web import HttpSource
 from mailroute.sources import BadAnswer, BadOption, Copies, InThread, Registry, SourceContext, UnknownSource
 
 __all__ = [
@@ -36,6 +38,8 @@ _BUILT_IN: tuple[IRouteSource, ...] = (
     DovecotSource(),
     CommandSource(),
     SqlSource(),
+    HttpSource(),
+    LdapSource(),
 )
 
 _registry: Registry[IRouteSource] = Registry("route source", IRouteSource, _BUILT_IN)

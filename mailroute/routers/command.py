@@ -24,11 +24,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
+from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
-from mailroute.proofs import Proof
 from mailroute.routers.answers import Answers
 from mailroute.routers.guard import Guard
+from mailroute.routers.questions import question
 from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
 
 MAX_LINE = 65536
@@ -192,17 +192,8 @@ class CommandRouter(Guard):
         return program.ended.addCallback(ended)
 
     async def _find(self, lookup: Lookup) -> Route | None:
-        client = lookup.client
-        question: dict[str, object] = {
-            "user": lookup.user,
-            "protocol": lookup.protocol,
-            "client": None if client.source is None else client.source.host,
-            "session": client.session_id,
-            "tls": client.tls,
-        }
-        if self.proves and lookup.credentials is not None:
-            question |= _shown(lookup)
-        return self._answers.route(await self._alive().ask(question))
+        asked = question(lookup, with_password=self.proves)
+        return self._answers.route(await self._alive().ask(asked))
 
     def _alive(self) -> _Program:
         if self._program is None or not self._program.usable:
@@ -218,22 +209,6 @@ class CommandRouter(Guard):
 
     def __str__(self) -> str:
         return f"the program {self._arguments[0]} knows where users live"
-
-
-def _shown(lookup: Lookup) -> Mapping[str, object]:
-    """Return what the client shows, as the program gets it.
-
-    :raises LoginRefused: JSON cannot carry it.
-    """
-    shown = lookup.credentials
-    assert shown is not None  # noqa: S101 - the caller has looked
-    try:
-        secret, name = shown.secret.decode("utf-8"), shown.user.decode("utf-8")
-    except UnicodeDecodeError:
-        detail = "the password is no UTF-8, which the program cannot be told"
-        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, detail)) from None
-    kind = "password" if shown.proof is Proof.PASSWORD else "token"
-    return {"authenticates_as": name, kind: secret}
 
 
 @implementer(IRouteSource)

@@ -1,6 +1,6 @@
 """TLS on both legs: certificates chosen by name for clients, verified names for backends."""
 
-from mailroute.tls.client import ClientTLS, client_context, client_tls, remember, resuming_failed
+from mailroute.tls.client import ClientTLS, authorities, client_context, client_tls, remember, resuming_failed
 from mailroute.tls.errors import explain
 from mailroute.tls.inspect import Inspected, Inspector
 from mailroute.tls.server import KeyPair, ServerTLS, channel_binding, client_certificate
@@ -12,6 +12,7 @@ __all__ = [
     "Inspector",
     "KeyPair",
     "ServerTLS",
+    "authorities",
     "channel_binding",
     "client_certificate",
     "client_context",

@@ -1,0 +1,45 @@
+"""Several servers for one purpose: who is asked first."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+AVOIDED = 30.0
+"""Seconds for which a server that has failed comes after all the others."""
+
+_log = Logger(namespace="mailroute.routers")
+
+_Server = TypeVar("_Server", bound=Hashable)
+
+
+class Turns(Generic[_Server]):
+    """Servers in the order in which they are to be asked; the log gets ``str`` of one that fails."""
+
+    def __init__(self, servers: Iterable[_Server], clock: IReactorTime, label: str) -> None:
+        self._servers = list(servers)
+        self._clock = clock
+        self._label = label
+        self._avoided: dict[_Server, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._servers)
+
+    def __iter__(self) -> Iterator[_Server]:
+        now = self._clock.seconds()
+        return iter(sorted(self._servers, key=lambda server: self._avoided.get(server, now) > now))
+
+    def failed(self, server: _Server, error: Exception) -> None:
+        """Let this one be asked last for a while."""
+        if len(self._servers) > 1 and server not in self._avoided:
+            why = type(error).__name__
+            _log.warn("{source}: {server} fails ({why})", source=self._label, server=str(server), why=why)
+        self._avoided[server] = self._clock.seconds() + AVOIDED
+
+    def answered(self, server: _Server) -> None:
+        """Let this one be asked in its turn."""
+        if self._avoided.pop(server, None) is not None and len(self._servers) > 1:
+            _log.info("{source}: {server} answers again", source=self._label, server=str(server))
