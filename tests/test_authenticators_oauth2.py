@@ -395,6 +395,17 @@ def test_a_file_of_keys_is_read_again(tmp_path: Path) -> None:
     assert answer(oauth2.authenticate(ask(token(EC, "ES256", "two"))))
 
 
+def test_a_file_of_keys_that_is_gone_leaves_those_that_it_had(tmp_path: Path) -> None:
+    """Whoever may not read the file any more, or finds it spoilt, has the keys of the start, and says so."""
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": KEYS}))
+    options = {"jwks": "keys.json", "issuer": ISSUER, "audience": AUDIENCE}
+    oauth2 = source("oauth2").authenticator(options, context(tmp_path))
+    (tmp_path / "keys.json").unlink()
+    with capturedLogs() as logs:
+        assert answer(oauth2.authenticate(ask(token())))
+    assert "keys.json: No such file" in formatEvent(logs[0])
+
+
 # --- a server that knows -------------------------------------------------------------------
 
 
@@ -488,7 +499,7 @@ SERVER = {"introspection": "https://x.example/i", "client_id": "me", "client_sec
         ({"jwks": "keys.json"}, "issuer: missing: jwks needs it"),
         ({"jwks": "keys.json", "issuer": "x"}, "audience: missing: jwks needs it"),
         ({"jwks": "none.json", "issuer": "x", "audience": "y"}, "jwks: cannot read .*none.json: No such"),
-        ({"jwks": "secret", "issuer": "x", "audience": "y"}, "jwks: .*secret: is no set of keys"),
+        ({"jwks": "secret", "issuer": "x", "audience": "y"}, "jwks: .*secret is no set of keys"),
         ({"jwks": "http://x.example/k", "issuer": "x", "audience": "y"}, "jwks: must be an https:// address"),
         ({"jwks": "keys.json", "issuer": "x", "audience": "y", "client_id": "z"}, "client_id: means nothing"),
         ({"jwks": "keys.json", "issuer": "x", "audience": 3}, "audience: "),

@@ -328,15 +328,40 @@ def test_who_has_no_keys_gets_some_that_fit_nothing(tmp_path: Path, line: str) -
 
 
 def test_made_up_keys_stay(tmp_path: Path) -> None:
-    """Whoever asks again, also after a restart, finds an unknown user's salt as it was."""
-    lines = f"eve@example.org:{stored('x')}\nzoe@example.org:{stored('y')}\n"
-    first = made(tmp_path, lines)
-    again = made(tmp_path, lines)
-    salts = {}
-    for user in map("user{}".format, range(20)):
-        salts[user] = answer(first.made_up(scram(user))).salt
-        assert answer(again.made_up(scram(user))).salt == salts[user]
-    assert len(set(salts.values())) == 20
+    """With a secret of the operator's, a user who is unknown has the same salt after a restart."""
+    (tmp_path / "passwd").write_text(
+        f"eve@example.org:{stored('x')}\nzoe@example.org:{stored('y', iterations=20)}\n"
+    )
+    seen = []
+    for number, said in enumerate(["one", "one", "another"]):
+        (tmp_path / "secret").write_text(f"{said}\n")
+        options = {"file": "passwd", "secret_file": "secret"}
+        again = source("passwd-file").authenticator(options, context(tmp_path))
+        seen.append([again.made_up(scram(f"user{n}")) for n in range(20)])
+        assert len({keys.salt for keys in seen[number]}) == 20
+    assert seen[0] == seen[1]
+    assert not {keys.salt for keys in seen[0]} & {keys.salt for keys in seen[2]}
+    assert {keys.iterations for keys in seen[0]} == {10, 20}
+
+
+def test_made_up_keys_tell_nothing_of_anybody(tmp_path: Path) -> None:
+    """What an unknown user is shown does not depend on anybody's password: it could be tried on it."""
+    (tmp_path / "secret").write_text("one\n")
+    seen = set()
+    for password in ("x", "y"):
+        (tmp_path / "passwd").write_text(f"eve@example.org:{stored(password)}\n")
+        options = {"file": "passwd", "secret_file": "secret"}
+        found = source("passwd-file").authenticator(options, context(tmp_path))
+        seen.add(found.made_up(scram("nobody")))
+    assert len(seen) == 1
+
+
+def test_a_secret_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """The key, the file and the reason are in the message."""
+    (tmp_path / "passwd").write_text("")
+    options = {"file": "passwd", "secret_file": "nowhere"}
+    with pytest.raises(BadOption, match=r"secret_file: cannot read .*nowhere"):
+        source("passwd-file").authenticator(options, context(tmp_path))
 
 
 # --- time ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mailroute.authenticators.chain import IKeyDecoy
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal
 from mailroute.interfaces import IAuthenticateSource, IKeyholder
 from mailroute.proofs import SCRAM, Proof
-from mailroute.sources import CONTROL, SourceContext, UsersFile, only
+from mailroute.sources import CONTROL, SourceContext, UsersFile, only, secret, text
 from mailroute.sources.users_file import LineReader, decoded
 from mailroute.wire.scram import StoredKeys, base_name, proves
 
@@ -27,6 +27,9 @@ _EXTRA = 5
 
 SCHEMES = {Proof.SCRAM_SHA_256: "SCRAM-SHA-256", Proof.SCRAM_SHA_1: "SCRAM-SHA-1"}
 """The scheme that has the keys for each kind of exchange."""
+
+_USUAL = 4096
+"""Iterations of keys that are made up where there are no others (RFC 7677 section 4)."""
 
 _NOBODYS = ("*", "!")
 """How the password of an account begins that nobody may log in to, as in ``/etc/shadow``."""
@@ -41,7 +44,8 @@ class PasswdFile(UsersFile[str]):
     _examples: Mapping[str, str]
     """A hash for each duration that checking one may have."""
 
-    _salt = token_bytes(16)
+    secret = token_bytes(32)
+    """What decides how users look whom the file does not have; no two files of one process need another."""
 
     @property
     def offers(self) -> frozenset[Proof]:
@@ -82,27 +86,21 @@ class PasswdFile(UsersFile[str]):
         stored = self.users.get(lookup.user)
         if stored is None:
             return None
-        usable = not stored.startswith(_NOBODYS)
-        return (hashes.stored_keys(stored, _shown(lookup).mechanism) if usable else None) or self.made_up(
-            lookup
-        )
+        found = None if stored.startswith(_NOBODYS) else hashes.stored_keys(stored, _shown(lookup).mechanism)
+        return found or self.made_up(lookup)
 
     def made_up(self, lookup: Lookup) -> StoredKeys:
         """Return keys like those of the file's users (`IDecoy.made_up`).
 
-        What they are made of is a secret of the file's: another process, or
-        this one when it is started again, makes the same.
+        Nobody's own keys go into them: whoever is shown the salt could try passwords on those.
         """
         mechanism = _shown(lookup).mechanism
         kinds = [kind for kind in self._examples if kind.split()[0] == base_name(mechanism)]
-        like = hashes.stored_keys(self._decoy(lookup.user, kinds) or "", mechanism) if kinds else None
-        if like is None:
-            like = StoredKeys(4096, bytes(16), self._salt, bytes(32))
-        secret = blake2b(like.stored_key, digest_size=32).digest()
-        name = lookup.user.encode("utf-8")
-        salt = blake2b(name, digest_size=64, key=secret, person=b"salt").digest()
-        key = blake2b(name, digest_size=64, key=secret, person=b"key").digest()
-        return StoredKeys(like.iterations, salt[: len(like.salt)], key[: len(like.server_key)], key[:32])
+        example = self._decoy(lookup.user, kinds)
+        like = None if example is None else hashes.stored_keys(example, mechanism)
+        iterations, size = (_USUAL, 16) if like is None else (like.iterations, len(like.salt))
+        salt, key = self._drawn(b"salt", lookup.user), self._drawn(b"key", lookup.user)
+        return StoredKeys(iterations, salt[:size], key[:32], key[32:])
 
     async def _verify(self, stored: str | None, lookup: Lookup) -> bool:
         if stored is None:
@@ -115,13 +113,14 @@ class PasswdFile(UsersFile[str]):
         For each name always one of the same kind, whoever else comes into the
         file or leaves it; a kind that comes or goes changes nobody else's.
         """
-        key = user.encode("utf-8")
-
-        def drawn(kind: str) -> bytes:
-            return blake2b(kind.encode("utf-8") + b"\0" + key, digest_size=8, key=self._salt).digest()
-
         chosen = self._examples if kinds is None else kinds
-        return self._examples[max(chosen, key=drawn)] if chosen else None
+        if not chosen:
+            return None
+        return self._examples[max(chosen, key=lambda kind: self._drawn(kind.encode("utf-8"), user))]
+
+    def _drawn(self, what: bytes, user: str) -> bytes:
+        """Draw 64 bytes for a user: the same ones each time, and nobody can tell them beforehand."""
+        return blake2b(what + b"\0" + user.encode("utf-8"), digest_size=64, key=self.secret).digest()
 
     def __str__(self) -> str:
         return f"passwords are checked by {self.path}, which has {len(self)} users now"
@@ -147,12 +146,12 @@ class _PasswdReader(LineReader[str]):
 
     def add(self, line: bytes) -> None:
         """Add a line's user (`LineReader.add`)."""
-        text = decoded(line)
-        if not text or text.isspace() or text.startswith("#"):
+        said = decoded(line)
+        if not said or said.isspace() or said.startswith("#"):
             return
-        if CONTROL.search(text):
+        if CONTROL.search(said):
             raise ValueError("a control character")
-        name, colon, rest = text.partition(":")
+        name, colon, rest = said.partition(":")
         if not colon or not name:
             raise ValueError("a line is name:hash")
         name = self._context.normalise(name)
@@ -184,12 +183,16 @@ def _check_extra(extra: str) -> None:
 
 @implementer(IAuthenticateSource)
 class PasswdFileSource:
-    """Makes a `PasswdFile` from the key ``file``."""
+    """Makes a `PasswdFile` from the key ``file`` and, if it is to last, ``secret_file``."""
 
     name = "passwd-file"
 
     def authenticator(self, options: Mapping[str, object], context: object) -> PasswdFile:
         """Make the authenticator; see `IAuthenticateSource.authenticator`."""
         assert isinstance(context, SourceContext)  # noqa: S101 - only the configuration calls it
-        only(options, ("file",))
-        return PasswdFile.of(options, context)
+        only(options, ("file", "secret_file"))
+        made = PasswdFile.of(options, context)
+        if "secret_file" in options:
+            # A key of blake2b has 64 bytes at most.
+            made.secret = blake2b(secret(context, "secret_file", text(options, "secret_file"))).digest()
+        return made

@@ -16,6 +16,7 @@ from mailroute import config, service
 from mailroute.config import ConfigError, Settings, build, describe
 from mailroute.interfaces import IAuthenticator
 from mailroute.proofs import Proof
+from mailroute.service import server_contexts
 
 Load = Callable[[str], Settings]
 Errors = Callable[[str], list[str]]
@@ -280,3 +281,15 @@ def test_scram_that_would_fail_some_cannot_be_listed(folder: Path) -> None:
     listen = {"client_ca": None, "mechanisms": ["SCRAM-SHA-256"]}
     with pytest.raises(ConfigError, match='"SCRAM-SHA-256" sends a SCRAM-SHA-256 exchange, which no'):
         build(MemoryReactorClock(), folder=folder, **certified(folder, authenticate=chain, listen=listen))
+
+
+def test_only_who_wants_certificates_asks_for_them(folder: Path) -> None:
+    """Of several listeners with one certificate, those with ``client_ca`` alone ask their clients."""
+    asking = certified(folder)
+    (first,) = asking["listen"]
+    silent = {**first, "endpoint": "tcp:2"}
+    del silent["client_ca"]
+    listeners = [first, silent, {**first, "endpoint": "tcp:3"}]
+    settings = build(MemoryReactorClock(), folder=folder, **{**asking, "listen": listeners})
+    made = [each.serverConnectionForTLS(None) for each in server_contexts(settings)]  # type: ignore[union-attr,arg-type]
+    assert [each.asks for each in made] == [True, False, True]  # type: ignore[attr-defined]

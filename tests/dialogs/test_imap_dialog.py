@@ -642,3 +642,12 @@ def test_what_comes_while_the_keys_are_looked_up_waits() -> None:
     assert conversation.said() == b""
     conversation.take(conversation.half.keys(KEYS))
     assert conversation.said().endswith(b"a BAD Authentication aborted.\r\nb OK Done.\r\n")
+
+
+def test_a_password_that_could_not_be_right_is_not_asked_for_in_a_literal() -> None:
+    """LOGIN is refused before its literal is let come, where nobody could check a password."""
+    conversation = talk(DialogTerms(mechanisms=("XOAUTH2",), passwords=False))
+    conversation.hears(b"a LOGIN bob {6}\r\n")
+    assert conversation.said() == b"a NO [CANNOT] Unsupported authentication mechanism.\r\n"
+    conversation.hears(b"b NOOP\r\n")
+    assert conversation.said() == b"b OK Done.\r\n"

@@ -13,7 +13,7 @@ from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.login import MAX_UNTAGGED
 from mailroute.dialogs.imap.seam import Hello, Welcome
 from mailroute.events import Credentials, LoggedIn, Method, Ready, Reason, Refusal, Refused, StartTLS
-from mailroute.proofs import Proof
+from mailroute.proofs import Proof, proof_of
 from mailroute.testing import CLIENT, Conversation
 
 BOB = Credentials("LOGIN", b"bob", b"secret")
@@ -706,3 +706,18 @@ def test_after_the_end_nothing_more_is_said():
     conversation.hears(GREETING)
     assert conversation.said() == b""
     assert conversation.events == []
+
+
+@pytest.mark.parametrize("mechanism", ["EXTERNAL", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS"])
+def test_what_cannot_be_replayed_is_not_tried(mechanism):
+    """A certificate or a proof is of this connection alone: without a master user there is no way in."""
+    shown = Credentials(mechanism, b"bob", b"transcript", proof=proof_of(mechanism))
+    order = evolve(ORDER, credentials=shown)
+    conversation = greeted(b"IMAP4rev1 SASL-IR AUTH=PLAIN AUTH=EXTERNAL AUTH=SCRAM-SHA-256", order)
+    refused = refusal(conversation)
+    assert refused.reason is Reason.MISCONFIGURED
+    assert "cannot be shown to a backend" in refused.detail
+    assert b"transcript" not in conversation.said()
+    master = evolve(order, method=Method.MASTER, master=Credentials("PLAIN", b"root", b"m4ster"))
+    said = greeted(b"IMAP4rev1 SASL-IR AUTH=PLAIN", master).said()
+    assert said == b"M1 AUTHENTICATE PLAIN " + b64(b"bob\0root\0m4ster") + b"\r\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+from authenticating import ScramClient
 
 from mailroute.dialogs.pop3.dialog import MAX_LINE, Pop3Dialog
 from mailroute.dialogs.pop3.replies import FAREWELLS, REPLIES
@@ -14,6 +15,7 @@ from mailroute.events import (
     DialogTerms,
     Farewell,
     HangUp,
+    KeysWanted,
     LoggedIn,
     Reason,
     Refusal,
@@ -21,6 +23,7 @@ from mailroute.events import (
 )
 from mailroute.proofs import Proof
 from mailroute.testing import Conversation
+from mailroute.wire.scram import make_keys
 
 CLEAR = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"))
 STLS = DialogTerms(tls_offered=True, login_allowed=False)
@@ -298,3 +301,24 @@ def test_where_no_password_can_be_right_none_is_asked_for() -> None:
     talk.hears(b"USER bob\r\nPASS secret\r\n")
     assert talk.said().count(b"-ERR Unsupported authentication mechanism.\r\n") == 2
     assert not talk.events
+
+
+def test_scram_and_certificates_by_pop3() -> None:
+    """What a connection is good for is listed by CAPA, and its exchanges run line by line."""
+    terms = DialogTerms(
+        mechanisms=("SCRAM-SHA-256",), certified=("EXTERNAL",), bound=("SCRAM-SHA-256-PLUS",), passwords=False
+    )
+    talk = Conversation(Pop3Dialog(terms))
+    talk.half.certified()
+    talk.half.bound(b"b" * 32)
+    talk.hears(b"CAPA\r\n")
+    assert b"\r\nSASL SCRAM-SHA-256-PLUS EXTERNAL SCRAM-SHA-256\r\n" in talk.said()
+    client = ScramClient("SCRAM-SHA-256-PLUS", header=b"p=tls-exporter,,", binding=b"b" * 32)
+    talk.hears(b"AUTH SCRAM-SHA-256-PLUS\r\n" + base64.b64encode(client.first()) + b"\r\n")
+    assert talk.said() == b"+ \r\n"
+    assert isinstance(talk.event(), KeysWanted)
+    talk.take(talk.half.keys(make_keys("sha256", b"pencil", b"saltsalt", 10)))
+    talk.hears(base64.b64encode(client.final(base64.b64decode(talk.said()[2:]))) + b"\r\n")
+    assert base64.b64decode(talk.said()[2:]).startswith(b"v=")
+    talk.hears(b"\r\n")
+    assert talk.event().credentials.user == b"bob"

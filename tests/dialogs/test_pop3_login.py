@@ -17,7 +17,7 @@ from mailroute.dialogs.common.xclient import MAX_COMMAND
 from mailroute.dialogs.pop3 import POP3
 from mailroute.dialogs.pop3.login import MAX_CAPABILITIES
 from mailroute.events import Credentials, LoggedIn, Method, Ready, Reason, Refusal, Refused, StartTLS
-from mailroute.proofs import Proof
+from mailroute.proofs import Proof, proof_of
 from mailroute.testing import CLIENT, Conversation
 
 BOB = Credentials("USER", b"bob", b"secret")
@@ -364,3 +364,14 @@ def test_twisteds_own_server():
         server.setTimeout(None)
         assert isinstance(conversation.event(), ending)
         assert commands == b"CAPA\r\nUSER bob\r\nPASS %s\r\n" % password
+
+
+@pytest.mark.parametrize("mechanism", ["EXTERNAL", "SCRAM-SHA-256"])
+def test_what_cannot_be_replayed_is_not_tried(mechanism):
+    """A certificate or a proof is of this connection alone: without a master user there is no way in."""
+    shown = Credentials(mechanism, b"bob", b"transcript", proof=proof_of(mechanism))
+    conversation = capable(order=evolve(ORDER, credentials=shown))
+    refused = refusal(conversation)
+    assert refused.reason is Reason.MISCONFIGURED
+    assert "cannot be shown to a backend" in refused.detail
+    assert b"transcript" not in conversation.said()

@@ -120,6 +120,27 @@ def test_a_slow_hash_holds_nobody_up(east: Dovecot, authority: Authority, certif
     assert turns > 20
 
 
+def test_workers_check_passwords_too(east: Dovecot, authority: Authority, certificate: Certificate) -> None:
+    """Each worker has the hashes and threads of its own to compute them in, and reads a changed file."""
+    name = user("ARGON2ID").user
+    config = configuration(certificate, {"east": backend(east, authority, **KEYS)})
+    config |= {"workers": 2, "authenticate": [{"source": "passwd-file", "file": "hashes"}]}
+    files = {"master-password": f"{MASTER.password}\n", "hashes": f"{name}:{hashed('ARGON2ID')}\n"}
+    with Mailroute(listeners(), config, {**users(ALICE), **files}) as here:
+        for password, answer in ((SECRET, b"a OK"), ("not that", b"a NO [AUTHENTICATIONFAILED]")):
+            for _ in range(6):
+                with RawImap("127.0.0.1", here.ports["plain"]) as session:
+                    session.greeting()
+                    assert answer in log_in(session, name, password)
+        (here.folder / "hashes").write_text(f"{name}:{{PLAIN}}newer\n")
+        here.log.wait_for("hashes again: 1 users")
+        here.log.wait_for("hashes again: 1 users", here.log.text().index("hashes again: 1 users") + 20)
+        for _ in range(6):
+            with RawImap("127.0.0.1", here.ports["plain"]) as session:
+                session.greeting()
+                assert b"a OK" in log_in(session, name, "newer")
+
+
 # --- tokens -----------------------------------------------------------------------------
 
 ISSUER = "https://login.example.org"

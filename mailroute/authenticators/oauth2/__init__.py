@@ -175,7 +175,8 @@ def _validator(options: OAuth2Options, context: SourceContext) -> Validator:
 
     where = options.jwks or ""
     if "://" not in where:
-        keys = Keys(FileKeys(context.folder / where, context), context, FILE_TTL, FILE_TTL / 10)
+        file = FileKeys(context.folder / where, context)
+        keys = Keys(file, context, FILE_TTL, FILE_TTL / 10, file.first)
     else:
         try:
             fetcher = WebKeys(web, _url(where))

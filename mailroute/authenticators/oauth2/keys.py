@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from attrs import field, frozen
@@ -69,7 +70,7 @@ class WebKeys:
 
 
 class FileKeys:
-    """Keys in a file.
+    """Keys in a file; ``first`` are those that it had at the start, when somebody could read it.
 
     :raises BadOption: it cannot be read, or is no set of keys.
     """
@@ -78,20 +79,17 @@ class FileKeys:
         self._path = path
         self._in_thread = context.in_thread
         try:
-            read(context.copies.read(path))
+            self.first = read(context.copies.read(path))
         except OSError as error:
             raise BadOption("jwks", f"cannot read {path}: {error.strerror or error}") from None
         except ValueError as error:
-            raise BadOption("jwks", f"{path}: {error}") from None
-        self._copy = context.copies.of(path)
+            raise BadOption("jwks", f"{path} {error}") from None
 
     async def fetch(self) -> bytes:
-        """Return the file's content (`Fetcher.fetch`), or the copy of it if it cannot be read any more."""
+        """Return the file's content (`Fetcher.fetch`)."""
         try:
             return await self._in_thread(self._path.read_bytes)
         except OSError as error:
-            if self._copy is not None:
-                return self._copy
             detail = f"cannot read {self._path}: {error.strerror or error}"
             raise LoginRefused(Refusal(Reason.UNAVAILABLE, detail)) from None
 
@@ -140,16 +138,24 @@ class Keys:
 
     :param ttl: seconds after which they are fetched again.
     :param interval: seconds at least between two fetches.
+    :param first: the keys to begin with.
     """
 
     _log = Logger()
 
-    def __init__(self, fetcher: Fetcher, context: SourceContext, ttl: float, interval: float) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        context: SourceContext,
+        ttl: float,
+        interval: float,
+        first: KeysById = MappingProxyType({}),
+    ) -> None:
         self._fetcher = fetcher
         self._clock = context.clock
         self._ttl = ttl
         self._interval = interval
-        self._keys: KeysById = {}
+        self._keys = first
         self._fetched = self._tried = float("-inf")
         self._fault = "they have not been fetched yet"
         self._waiting: list[Deferred[None]] | None = None

@@ -13,7 +13,6 @@ from mailroute.events import (
     DialogTerms,
     Farewell,
     LoggedIn,
-    Reason,
     Refusal,
     Send,
 )
@@ -90,10 +89,10 @@ class ImapDialog(CommandDialog):
         if stop is Stop.TOO_LONG_LITERAL:
             self._abandon(parts)
             self._bad_command(self._bad(b"[TOOBIG] Literal too long."))
-        elif not self._login_allowed() and b" LOGIN" in parts[0].upper():
-            # Refused before the secret has crossed the wire in the clear.
+        elif b" LOGIN" in parts[0].upper() and not (self._login_allowed() and self._terms.passwords):
+            # Refused before the secret has crossed the wire, in the clear or for nothing.
             self._abandon(parts)
-            self._say_no(Refusal(Reason.PRIVACY_REQUIRED, "no TLS"))
+            self._may_show_password()
         else:
             self._send(b"+ OK")
 
