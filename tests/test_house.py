@@ -91,7 +91,7 @@ ONLY = {
     "routers": {*SOURCES, "wording"},
     "authenticators": {*SOURCES, "wording"},
     "computing": {"events"},
-    "sources": {*SHARED, "wording"},
+    "sources": {*SHARED, "wording", "tls"},
     "wording": set(),
     "pipe": {"deadlines", "sockets"},
     "sockets": set(),

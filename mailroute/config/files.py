@@ -10,10 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from OpenSSL.crypto import X509
-from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
 from mailroute.sources import Copies
+from mailroute.tls import authorities
 
 
 @frozen
@@ -97,8 +96,11 @@ def read_authorities(path: Path, copies: Copies | None = None) -> Authorities:
 
     :raises ValueError: says why not.
     """
-    found = [Certificate(X509.from_cryptography(one)) for one in read_chain(path, copies).certificates]
-    return Authorities(path, trustRootFromCertificates(found))
+    pem = read(path, copies)
+    try:
+        return Authorities(path, authorities(pem))
+    except ValueError:
+        raise ValueError(f"{path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from None
 
 
 def read_key(source: Path | bytes, chain: Chain | None, copies: Copies | None = None) -> Key:

@@ -10,6 +10,7 @@ from mailroute.routers.dovecot_auth import DovecotSource
 from mailroute.routers.hashing import HashSource
 from mailroute.routers.passwd_file import PasswdFileSource
 from mailroute.routers.pattern import PatternSource
+from mailroute.routers.redis import RedisSource
 from mailroute.routers.table import TableSource
 from mailroute.sources import BadAnswer, BadOption, Copies, InThread, Registry, SourceContext, UnknownSource
 
@@ -34,6 +35,7 @@ _BUILT_IN: tuple[IRouteSource, ...] = (
     PasswdFileSource(),
     DovecotSource(),
     CommandSource(),
+    RedisSource(),
 )
 
 _registry: Registry[IRouteSource] = Registry("route source", IRouteSource, _BUILT_IN)

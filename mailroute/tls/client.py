@@ -11,10 +11,17 @@ from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 from service_identity import VerificationError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import CertificateOptions, TLSVersion, platformTrust
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    TLSVersion,
+    platformTrust,
+    trustRootFromCertificates,
+)
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
@@ -32,6 +39,16 @@ class Unverified(SSL.Error):
 
     def __init__(self, why: str) -> None:
         super().__init__([("mailroute", "", why)])
+
+
+def authorities(pem: bytes) -> object:
+    """Return the trust root that certificates in PEM form make.
+
+    :raises ValueError: there is none in it.
+    """
+    found = x509.load_pem_x509_certificates(pem)
+    root: object = trustRootFromCertificates([Certificate(X509.from_cryptography(one)) for one in found])
+    return root
 
 
 def client_context(roots: Any = None) -> SSL.Context:
