@@ -220,6 +220,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "passwd").write_text("alice@example.com:wonderland\n")
     (tmp_path / "popmap").write_text("alice:a.smith@10.0.0.5:1143\n")
     (tmp_path / "where.py").touch(0o755)
+    (tmp_path / "redis-password").write_text("a secret\n")
     (tmp_path / "users.passwd").write_text("alice:x:::::: proxy=y host=10.0.0.5 destuser=a.smith\n")
     return tmp_path
 

@@ -7,14 +7,9 @@ from typing import Any
 
 from attrs import field, frozen
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.endpoints import connectProtocol
-from twisted.internet.error import (
-    ConnectingCancelledError,
-    ConnectionClosed,
-    ConnectionDone,
-    ConnectionLost,
-)
+from twisted.internet.error import ConnectionClosed, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
@@ -255,10 +250,7 @@ class Redis:
         self._idle.append(connection)
 
     async def _connected(self) -> _Connection:
-        try:
-            connection: _Connection = await connectProtocol(self._endpoint, _Connection())
-        except ConnectingCancelledError:
-            raise CancelledError from None
+        connection = await self._dial()
         try:
             for words in self._access.commands():
                 reply = await connection.ask(words)
@@ -268,6 +260,25 @@ class Redis:
             connection.close()
             raise
         return connection
+
+    def _dial(self) -> Deferred[_Connection]:
+        """Connect.  An endpoint that is given up says that the name is wrong, for example; this does not."""
+        given_up: list[object] = []
+
+        def give_up(made: Deferred[_Connection]) -> None:
+            given_up.append(made)
+            dialling.cancel()
+
+        def dialled(outcome: _Connection | Failure) -> None:
+            if not given_up:
+                made.callback(outcome)
+            elif isinstance(outcome, _Connection):
+                outcome.close()
+
+        made: Deferred[_Connection] = Deferred(give_up)
+        dialling: Deferred[Any] = connectProtocol(self._endpoint, _Connection())
+        dialling.addBoth(dialled)
+        return made
 
     def _not_let_in(self, word: bytes, reply: resp.Error) -> Exception:
         if word == b"SELECT":
