@@ -49,7 +49,6 @@ _KINDS = {
     "int_from_float": "a whole number",
     "float_type": "a number of seconds",
     "finite_number": "a finite number",
-    "greater_than_equal": "0 or more",
 }
 
 
@@ -66,6 +65,8 @@ def message(found: Any, model: type[BaseModel], unknown: Callable[[str], str]) -
     if sort == "enum":
         annotation: Any = model.model_fields[str(key)].annotation
         return f"must be {listed(choice.value for choice in annotation)}, not {shown(value)}"
+    if sort == "greater_than_equal":
+        return f"must be {found['ctx']['ge']:g} or more, not {shown(value)}"
     if sort in _KINDS:
         return f"must be {_KINDS[sort]}, not {shown(value)}"
     return f"{found['msg']}, not {shown(value)}"

@@ -227,6 +227,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "where.py").touch(0o755)
     (tmp_path / "database.secret").write_text("secret\n")
     (tmp_path / "searcher.secret").write_text("secret\n")
+    (tmp_path / "redis-password").write_text("a secret\n")
     (tmp_path / "users.passwd").write_text("alice:x:::::: proxy=y host=10.0.0.5 destuser=a.smith\n")
     return tmp_path
 

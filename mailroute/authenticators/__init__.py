@@ -31,6 +31,7 @@ _BUILT_IN: tuple[IAuthenticateSource, ...] = (
     OAuth2Source(),
     ExternalSource(),
     AskedSource("sql"),
+    AskedSource("redis"),
     AskedSource("dovecot-auth", "socket"),
     AskedSource("command", "send_password"),
     AskedSource("http", "send_password"),

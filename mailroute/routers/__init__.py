@@ -11,6 +11,7 @@ from mailroute.routers.hashing import HashSource
 from mailroute.routers.ldap import LdapSource
 from mailroute.routers.passwd_file import PasswdFileSource
 from mailroute.routers.pattern import PatternSource
+from mailroute.routers.redis import RedisSource
 from mailroute.routers.sql import SqlSource
 from mailroute.routers.table import TableSource
 from mailroute.routers.web import HttpSource
@@ -40,6 +41,7 @@ _BUILT_IN: tuple[IRouteSource, ...] = (
     SqlSource(),
     HttpSource(),
     LdapSource(),
+    RedisSource(),
 )
 
 _registry: Registry[IRouteSource] = Registry("route source", IRouteSource, _BUILT_IN)
