@@ -360,7 +360,7 @@ def test_as_people_read_it(tmp_path: Path, east: Dovecot, trust: dict[str, objec
         "  TLS          on request (STARTTLS): TLSv1.3, ",
         "  certificate  CN=east.example.com, by CN=mailroute test authority\n",
         "  name         it carries east.example.com, as it must\n",
-        "  chain        verified by the authorities in ",
+        "  chain        verified by the authorities in",
         " UTC, in 89 days\n",
         "  inside TLS   IMAP4rev1 · ",
         "  SASL         PLAIN, LOGIN\n",
