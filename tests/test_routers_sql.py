@@ -18,6 +18,9 @@ from twisted.internet.threads import deferToThread
 from mailroute import routers
 from mailroute.events import Change, Client, Identity, LoginRefused, Lookup, Method, Reason, Route, Security
 from mailroute.routers import BadAnswer, BadOption, SourceContext
+from mailroute.routers.guard import Unanswered
+from mailroute.routers.sql.drivers import Sqlite
+from mailroute.routers.sql.pool import Pool
 from mailroute.routers.sql.query import MARIADB, POSTGRESQL, SQLITE, translated
 from mailroute.testing import CLIENT
 
@@ -299,6 +302,16 @@ async def test_stopping_ends_even_with_a_thread_that_cannot_be_stopped(make, fil
     await router.stopService()
     assert await waiting is Reason.UNAVAILABLE
     writer.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_password_in_an_error_is_left_out(file: Path) -> None:
+    """Whatever a database says, the log does not have the password."""
+    pool = Pool(Sqlite(file, 5), "select hidden as backend", 1, reactor, "hidden")
+    with pytest.raises(Unanswered, match="no such column: ") as caught:
+        await pool.ask({})
+    await pool.close()
+    assert "hidden" not in str(caught.value)
 
 
 # --- the options -------------------------------------------------------------------

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import signal
 import sqlite3
+import threading
 import tomllib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -188,9 +190,17 @@ async def test_no_name_is_more_than_a_name(make: Maker, user: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_no_name_breaks_out_where_a_backslash_is_itself(make: Maker) -> None:
     """A server that reads a backslash the other way gets no other query either."""
-    if make.server.kind != "mariadb":
-        pytest.skip("there are two ways in MariaDB alone")
-    make.server.execute("set global sql_mode = 'NO_BACKSLASH_ESCAPES,ANSI_QUOTES'")
+    other, usual = {
+        "postgresql": (
+            "alter role mailroute set standard_conforming_strings = off",
+            "alter role mailroute reset standard_conforming_strings",
+        ),
+        "mariadb": (
+            "set global sql_mode = 'NO_BACKSLASH_ESCAPES,ANSI_QUOTES'",
+            "set global sql_mode = default",
+        ),
+    }[make.server.kind]
+    make.server.execute(other)
     try:
         router = make()
         for user in HOSTILE:
@@ -198,7 +208,7 @@ async def test_no_name_breaks_out_where_a_backslash_is_itself(make: Maker) -> No
         assert await ask(router, "o'brien") == Route("west")
         assert router.counts.failed == 0
     finally:
-        make.server.execute("set global sql_mode = default")
+        make.server.execute(usual)
 
 
 @pytest_twisted.ensureDeferred
@@ -282,6 +292,26 @@ async def test_stopping_while_the_server_hangs(make: Maker) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_thread_is_freed_from_a_server_that_hangs(make: Maker) -> None:
+    """It is there for others once the question has had its time, and it ends while the server hangs still."""
+    before = set(threading.enumerate())
+    router = make(timeout=0.3, pool=1)
+    assert await ask(router, "alice") == Route("east")
+    assert [name for name in _new_threads(before) if "-sql-" in name]
+    make.server.signal(signal.SIGSTOP)
+    try:
+        assert await ask(router, "zoë") is Reason.UNAVAILABLE
+        await router.stopService()
+        assert not [name for name in _new_threads(before) if "-sql-" in name]
+    finally:
+        make.server.signal(signal.SIGCONT)
+
+
+def _new_threads(before: set[threading.Thread]) -> set[str]:
+    return {thread.name for thread in set(threading.enumerate()) - before}
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_slow_query_is_ended_on_the_server(make: Maker) -> None:
     """What takes longer than the timeout does not go on there."""
     slow = "pg_sleep(30)" if make.server.kind == "postgresql" else "sleep(30)"
@@ -335,6 +365,35 @@ async def test_tls_that_is_asked_for_is_insisted_on(make: Maker, logged: list[st
     assert re.search("SSL|TLS|certificate", "\n".join(logged))
 
 
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest_twisted.ensureDeferred
+async def test_a_server_is_verified_over_tls(
+    tmp_path: Path, certificate: Certificate, authority: Authority, logged: list[str], kind: str
+) -> None:
+    """The authorities' file starts from the configuration's folder; another name or authority is refused."""
+    (tmp_path / "ca.pem").write_bytes(authority.file.read_bytes())
+    (tmp_path / "other.pem").write_bytes(Authority(tmp_path).file.read_bytes())
+    query = {
+        "postgresql": "sslmode=verify-full&sslrootcert={}",
+        "mariadb": "ssl_ca={}&ssl_verify_cert=true&ssl_verify_identity=true",
+    }[kind]
+    with SERVERS[kind](certificate) as server:
+        make = Maker(server, tmp_path)
+        address = f"{kind}://mailroute@localhost:{server.port}/mail?{query}"
+        seen = {
+            "postgresql": "select 'east' as backend from pg_stat_ssl where pid = pg_backend_pid() and ssl",
+            "mariadb": "select 'east' as backend from information_schema.session_status"
+            " where variable_name = 'Ssl_cipher' and variable_value <> ''",
+        }[kind]
+        assert await ask(make(database=address.format("ca.pem"), query=seen), "alice") == Route("east")
+        assert (
+            await ask(make(database=address.format("other.pem"), query=seen), "alice") is Reason.UNAVAILABLE
+        )
+        assert re.search("failed: .*certificate", "\n".join(logged), re.IGNORECASE)
+        for router in make.running:
+            await router.stopService()
+
+
 @pytest_twisted.ensureDeferred
 async def test_it_is_asked_once_for_each_user(make: Maker) -> None:
     """10 000 questions about 100 users ask the database 100 times."""
@@ -348,7 +407,8 @@ async def test_it_is_asked_once_for_each_user(make: Maker) -> None:
 
 def test_a_login_from_end_to_end(certificate: Certificate, authority: Authority) -> None:
     """The README's example routes a login to the server and the mailbox that the database names."""
-    example = next(block for block in blocks(README.read_text(), "toml") if 'source = "sql"' in block.text)
+    begin = '[[route]]\nsource = "sql"'
+    example = next(block for block in blocks(README.read_text(), "toml") if begin in block.text)
     route = tomllib.loads(example.text)["route"][0]
     there = Account("there", ALICE.password, "west")
     with Postgresql() as server, Dovecot(Terms(certificate=certificate), there) as mail:
@@ -363,6 +423,7 @@ def test_a_login_from_end_to_end(certificate: Certificate, authority: Authority)
         config = configuration(certificate, {"east": down, "west": backend(mail, authority)})
         files = {"database.secret": PASSWORD + "\n"}
         with (
+            ExitStack() as hanging,
             Mailroute(listeners(), config | {"route": [route]}, files) as proxy,
             RawImap("127.0.0.1", proxy.ports["plain"]) as session,
         ):
@@ -370,6 +431,12 @@ def test_a_login_from_end_to_end(certificate: Certificate, authority: Authority)
             assert b"a NO" in session.command(f'a LOGIN "{BOB.user}" "{BOB.password}"')
             assert b"b OK" in session.command(f'b LOGIN "{ALICE.user}" "{ALICE.password}"')
             assert b"1 EXISTS" in session.command("c SELECT INBOX")
+            # It ends in good order all the same.
+            server.signal(signal.SIGSTOP)
+            hanging.callback(server.signal, signal.SIGCONT)
+            other = hanging.enter_context(RawImap("127.0.0.1", proxy.ports["plain"]))
+            other.greeting()
+            other.send(b'a LOGIN "carol@example.com" "secret"\r\n')
             command_lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
             assert not [line for line in command_lines if PASSWORD.encode() in line]
         assert PASSWORD not in proxy.log.text()

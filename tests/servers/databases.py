@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from servers.processes import Log, ServerProcess, accepts, free_port, wait_until
+from servers.certificates import Certificate
+from servers.processes import PATIENCE, Log, ServerProcess, accepts, free_port, wait_until
 from servers.programs import lacking, program
 
 PASSWORD = "s3cret/'\"\\%:@ ü"
@@ -28,7 +30,7 @@ class Database:
     owner = ""
     """The user that it runs as, for it refuses root."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Certificate | None = None) -> None:
         self.port = free_port()
         # Not in pytest's: a socket's path has to be short, and the server's user has to get there.
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.kind}-", dir="/tmp"))
@@ -40,6 +42,18 @@ class Database:
             user = pwd.getpwnam(self.owner)
             os.chown(self.folder, user.pw_uid, user.pw_gid)
             self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self.certificate: Certificate | None = None
+        if certificate is not None:
+            self.certificate = Certificate(self._own(certificate.chain), self._own(certificate.key))
+
+    def _own(self, file: Path) -> Path:
+        """Return a copy that nobody but the server's user may read."""
+        copy = self.folder / file.name
+        copy.touch(0o600)
+        copy.write_bytes(file.read_bytes())
+        if self._as:
+            os.chown(copy, self._as["user"], self._as["group"])
+        return copy
 
     def __enter__(self) -> Self:
         try:
@@ -104,9 +118,15 @@ class Database:
 
     def stop(self) -> None:
         """End it and remove all it has written."""
-        if self._process:
-            self._process.stop()
-        shutil.rmtree(self.folder)
+        try:
+            if self._process:
+                self.end()
+                self._process.stop()
+        finally:
+            shutil.rmtree(self.folder)
+
+    def end(self) -> None:
+        """Ask it to end, where SIGTERM would have it wait for its clients."""
 
 
 def _children(pid: int) -> list[int]:
@@ -155,6 +175,9 @@ class Postgresql(Database):
             "unix_socket_directories": str(self.folder),
             "fsync": "off",
         }
+        if self.certificate is not None:
+            chain, key = str(self.certificate.chain), str(self.certificate.key)
+            settings |= {"ssl": "on", "ssl_cert_file": chain, "ssl_key_file": key}
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         return [str(self._programs / "postgres"), "-D", str(self.data), *options]
 
@@ -162,6 +185,12 @@ class Postgresql(Database):
         """Tell whether it has recovered from its last end."""
         asked = [str(self._programs / "pg_isready"), "-q", "-h", str(self.folder), "-p", str(self.port)]
         return not subprocess.run(asked, check=False).returncode
+
+    def end(self) -> None:
+        """Ask it to end without waiting for its clients."""
+        if self._process.running():
+            self._process.popen.send_signal(signal.SIGINT)
+            self._process.popen.wait(PATIENCE)
 
     def furnish(self) -> None:
         """Make its database and its user."""
@@ -205,6 +234,9 @@ class Mariadb(Database):
 
     def command(self) -> list[str]:
         """Return what starts it."""
+        tls = []
+        if self.certificate is not None:
+            tls = [f"--ssl-cert={self.certificate.chain}", f"--ssl-key={self.certificate.key}"]
         return [
             program("mariadbd", "mariadb-server"),
             "--no-defaults",
@@ -213,6 +245,7 @@ class Mariadb(Database):
             f"--port={self.port}",
             f"--socket={self.folder / 'socket'}",
             "--innodb-flush-method=nosync",
+            *tls,
         ]
 
     def furnish(self) -> None:

@@ -284,7 +284,11 @@ def driver(address: str, password: str | None, timeout: float, context: SourceCo
         if password is not None:
             raise BadOption("password_file", "a SQLite file has no password: leave it out")
         path = context.folder / rest
-        if not rest or not path.is_file():
+        try:
+            there = bool(rest) and path.is_file()
+        except OSError as error:
+            raise BadOption("database", f"cannot look at {path}: {error.strerror or error}") from None
+        if not there:
             raise BadOption("database", f"there is no file {path}: name one of SQLite's that exists")
         return Sqlite(path, timeout)
     if not rest.startswith("//"):

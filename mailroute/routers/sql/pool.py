@@ -101,9 +101,11 @@ class _Connections(adbapi.ConnectionPool):
 
     def start(self) -> None:
         """Start; called by Twisted when the reactor runs."""
+        # Twisted's would also see to it that the end of the reactor waits for all threads.
         if not self.running:
             self.threadpool = _Threads(0, self.max, "sql")
-        super().start()
+            self.threadpool.start()
+            self.running = True
 
     def known(self) -> Any:
         """Return this thread's connection, if it has one."""
@@ -128,10 +130,9 @@ class _Connections(adbapi.ConnectionPool):
             self.finalClose()
             self._reactor.callFromThread(ended.callback, None)
 
-        for trigger in (self.shutdownID, self.startID):
-            if trigger is not None:
-                self._reactor.removeSystemEventTrigger(trigger)
-        self.shutdownID = self.startID = None
+        if self.startID is not None:
+            self._reactor.removeSystemEventTrigger(self.startID)
+            self.startID = None
         Thread(target=end, name="sql-end", daemon=True).start()
         return ended
 
