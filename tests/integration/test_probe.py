@@ -88,7 +88,7 @@ def test_a_server_that_is_as_configured(tmp_path: Path, east: Dovecot, trust: di
 def test_the_servers_log_tells_whether_it_believed_the_id(
     tmp_path: Path, east: Dovecot, west: Dovecot, trust: dict[str, object]
 ) -> None:
-    """IMAP's ID is answered alike by all: the session that is named is in the log, with the address or not."""
+    """IMAP's ID is answered alike by all: only the log has the session that is named, with its address."""
     for server, address in ((east, r"192\.0\.2\.1"), (west, r"127\.0\.0\.1")):
         mark = server.log.mark()
         keys = {**trust, "verify": "west.example.com"} if server is west else trust
@@ -196,8 +196,8 @@ def test_a_port_with_tls_spoken_to_in_the_clear(
     status, report = of_backend(tmp_path, "--timeout", "2", **keys)
     assert status == 1
     assert said(report) == [
-        'security = "starttls": on this port TLS begins with the first byte, and nothing is said in the clear: '
-        'write security = "tls", or name the port where it greets in the clear'
+        'security = "starttls": on this port TLS begins with the first byte, and nothing is said in the '
+        'clear: write security = "tls", or name the port where it greets in the clear'
     ]
     assert accepted(tmp_path, report)["services"][0]["security"] == "tls"
     keys = {"imap": f"tcp:127.0.0.1:{east.imap}", "security": "tls", **trust}
@@ -359,7 +359,7 @@ def test_as_people_read_it(tmp_path: Path, east: Dovecot, trust: dict[str, objec
         "  TLS          on request (STARTTLS): TLSv1.3, ",
         "  certificate  CN=east.example.com, by CN=mailroute test authority\n",
         "  name         it carries east.example.com, as it must\n",
-        "  chain        verified by the authorities in ",
+        "  chain        verified by the authorities in",
         " UTC, in 89 days\n",
         "  inside TLS   IMAP4rev1 · ",
         "  SASL         PLAIN, LOGIN\n",
