@@ -86,5 +86,10 @@ def _identity(identity: IdentityReport | None) -> Iterator[str]:
 def _item(label: str, text: str) -> list[str]:
     head = f"  {label:13}"
     return textwrap.wrap(
-        text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_on_hyphens=False,
+        break_long_words=False,
     ) or [head.rstrip()]

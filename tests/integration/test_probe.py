@@ -88,7 +88,7 @@ def test_a_server_that_is_as_configured(tmp_path: Path, east: Dovecot, trust: di
 def test_the_servers_log_tells_whether_it_believed_the_id(
     tmp_path: Path, east: Dovecot, west: Dovecot, trust: dict[str, object]
 ) -> None:
-    """IMAP's ID is answered alike by all: the session is in the log, with the address or not."""
+    """IMAP's ID is answered alike by all: only the log has the session that is named, with its address."""
     for server, address in ((east, r"192\.0\.2\.1"), (west, r"127\.0\.0\.1")):
         mark = server.log.mark()
         keys = {**trust, "verify": "west.example.com"} if server is west else trust
@@ -197,8 +197,7 @@ def test_a_port_with_tls_spoken_to_in_the_clear(
     assert status == 1
     assert said(report) == [
         'security = "starttls": on this port TLS begins with the first byte, and nothing is said in the '
-        "clear: "
-        'write security = "tls", or name the port where it greets in the clear'
+        'clear: write security = "tls", or name the port where it greets in the clear'
     ]
     assert accepted(tmp_path, report)["services"][0]["security"] == "tls"
     keys = {"imap": f"tcp:127.0.0.1:{east.imap}", "security": "tls", **trust}
