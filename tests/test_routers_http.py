@@ -518,6 +518,7 @@ async def test_it_stops_while_it_asks(make, hostile):
         ({"url": "http://a/", "headers": {"X": "a\r\nb"}}, "printable ASCII"),
         ({"url": "http://a/", "bearer_file": "missing"}, "cannot read"),
         ({"url": "http://a/", "username": "u"}, "goes with password_file"),
+        ({"url": "http://a/", "username": "u:v", "password_file": "no.pem"}, "colon"),
         (
             {"url": "http://a/", "username": "u", "password_file": "no.pem", "bearer_file": "no.pem"},
             "without username",

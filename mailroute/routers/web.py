@@ -319,6 +319,8 @@ def _headers(options: HttpOptions, context: SourceContext) -> dict[bytes, bytes]
             raise BadOption("bearer_file", "must hold a token without spaces, and goes without username")
         headers[b"Authorization"] = b"Bearer " + token
     elif options.username is not None and options.password_file is not None:
+        if ":" in options.username:
+            raise BadOption("username", "must not hold a colon, which ends it (RFC 7617 section 2)")
         password = secret(context, "password_file", options.password_file)
         pair = options.username.encode("utf-8") + b":" + password
         headers[b"Authorization"] = b"Basic " + base64.b64encode(pair)
