@@ -268,8 +268,15 @@ async def test_answers_in_json(make, json_server):
     assert await ask(router, "list") == "its answer must be an object or null, not [1]"
     for user in ("rubbish", "deep", "packed"):
         assert await ask(router, user) == "its answer is no JSON"
-    for user in ("html", "broken", "moved"):
-        assert await ask(router, user) is Reason.UNAVAILABLE
+    with capturedLogs() as logs:
+        for user in ("html", "broken", "moved"):
+            assert await ask(router, user) is Reason.UNAVAILABLE
+    said = [event["why"] for event in logs if "server" in event]
+    assert said == [
+        "status 200, Content-Type b'text/html'",
+        "status 500, Content-Type b'application/json'",
+        "status 302, Content-Type b'application/json'",
+    ]
     assert router.counts.failed == 3
 
 

@@ -163,7 +163,7 @@ class NginxRouter(_WebRouter):
         except BadAuthAnswer as error:
             raise BadAnswer(str(error)) from None
         if said is None:
-            raise WebServerFails
+            raise WebServerFails(f"status {answer.status}, and no Auth-Status")
         return said
 
     def __str__(self) -> str:
@@ -233,7 +233,7 @@ class JsonRouter(_WebRouter):
             return None
         kind = b"".join(answer.values(b"Content-Type")).split(b";")[0].strip().lower()
         if answer.status != 200 or kind != b"application/json":
-            raise WebServerFails
+            raise WebServerFails(f"status {answer.status}, Content-Type {shown(kind)}")
         try:
             said = json.loads(answer.body)
         except (ValueError, RecursionError):
