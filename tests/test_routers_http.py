@@ -268,8 +268,15 @@ async def test_answers_in_json(make, json_server):
     assert await ask(router, "list") == "its answer must be an object or null, not [1]"
     for user in ("rubbish", "deep", "packed"):
         assert await ask(router, user) == "its answer is no JSON"
-    for user in ("html", "broken", "moved"):
-        assert await ask(router, user) is Reason.UNAVAILABLE
+    with capturedLogs() as logs:
+        for user in ("html", "broken", "moved"):
+            assert await ask(router, user) is Reason.UNAVAILABLE
+    said = [event["why"] for event in logs if "server" in event]
+    assert said == [
+        "status 200, Content-Type b'text/html'",
+        "status 500, Content-Type b'application/json'",
+        "status 302, Content-Type b'application/json'",
+    ]
     assert router.counts.failed == 3
 
 
@@ -518,6 +525,7 @@ async def test_it_stops_while_it_asks(make, hostile):
         ({"url": "http://a/", "headers": {"X": "a\r\nb"}}, "printable ASCII"),
         ({"url": "http://a/", "bearer_file": "missing"}, "cannot read"),
         ({"url": "http://a/", "username": "u"}, "goes with password_file"),
+        ({"url": "http://a/", "username": "u:v", "password_file": "no.pem"}, "colon"),
         (
             {"url": "http://a/", "username": "u", "password_file": "no.pem", "bearer_file": "no.pem"},
             "without username",

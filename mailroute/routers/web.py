@@ -163,7 +163,7 @@ class NginxRouter(_WebRouter):
         except BadAuthAnswer as error:
             raise BadAnswer(str(error)) from None
         if said is None:
-            raise WebServerFails
+            raise WebServerFails(f"status {answer.status}, and no Auth-Status")
         return said
 
     def __str__(self) -> str:
@@ -233,7 +233,7 @@ class JsonRouter(_WebRouter):
             return None
         kind = b"".join(answer.values(b"Content-Type")).split(b";")[0].strip().lower()
         if answer.status != 200 or kind != b"application/json":
-            raise WebServerFails
+            raise WebServerFails(f"status {answer.status}, Content-Type {shown(kind)}")
         try:
             said = json.loads(answer.body)
         except (ValueError, RecursionError):
@@ -319,6 +319,8 @@ def _headers(options: HttpOptions, context: SourceContext) -> dict[bytes, bytes]
             raise BadOption("bearer_file", "must hold a token without spaces, and goes without username")
         headers[b"Authorization"] = b"Bearer " + token
     elif options.username is not None and options.password_file is not None:
+        if ":" in options.username:
+            raise BadOption("username", "must not hold a colon, which ends it (RFC 7617 section 2)")
         password = secret(context, "password_file", options.password_file)
         pair = options.username.encode("utf-8") + b":" + password
         headers[b"Authorization"] = b"Basic " + base64.b64encode(pair)

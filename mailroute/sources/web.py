@@ -19,6 +19,7 @@ from twisted.internet.error import (
 )
 from twisted.internet.interfaces import IConsumer, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -38,6 +39,8 @@ from zope.interface import implementer
 from mailroute.sources.turns import Turns
 from mailroute.tls import ClientTLS
 
+_log = Logger(namespace="mailroute.routers")
+
 MAX_BODY = 32768
 """Bytes of an answer's body.  They are what they are: no compression is asked for, and none undone."""
 
@@ -52,7 +55,7 @@ LAST_BYTES = 1.0
 
 
 class WebServerFails(Exception):
-    """The server says that it cannot answer, or answers as it must not."""
+    """The server says that it cannot answer, or answers as it must not; the text is for the log."""
 
 
 @frozen
@@ -106,6 +109,7 @@ class WebServers(Generic[_Said]):
         self._servers = Turns(map(_Server, urls), reactor, label)
         self._headers = headers
         self._read = read
+        self._label = label
         self._patience = patience / len(urls)
         self._reactor = reactor
         self._turns = DeferredSemaphore(connections)
@@ -123,7 +127,7 @@ class WebServers(Generic[_Said]):
 
         :raises Exception: what the last of them did.
         """
-        failure: Exception = WebServerFails()
+        failure: Exception = WebServerFails("nobody was asked")
         for name, value in self._headers.items():
             headers.setRawHeaders(name, [value])
         for server in self._servers:
@@ -134,6 +138,9 @@ class WebServers(Generic[_Said]):
                 said = self._read(await asking.addTimeout(self._patience, self._reactor))
             except (WebServerFails, *_FAILURES) as error:
                 failure = error
+                if isinstance(error, WebServerFails):
+                    why = {"source": self._label, "server": str(server), "why": str(error)}
+                    _log.warn("{source}: {server} does not answer as it should: {why}", **why)
                 self._servers.failed(server, error)
             else:
                 self._servers.answered(server)
@@ -213,7 +220,7 @@ class _Reading(Protocol):
         """Take a part."""
         self._read += data
         if len(self._read) > MAX_BODY and not self._done.called:
-            self._done.errback(WebServerFails())
+            self._done.errback(WebServerFails(f"more than {MAX_BODY} bytes"))
             self._leave()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
