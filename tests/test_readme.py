@@ -176,7 +176,20 @@ def test_what_is_not_run_here_is_there() -> None:
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     """A block is typed, compared, run or read by one of these tests; what needs root is marked console."""
     assert {block.language for block in blocks(TEXT)} == {
-        *("sh", "text", "python", "toml", "conf", "log", "ini", "mermaid", "console", "haproxy", "nginx")
+        *(
+            "sh",
+            "text",
+            "python",
+            "toml",
+            "conf",
+            "log",
+            "ini",
+            "mermaid",
+            "console",
+            "haproxy",
+            "nginx",
+            "redis",
+        )
     }
     assert TEXT.count("\n```") == 2 * len(blocks(TEXT))
     assert len(blocks(TEXT, "console")) == 2

@@ -1,5 +1,7 @@
 """The redis source: what it asks, and what it makes of replies; a real server is in tests/integration."""
 
+import re
+
 import pytest
 import pytest_twisted
 from live import patient
@@ -353,6 +355,18 @@ async def test_connections_are_bounded_and_kept(serve):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_connection_is_not_kept_for_ever(serve, monkeypatch):
+    """What lies in between may have forgotten a connection that was idle for long: it is closed, not used."""
+    setting = serve(hashed(b"backend", b"east"))
+    assert setting.factory.connections == []
+    assert await setting.ask("first") == Route("east")
+    monkeypatch.setattr("mailroute.sources.redis.KEPT", 0.0)
+    assert await setting.ask("second") == Route("east")
+    await patient(lambda: setting.factory.lost)
+    assert len(setting.factory.connections) == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_hanging_server_takes_no_connection_for_ever(serve):
     """A question that is given up ends its connection; the next one has one of its own."""
     setting = serve(b"", timeout=0.05, connections=1, breaker_failures=0)
@@ -416,6 +430,7 @@ async def test_a_wrong_password_is_told_without_it(serve, tmp_path, refused, kin
     assert any(event.get("why") == kind for event in logs)
     assert "s3cret" not in repr(logs)
     router = setting.router
+    assert re.fullmatch(r"the Redis at 127\.0\.0\.1:\d+ knows where users live", str(router))
     assert "s3cret" not in repr([vars(router), vars(router._server), router._server._access, str(router)])
 
 

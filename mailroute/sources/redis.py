@@ -99,13 +99,13 @@ class _Connection(Protocol):
         self.used = 0.0
 
     def ask(self, words: Sequence[bytes]) -> Deferred[resp.Reply]:
-        """Ask, and return the reply.  Cancelling the Deferred ends the connection: a reply is still to come.
+        """Ask, and return the reply.  Whoever cancels the Deferred has to close: the reply may still come.
 
         :raises Exception: the connection is lost, for this reason.
         """
         if self.lost is not None:
             raise self.lost
-        waiting: Deferred[resp.Reply] = Deferred(lambda _: self.close())
+        waiting: Deferred[resp.Reply] = Deferred()
         self._waiting = waiting
         self.transport.write(resp.command(words))
         return waiting
@@ -214,8 +214,7 @@ class Redis:
                 reply = await connection.ask((b"GET", key))
             found = self._found(reply)
         except BadAnswer:
-            if connection.lost is None:
-                self._keep(connection)
+            self._keep(connection)  # if the server was cut short, it is lost and will not be used
             raise
         except BaseException:
             connection.close()
@@ -284,8 +283,9 @@ class Redis:
         if word == b"SELECT":
             why = f"there is no database {self._access.database} for this user"
             return self._refused(reply, RedisHasNoSuchDatabase, why)
-        # Anything else: it has no passwords, for example, or knows no names yet (before Redis 6).
-        return self._refused(reply, RedisRefusesLogin, f"it does not take the password; {_LOGIN}")
+        # It has no passwords, for example, or knows no names yet (before Redis 6), or is full.
+        why = f"it does not take the password, or no more clients; {_LOGIN}"
+        return self._refused(reply, RedisRefusesLogin, why)
 
     def _refused(self, reply: resp.Error, usual: type[Exception], why: str) -> Exception:
         """Return what an error of the server's means, and tell the operator what to do about it."""

@@ -12,7 +12,7 @@ import pytest
 import pytest_twisted
 from live import patient
 from readme import README, blocks
-from servers.accounts import BOB, Account, message
+from servers.accounts import Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
 from servers.proxy import Mailroute
@@ -352,36 +352,37 @@ async def test_a_server_that_hangs(redis, authority, name: str) -> None:
         router.stopService()
 
 
-def example() -> dict[str, object]:
-    """Return the example of the README."""
-    [block] = [
-        block for block in blocks(README.read_text("utf-8"), "toml") if 'source = "redis"' in block.text
-    ]
-    return tomllib.loads(block.text)
+def example(language: str) -> str:
+    """Return the example of the README: the configuration's part, or Redis's."""
+    text = README.read_text("utf-8").partition('`source = "redis"`')[2]
+    return blocks(text, language)[0].text
 
 
 def test_a_login_from_end_to_end(redis: Redis, certificate: Certificate, authority: Authority) -> None:
-    """As in the README's example: Redis says where, and mailroute logs in there, with what Redis says."""
-    there = Account("there", BOB.password, "shards")
-    redis(*f"ACL SETUSER mailroute on >{READER_PASSWORD} ~mailroute:* -@all +hgetall +get +select".split())
-    with Dovecot(Terms(certificate=certificate), there) as mail:
-        mail.deliver(there, message("for who moved"))
-        fields = f"host localhost port {mail.imap} name there"
-        redis("HSET", f"mailroute:{BOB.user}", *fields.split(), database=2)
-        [route] = example()["route"]
+    """The README's example, with other addresses: Redis says where, and mailroute logs in there."""
+    password = "its-0wn"
+    alice, bob = Account("alice", "wonderland", "shards"), Account("bob@example.org", "builder", "shards")
+    with Dovecot(Terms(certificate=certificate), alice, bob) as mail:
+        mail.deliver(alice, message("for who moved"))
+        there = example("redis").replace("10.0.0.5 port 1143", f"localhost port {mail.imap}")
+        assert str(mail.imap) in there
+        assert redis.type(there.replace("PASSWORD", password)) == ["OK", "OK", "3", "OK"]
+        [route] = tomllib.loads(example("toml"))["route"]
         route["url"] = route["url"].replace("127.0.0.1:6379", f"127.0.0.1:{redis.port}")
         assert str(redis.port) in route["url"]
         config = configuration(certificate, {"shards": backend(mail, authority)}) | {"route": [route]}
-        files = {"redis-password": f"{READER_PASSWORD}\n"}
-        with (
-            Mailroute(listeners(), config, files) as proxy,
-            RawImap("127.0.0.1", proxy.ports["plain"]) as session,
-        ):
-            session.greeting()
-            assert b"a NO [AUTHENTICATIONFAILED]" in session.command('a LOGIN "nobody@example.com" "x"')
-            assert b"b OK" in session.command(f'b LOGIN "{BOB.user}" "{BOB.password}"')
-            assert b"1 EXISTS" in session.command("c SELECT INBOX")
-            told = Path(f"/proc/{proxy._process.pid}/cmdline").read_bytes()
-            assert READER_PASSWORD.encode() not in told
-        assert mail.log.find("user=<there>")
-        assert READER_PASSWORD not in proxy.log.text()
+        files = {"redis-password": f"{password}\n"}
+        with Mailroute(listeners(), config, files) as proxy:
+            with RawImap("127.0.0.1", proxy.ports["plain"]) as session:
+                session.greeting()
+                assert b"a NO [AUTHENTICATIONFAILED]" in session.command('a LOGIN "nobody@example.org" "x"')
+                assert b"b OK" in session.command('b LOGIN "alice@example.org" "wonderland"')
+                assert b"1 EXISTS" in session.command("c SELECT INBOX")
+            with RawImap("127.0.0.1", proxy.ports["plain"]) as session:
+                session.greeting()
+                assert b"a OK" in session.command('a LOGIN "bob@example.org" "builder"')
+                assert b"0 EXISTS" in session.command("b SELECT INBOX")
+            started = Path(f"/proc/{proxy._process.pid}/cmdline").read_bytes()
+            assert password.encode() not in started
+        assert mail.log.find("user=<alice>")
+        assert password not in proxy.log.text()

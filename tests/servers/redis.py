@@ -107,10 +107,18 @@ class Redis:
 
     def __call__(self, *words: str | bytes, database: int = 0) -> str:
         """Give a command to the server, with its own client, and return what that prints."""
+        return self._run("-n", str(database), *words)
+
+    def type(self, text: str) -> list[str]:
+        """Type lines of commands in one session, and return the answers."""
+        return self._run(text=text).splitlines()
+
+    def _run(self, *words: str | bytes, text: str = "") -> str:
         env = {**os.environ, "REDISCLI_AUTH": self._password} if self._password else None
         return subprocess.run(
-            [self._client, "-e", "-s", str(self.socket), "-n", str(database), *words],
+            [self._client, "-e", "-s", str(self.socket), *words],
             env=env,
+            input=text.encode(),
             capture_output=True,
             check=True,
             timeout=PATIENCE,
