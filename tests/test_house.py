@@ -90,7 +90,8 @@ ONLY = {
     "dialogs": {*SHARED, "sights"},
     "sights": set(),
     "routers": {*SOURCES, "wording"},
-    "authenticators": {*SOURCES, "wording"},
+    "authenticators": {*SOURCES, "wording", "web"},
+    "web": {"events", "sources"},
     "computing": {"events"},
     "sources": {*SHARED, "wording"},
     "wording": set(),
@@ -123,6 +124,8 @@ CORE = {
     "descriptors",
     "sockets",
     "dials",
+    "tokens",
+    "web",
 }
 
 # Those of the core that read the settings.

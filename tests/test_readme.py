@@ -27,6 +27,7 @@ from mailroute import authenticators, routers
 from mailroute.authenticators import hashes
 from mailroute.config import Backend, Certificate, Limits, Listener, Settings, load, sourced
 from mailroute.config.models import UserNamesTable
+from mailroute.config.oauth2 import OAuth2
 from mailroute.config.values import MAX_WORKERS
 from mailroute.demo.certificate import self_signed
 from mailroute.events import Reason, Refusal
@@ -302,6 +303,7 @@ MODELS = {
     "### `[[certificate]]`": Certificate,
     "### `[[listen]]`": Listener,
     "### `[backend.NAME]`": Backend,
+    "### `[backend.NAME.oauth2]`": OAuth2,
     "### `[limits]`": Limits,
     "### `[user_names]`": UserNamesTable,
 }
