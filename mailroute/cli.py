@@ -120,7 +120,7 @@ def _route(arguments: argparse.Namespace) -> int:
 def _token(arguments: argparse.Namespace) -> int:
     from twisted.internet import reactor
 
-    from mailroute.tokens.command import CannotKeep, keep
+    from mailroute.deposit import CannotKeep, keep
 
     settings = load(arguments.config, reactor)
     try:
@@ -174,7 +174,7 @@ def _add_token(commands: Any) -> None:
     token = commands.add_parser(
         "token",
         help="keep a user's refresh token, which standard input has, for a backend that takes OAuth alone",
-        description="Keep the refresh token that is on standard input, encrypted, in place of the user's old one.",
+        description="Keep the refresh token that is on standard input, encrypted, in place of the old one.",
     )
     token.add_argument(
         "user", metavar="USER", help="the user's name at the backend, as mailroute route shows it"

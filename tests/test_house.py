@@ -140,7 +140,7 @@ REGISTRIES = {
 }
 
 # At the top of the house: nobody imports these but each other.
-TOP = {"tap", "cli", "demo", "whereabouts"}
+TOP = {"tap", "cli", "demo", "whereabouts", "deposit"}
 
 # What may be imported besides the standard library and ourselves.
 THIRD_PARTIES = {

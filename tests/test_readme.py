@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import os
 import re
@@ -180,7 +181,7 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
         *("sh", "text", "python", "toml", "conf", "log", "ini", "mermaid", "console", "haproxy", "nginx")
     }
     assert TEXT.count("\n```") == 2 * len(blocks(TEXT))
-    assert len(blocks(TEXT, "console")) == 2
+    assert len(blocks(TEXT, "console")) == 3
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!https:)([^)]+)\)", TEXT))
@@ -222,6 +223,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "passwd").write_text("alice@example.com:wonderland\n")
     (tmp_path / "master-password").write_text("hush\n")
     (tmp_path / "oauth-secret").write_text("hush\n")
+    (tmp_path / "token-key").write_bytes(base64.b64encode(bytes(32)))
+    (tmp_path / "tokens").mkdir()
     (tmp_path / "hashes").write_text("alice@example.com:{PLAIN}wonderland\n")
     (tmp_path / "popmap").write_text("alice:a.smith@10.0.0.5:1143\n")
     (tmp_path / "where.py").touch(0o755)

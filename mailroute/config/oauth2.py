@@ -42,7 +42,7 @@ class OAuth2(Block):
     ``client_credentials``."""
 
     scope: str = ""
-    """What tokens are to be good for, words with spaces between them; what the server sees fit unless given."""
+    """What tokens are to be good for, words with spaces between them; the server decides unless given."""
 
     grant: Annotated[GrantType, Field(strict=False)] = GrantType.CLIENT_CREDENTIALS
     """``client_credentials``, one token for all users, or ``refresh_token``, one for each, from a refresh

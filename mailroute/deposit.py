@@ -29,9 +29,7 @@ def keep(settings: Settings, name: str | None, user: str, line: bytes) -> str:
         raise CannotKeep(f'there is no [backend.{name}.oauth2] with grant = "refresh_token"')
     token = line.decode("ascii", "replace").strip()
     if not is_refresh_token(token):
-        raise CannotKeep(
-            f"standard input holds no refresh token: one line of ASCII, {MAX_TOKEN} bytes at most"
-        )
+        raise CannotKeep(f"standard input holds no refresh token: a line of ASCII, {MAX_TOKEN} bytes at most")
     files = TokenFiles(block.token_folder, block.token_key_file)
     try:
         lock = files.lock(user)
