@@ -277,7 +277,7 @@ async def test_known_tokens_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatc
 async def test_what_is_no_token_is_told(
     rig: Rig, status: int, body: bytes, reason: Reason, word: str
 ) -> None:
-    """A server in trouble is asked again later; what only an operator can mend is called so; no secret is told."""
+    """A server in trouble is for later, what an operator has to mend is called so, and no secret is told."""
     rig.files().write("alice", Record("the-refresh-token"))
     rig.server.status, rig.server.body = status, body
     found = await refusal(rig.tokens().get("alice"))
@@ -290,7 +290,7 @@ async def test_what_is_no_token_is_told(
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_is_away_is_told(rig: Rig) -> None:
-    """Nobody there, and no answer in time: the login is one for later, and a backend elsewhere may be tried."""
+    """Nobody there, or no answer in time: the login is one for later."""
     rig.server.held = []
     late = await refusal(rig.tokens(personal=False, timeout=0.2).get("alice"))
     await rig.port.stopListening()
@@ -322,7 +322,7 @@ async def test_a_user_without_a_refresh_token_is_told(rig: Rig) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_restart_knows_what_was_known(rig: Rig) -> None:
-    """Rotated refresh tokens and tokens that are still good are read back; nothing on disk is in the clear."""
+    """Rotated refresh tokens and good tokens are read back; nothing on disk is in the clear."""
     rig.files().write("alice", Record("refresh-0"))
     rig.server.says = {"access_token": "the-access", "expires_in": 3600, "refresh_token": "refresh-1"}
     await rig.tokens().get("alice")
@@ -343,7 +343,7 @@ async def test_a_restart_knows_what_was_known(rig: Rig) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_that_cannot_be_written_is_not_lost(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The login goes on, the next request has the rotated token, and the file gets it when that is possible."""
+    """The login goes on, the next request has the rotated token, and the file gets it later."""
     rig.files().write("alice", Record("refresh-0"))
     rig.server.says = {"access_token": "a", "expires_in": 0, "refresh_token": "refresh-1"}
     tokens = rig.tokens()
@@ -397,11 +397,11 @@ def test_a_key_is_base64_of_either_alphabet() -> None:
     """What openssl and Python make are keys; a password is none."""
     for key in (base64.b64encode(b"\xff" * 32), base64.urlsafe_b64encode(b"\xff" * 32)):
         assert read_key(key).decrypt(read_key(key).encrypt(b"x")) == b"x"
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="32"):
         read_key(b"hunter2")
 
 
-def test_no_secret_is_in_a_repr(rig: Rig) -> None:
+def test_no_secret_is_in_a_repr() -> None:
     """What goes through a traceback or a log shows no token and no password."""
     record = Record("refresh-0", "access-0", 1.0)
     grant = Grant(None, "u", {"A": "secret"}, {"b": "secret"}, True, float)  # type: ignore[arg-type]
@@ -419,7 +419,7 @@ async def test_a_login_shows_the_token_and_not_the_password(rig: Rig) -> None:
     shown = (await called(inner, 1)).credentials
     assert (shown.mechanism, shown.user, shown.secret) == ("", b"b", b"access-1")
     assert shown.proof is Proof.TOKEN
-    inner.opening.popleft().callback(opened())
+    inner.opening.popleft().callback(opened(None))
     await opening
 
 
