@@ -18,6 +18,10 @@ MAX_TIMEOUT = 3600.0
 """The most seconds that somebody may want to wait for a backend."""
 
 
+MAX_LINE = 65536
+"""Bytes of standard input that are read for a token: more than any has."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 1 if something is wrong.
 
@@ -113,6 +117,20 @@ def _route(arguments: argparse.Namespace) -> int:
     return 0 if answer.refused is None else 1
 
 
+def _token(arguments: argparse.Namespace) -> int:
+    from twisted.internet import reactor
+
+    from mailroute.deposit import CannotKeep, keep
+
+    settings = load(arguments.config, reactor)
+    try:
+        print(keep(settings, arguments.backend, arguments.user, sys.stdin.buffer.readline(MAX_LINE)))
+    except CannotKeep as error:
+        print(f"mailroute token: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mailroute",
@@ -148,7 +166,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     probe.set_defaults(run=_probe)
     _add_route(commands)
+    _add_token(commands)
     return parser
+
+
+def _add_token(commands: Any) -> None:
+    token = commands.add_parser(
+        "token",
+        help="keep a user's refresh token, which standard input has, for a backend that takes OAuth alone",
+        description="Keep the refresh token that is on standard input, encrypted, in place of the old one.",
+    )
+    token.add_argument(
+        "user", metavar="USER", help="the user's name at the backend, as mailroute route shows it"
+    )
+    token.add_argument("--backend", metavar="NAME", help="needed where several have such tokens")
+    token.add_argument(
+        "--config",
+        type=Path,
+        default=Path("mailroute.toml"),
+        metavar="FILE",
+        help="the configuration; mailroute.toml here unless given",
+    )
+    token.set_defaults(run=_token)
 
 
 def _add_route(commands: Any) -> None:

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
+from attrs import frozen
 from OpenSSL import SSL
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.threads import deferToThreadPool
 
 from mailroute.backend import Backend, Dial
 from mailroute.config import Backend as BackendSettings
-from mailroute.events import Change, Security
+from mailroute.config.oauth2 import OAuth2
+from mailroute.events import Change, Method, Security
 from mailroute.interfaces import IBackend
 from mailroute.sockets.endpoints import HubClientEndpoint, suits
 from mailroute.tls import ClientTLS, client_context
+from mailroute.tokens.backend import TokenBackend
+from mailroute.tokens.cache import Tokens
+from mailroute.tokens.files import TokenFiles
+from mailroute.tokens.grant import Grant
 
 MAX_CHANGED = 1024
 """Changed copies of a backend that are kept, with their TLS sessions; the one used longest ago goes first."""
 
 
-def make_backend(name: str, block: BackendSettings, *, timeout: float, reactor: Any) -> Backend:
+@frozen
+class Made:
+    """A block's backend: ``entrance`` is where logins go, which dials by ``dialled``."""
+
+    dialled: Backend
+    entrance: IBackend
+
+
+def make_backend(name: str, block: BackendSettings, *, timeout: float, reactor: Any) -> Made:
     """Make the backend that a block describes.
 
     :param timeout: seconds for dialling and logging in together, 0 for no bound.
     """
-    return _Maker(name, block, timeout, reactor).backend
+    return _Maker(name, block, timeout, reactor).made
 
 
 class _Maker:
@@ -39,12 +56,21 @@ class _Maker:
         self._timeout = timeout
         self._reactor = reactor
         self._context: SSL.Context | None = None
-        self.backend = self._make(name, block)
+        # Changed copies have the same users, and so the same tokens.
+        self._tokens = None if block.oauth2 is None else _tokens(block.oauth2, reactor)
+        backend = self._make(name, block)
+        self.made = Made(backend, self._entrance(backend, block))
 
     def _changed(self, change: Change) -> IBackend:
         block = self._block.changed(change)
         where = ":".join(str(part) for part in (change.host, change.port) if part is not None)
-        return self._make(f"{self._name} ({where})" if where else self._name, block)
+        backend = self._make(f"{self._name} ({where})" if where else self._name, block)
+        return self._entrance(backend, block)
+
+    def _entrance(self, backend: Backend, block: BackendSettings) -> IBackend:
+        if block.login is not Method.OAUTH2 or self._tokens is None:
+            return backend
+        return TokenBackend(backend, self._tokens)
 
     def _make(self, name: str, block: BackendSettings) -> Backend:
         return Backend(
@@ -52,7 +78,8 @@ class _Maker:
             {protocol: self._dial(block, protocol) for protocol in block.endpoints},
             self._reactor,
             tls_first=block.security is Security.TLS,
-            method=block.login,
+            # To the backend itself, a token of ours is like one that a client has sent.
+            method=Method.REPLAY if block.login is Method.OAUTH2 else block.login,
             master=block.master,
             identity=block.identity,
             timeout=self._timeout,
@@ -65,6 +92,28 @@ class _Maker:
             self._context = self._context or client_context(block.ca)
             tls = ClientTLS(block.verify_name(protocol), self._context)
         return Dial(_client_endpoint(block, protocol, self._reactor), tls)
+
+
+def _tokens(block: OAuth2, reactor: Any) -> Tokens:
+    # Here, and not above: who has no use for tokens need not have the library.
+    from mailroute.web import Web, basic
+
+    form = {"scope": block.scope} if block.scope else {}
+    headers: dict[str, str] = {}
+    if block.client_secret_file is None:
+        form["client_id"] = block.client_id
+    else:
+        headers = basic(block.client_id.encode("utf-8"), block.client_secret_file.value)
+    web = Web(reactor, None if block.ca is None else block.ca.root, block.timeout)
+    grant = Grant(web, block.token_url, headers, form, block.personal, lambda: reactor.seconds())
+    files = None
+    if block.token_folder is not None and block.token_key_file is not None:
+        files = TokenFiles(block.token_folder, block.token_key_file)
+    return Tokens(grant, files, partial(_in_thread, reactor), reactor)
+
+
+def _in_thread(reactor: Any, function: Callable[[], Any]) -> Deferred[Any]:
+    return deferToThreadPool(reactor, reactor.getThreadPool(), function)
 
 
 def _client_endpoint(block: BackendSettings, protocol: str, reactor: Any) -> IStreamClientEndpoint:

@@ -66,7 +66,8 @@ class Credentials:
     ``user`` is the authentication identity as it was sent, ``authorize_as``
     the account to open if that is another one (the SASL authorization
     identity, RFC 4422 section 3.4.1).  ``secret`` is the password, or for a
-    token the whole SASL message as it came.
+    token the whole SASL message as it came.  A token without a mechanism is one
+    of mailroute's own: the bare token, for any mechanism that takes one.
     """
 
     mechanism: str
@@ -120,6 +121,7 @@ class Method(enum.Enum):
     REPLAY = "replay"
     MASTER = "master"
     NONE = "none"
+    OAUTH2 = "oauth2"
 
 
 class Identity(enum.Enum):

@@ -22,11 +22,10 @@ from twisted.logger import Logger
 
 from mailroute import config
 from mailroute.authenticators import AuthenticatorChain, CheckerAuthenticator, Link
-from mailroute.backend import Backend
 from mailroute.config import Limits, Listener, Settings
 from mailroute.delivery import DeliveryDoor, DeliverySession
 from mailroute.descriptors import Descriptors
-from mailroute.dials import make_backend
+from mailroute.dials import Made, make_backend
 from mailroute.envelope import DeliveryTerms
 from mailroute.events import DialogTerms, Farewell, Route, Security
 from mailroute.failures import FailureTiming
@@ -163,7 +162,8 @@ def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
     names = settings.user_names
     limits = settings.limits
     make = partial(make_backend, timeout=limits.backend_timeout, reactor=reactor)
-    backends = {name: make(name, block) for name, block in settings.backends.items()}
+    made = {name: make(name, block) for name, block in settings.backends.items()}
+    backends = {name: each.entrance for name, each in made.items()}
     house = House(
         router=Chain(settings.routes, frozenset(backends)),
         backends=backends,
@@ -189,16 +189,16 @@ def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
         *(each for _, each in settings.routes),
     ]
     running = [each for each in asked if IService.providedBy(each)]
-    return MailrouteService(listeners, [descriptors, *running, *_stocks(settings, backends)])
+    return MailrouteService(listeners, [descriptors, *running, *_stocks(settings, made)])
 
 
-def _stocks(settings: Settings, backends: Mapping[str, Backend]) -> Iterator[IService]:
+def _stocks(settings: Settings, made: Mapping[str, Made]) -> Iterator[IService]:
     """Have connections kept ready where that is wanted, for the protocols in which clients log in."""
     spoken = {listener.protocol.name: listener.protocol for listener in settings.listeners}
     for name, block in settings.backends.items():
         for protocol in spoken.values():
             if block.warm and protocol.logins and protocol.name in block.endpoints:
-                yield WarmStock(backends[name], protocol, block.warm)
+                yield WarmStock(made[name].dialled, protocol, block.warm)
 
 
 def _authenticators(

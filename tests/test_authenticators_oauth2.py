@@ -538,7 +538,8 @@ def test_what_checks_tokens_is_told(tmp_path: Path) -> None:
 def test_a_missing_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """Who has not installed what tokens need is told which package that is, and how to install it."""
     home = sys.modules["mailroute.authenticators.oauth2"]
-    for name in ("web", "keys", "signed", "introspection"):
+    monkeypatch.delitem(sys.modules, "mailroute.web", raising=False)
+    for name in ("keys", "signed", "introspection"):
         monkeypatch.delitem(sys.modules, f"{home.__name__}.{name}", raising=False)
         monkeypatch.delattr(home, name, raising=False)
     monkeypatch.setitem(sys.modules, package, None)

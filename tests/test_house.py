@@ -90,7 +90,8 @@ ONLY = {
     "dialogs": {*SHARED, "sights"},
     "sights": set(),
     "routers": {*SOURCES, "wording"},
-    "authenticators": {*SOURCES, "wording", "routers"},
+    "authenticators": {*SOURCES, "wording", "routers", "web"},
+    "web": {"events", "sources"},
     "computing": {"events"},
     "sources": {*SHARED, "wording", "tls"},
     "wording": set(),
@@ -123,6 +124,8 @@ CORE = {
     "descriptors",
     "sockets",
     "dials",
+    "tokens",
+    "web",
 }
 
 # Those of the core that read the settings.
@@ -137,7 +140,7 @@ REGISTRIES = {
 }
 
 # At the top of the house: nobody imports these but each other.
-TOP = {"tap", "cli", "demo", "whereabouts"}
+TOP = {"tap", "cli", "demo", "whereabouts", "deposit"}
 
 # What may be imported besides the standard library and ourselves.
 THIRD_PARTIES = {

@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from mailroute import dialogs
 from mailroute.authenticators import AuthenticatorChain, Link
+from mailroute.config import oauth2
 from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Settings
@@ -307,6 +308,7 @@ def _of_backend(backend: Backend, whole: Parts) -> _Found:
         )
     yield from _of_backend_protocols(backend, whole)
     yield from _of_backend_tls(backend)
+    yield from oauth2.faults(backend.login, backend.oauth2)
     given = backend.model_fields_set
     for key in ("master_user", "master_password_file"):
         if backend.login is Method.MASTER and not getattr(backend, key):
@@ -325,7 +327,8 @@ def _of_backend_protocols(backend: Backend, whole: Parts) -> _Found:
     if backend.security is Security.STARTTLS and without:
         apart = "" if len(without) == len(served) else ", or give it a [backend.NAME] of its own"
         yield ("security",), f'must be "tls" or "none": {without[0]} has no STARTTLS{apart}'
-    if backend.login is Method.MASTER and served and not any(each is None or each.logins for each in served):
+    logs_in = backend.login in (Method.MASTER, Method.OAUTH2)
+    if logs_in and served and not any(each is None or each.logins for each in served):
         yield ("login",), f"means nothing for {known[0].name}, which has no logins: remove it"
 
 

@@ -104,6 +104,7 @@ def _backend(name: str, backend: Backend, settings: Settings) -> str:
         Method.REPLAY: "logs in with what the client sent",
         Method.MASTER: f"logs in as {backend.master_user} for the user",
         Method.NONE: "does not log in",
+        Method.OAUTH2: f"logs in with {backend.oauth2}",
     }[backend.login]
     served = [protocol_of(key, settings.listeners) for key in backend.endpoints]
     logs_in = any(protocol is None or protocol.logins for protocol in served)

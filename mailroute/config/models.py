@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
@@ -19,7 +19,9 @@ from mailroute import dialogs
 from mailroute.authenticators import AuthenticatorChain, Link
 from mailroute.config import endpoints as strings
 from mailroute.config import values
+from mailroute.config.block import Block
 from mailroute.config.files import Authorities, Chain, Key, Secret
+from mailroute.config.oauth2 import OAuth2
 from mailroute.config.source import Source
 from mailroute.events import Change, Credentials, Identity, Method, Security
 from mailroute.interfaces import IMailProtocol, IRouter
@@ -40,20 +42,7 @@ def _usual_way(data: Mapping[str, Any]) -> Security:
     return Security.NONE if never else Security.STARTTLS
 
 
-class _Block(BaseModel):
-    """What all blocks of the configuration have in common."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-    )
-
-
-class Certificate(_Block):
+class Certificate(Block):
     """A ``[[certificate]]``: the first serves clients without SNI, the others those who ask for their names.
 
     Instead of a file's name, Python code may give the PEM itself, as bytes.
@@ -71,7 +60,7 @@ class Certificate(_Block):
         return self.chain.names
 
 
-class Listener(_Block):
+class Listener(Block):
     """A ``[[listen]]``: where clients come in, and what they have to do."""
 
     protocol: Annotated[IMailProtocol, values.PROTOCOL] = Field(examples=["imap"])
@@ -132,7 +121,7 @@ class Listener(_Block):
         return strings.server_endpoint(self.endpoint, reactor)
 
 
-class Backend(_Block):
+class Backend(Block):
     """A ``[backend.NAME]``: a mail server."""
 
     endpoints: Annotated[Mapping[str, str | IStreamClientEndpoint], values.CLIENT_ENDPOINTS] = Field(
@@ -153,8 +142,8 @@ class Backend(_Block):
     the system's unless given."""
 
     login: Annotated[Method, Field(strict=False)] = Method.REPLAY
-    """``replay`` what the client sent, log in as ``master`` for the user, or ``none``;
-    ``replay`` unless given."""
+    """``replay`` what the client sent, log in as ``master`` for the user, not at all (``none``), or with a
+    token that mailroute obtains itself (``oauth2``); ``replay`` unless given."""
 
     master_user: Annotated[str, values.MASTER_USER] = ""
     """The master user's name; required with ``login = "master"``."""
@@ -162,6 +151,9 @@ class Backend(_Block):
     master_password_file: Annotated[Secret | None, values.SECRET] = Field(default=None, repr=False)
     """File whose first line is the master user's password, or a `Secret`;
     required with ``login = "master"``."""
+
+    oauth2: OAuth2 | None = None
+    """A ``[backend.NAME.oauth2]``: where tokens come from; required with ``login = "oauth2"``."""
 
     identity: Annotated[Identity, Field(strict=False)] = Identity.NATIVE
     """How it learns the client's address: ``native`` (ID for IMAP, XCLIENT for the others, not at all for a
@@ -198,6 +190,8 @@ class Backend(_Block):
                 update[key] = value
         if change.login is Method.MASTER and self.master_password_file is None:
             raise ValueError('login = "master" needs master_user and master_password_file in its block')
+        if change.login is Method.OAUTH2 and self.oauth2 is None:
+            raise ValueError('login = "oauth2" needs [backend.NAME.oauth2]')
         block = self.model_copy(update=update)
         if block.security is not Security.NONE and not all(map(block.verify_name, block.endpoints)):
             raise ValueError("TLS needs verify in its block, as its endpoint names no host")
@@ -224,7 +218,7 @@ _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0)]
 
 
-class Limits(_Block):
+class Limits(Block):
     """The ``[limits]``; 0 switches one off."""
 
     login_timeout: _Seconds = 60
@@ -267,7 +261,7 @@ class Limits(_Block):
     """Connections at once from one address, or from one /64 for IPv6; 200 unless given."""
 
 
-class UserNamesTable(_Block):
+class UserNamesTable(Block):
     """The ``[user_names]``: how users' names are brought into one form before anybody compares them."""
 
     lowercase_local_part: bool = False
@@ -283,7 +277,7 @@ class UserNamesTable(_Block):
         return domain
 
 
-class Settings(_Block):
+class Settings(Block):
     """The whole configuration.
 
     ``mailroute.config.load`` makes one from a file, `mailroute.config.build`

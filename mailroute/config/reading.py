@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from twisted.internet.defer import Deferred
@@ -63,7 +63,7 @@ def load_backend(path: Path, name: str, reactor: Any) -> Backend | None:
     if table is None:
         return None
     if isinstance(table, Mapping):
-        table = {key: value for key, value in table.items() if key != "master_password_file"}
+        table = {key: value for key, value in table.items() if key not in ("master_password_file", "oauth2")}
     reader = _Reader(reactor, path.parent, Copies())
     backend = reader.backend(name, table)
     if backend is None or reader.faults:
@@ -243,7 +243,10 @@ class _Reader:
             known = [*(name for name in model.model_fields if name != "endpoints"), *also]
             for found in error.errors(include_url=False):
                 if found["type"] != "default_factory_not_called":  # follows from another error
-                    self._fault((*path, *found["loc"]), message(found, model, partial(_unknown, known=known)))
+                    within = _within(model, found["loc"])
+                    known_there = known if within is model else list(within.model_fields)
+                    words = message(found, within, partial(_unknown, known=known_there))
+                    self._fault((*path, *found["loc"]), words)
             return None
 
     def _backends(self, document: Mapping[str, Any], listeners: Iterable[Listener]) -> dict[str, Backend]:
@@ -311,6 +314,13 @@ class _Reader:
 def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     table = document.get(key, {})
     return table if isinstance(table, Mapping) else {}
+
+
+def _within(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel]:
+    """Return the model of the block in which a key is: a block may have a table in it."""
+    inner = model.model_fields.get(str(path[0]))
+    kinds = () if inner is None or len(path) < 2 else get_args(inner.annotation)
+    return next((each for each in kinds if isinstance(each, type) and issubclass(each, BaseModel)), model)
 
 
 def _authenticators(document: Mapping[str, Any], links: Sequence[Link]) -> checks.Authenticators:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from cryptography.fernet import Fernet
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 from twisted.cred.checkers import ICredentialsChecker
@@ -27,6 +28,7 @@ from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import CONTROL
 from mailroute.networks import Networks
 from mailroute.sources import Copies
+from mailroute.tokens.files import read_key
 from mailroute.wording import did_you_mean, listed, shown
 
 
@@ -83,6 +85,31 @@ def _secret(value: object, info: ValidationInfo) -> files.Secret | None:
     if value is None or isinstance(value, files.Secret):
         return value
     return files.read_secret(_path(value, info), _copies(info))
+
+
+def _token_key(value: object, info: ValidationInfo) -> Fernet | None:
+    if value is None or isinstance(value, Fernet):
+        return value
+    path = _path(value, info)
+    try:
+        return read_key(files.read_secret(path, _copies(info)).value)
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(
+            f"{path}: the first line must be 32 bytes in base64: openssl rand -base64 32"
+        ) from None
+
+
+def _directory(value: object, info: ValidationInfo) -> Path | None:
+    if value is None:
+        return None
+    path = _path(value, info)
+    if not path.is_dir():
+        raise ValueError(
+            f"there is no folder {path}: make it, with mode 0700, for the user that runs mailroute"
+        )
+    return path
 
 
 # --- listeners -------------------------------------------------------------------
@@ -262,6 +289,8 @@ MECHANISMS = Read(_mechanisms, info=True)
 CAPABILITIES = Read(_capabilities, info=True)
 CHECKER = Read(_checker, info=True)
 CLIENT_ENDPOINTS = Read(_client_endpoints)
+TOKEN_KEY = Read(_token_key, info=True)
+FOLDER = Read(_directory, info=True)
 HOST_NAME = Read(_host_name)
 MASTER_USER = Read(_master_user)
 ROUTER = Read(_router)

@@ -212,6 +212,12 @@ def _login(target: Target, service: Service, best: Visited) -> Iterator[Finding]
             reason=f"it needs the mechanism PLAIN, and the backend offers {mechanisms}",
             remedy="have the backend offer PLAIN",
         )
+    elif target.login is Method.OAUTH2 and not {"XOAUTH2", "OAUTHBEARER"} & set(offered.mechanisms):
+        yield Finding(
+            what='login = "oauth2"',
+            reason=f"it needs the mechanism OAUTHBEARER or XOAUTH2, and the backend offers {mechanisms}",
+            remedy="have the backend offer one of them",
+        )
     elif target.login is Method.REPLAY and not logs_in(offered):
         in_clear = security_of(best) is Security.NONE
         yield Finding(

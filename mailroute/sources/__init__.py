@@ -12,7 +12,7 @@ from mailroute.sources.context import (
     text,
     unknown_backend,
 )
-from mailroute.sources.options import Options, SlowOptions, read_options, secret
+from mailroute.sources.options import Options, SlowOptions, read_options, secret, web_address
 from mailroute.sources.registry import Registry, UnknownSource
 from mailroute.sources.users_file import UsersFile
 
@@ -34,4 +34,5 @@ __all__ = [
     "secret",
     "text",
     "unknown_backend",
+    "web_address",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -58,6 +59,8 @@ class SlowOptions(Options):
     """Seconds for which it is left alone; 10 unless given."""
 
 
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
 _Model = TypeVar("_Model", bound=Options)
 
 
@@ -97,3 +100,18 @@ def secret(context: SourceContext, key: str, file: str) -> bytes:
     if not line:
         raise BadOption(key, f"{path} is empty: its first line must be the secret")
     return line
+
+
+def web_address(url: str) -> str:
+    """Return an address that may be asked: its answers are verified, or come from this machine.
+
+    :raises ValueError: it is neither https nor of this machine.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and host in _LOCAL)):
+        raise ValueError("must be an https:// address, or an http:// address of this machine")
+    return url

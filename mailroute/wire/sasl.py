@@ -75,6 +75,29 @@ def plain(user: bytes, password: bytes, authorize_as: bytes = b"") -> bytes:
     return message
 
 
+def xoauth2(user: bytes, token: bytes) -> bytes:
+    """Return the message of XOAUTH2.
+
+    :raises ValueError: the octet that separates the fields is in one of them.
+    """
+    return _bearer(b"user=" + user, token)
+
+
+def oauthbearer(user: bytes, token: bytes) -> bytes:
+    """Return the message of OAUTHBEARER (RFC 7628 section 3.1).
+
+    :raises ValueError: the octet that separates the fields is in one of them.
+    """
+    return _bearer(b"n,a=" + user.replace(b"=", b"=3D").replace(b",", b"=2C") + b",", token)
+
+
+def _bearer(header: bytes, token: bytes) -> bytes:
+    message = b"\1".join((header, b"auth=Bearer " + token, b"", b""))
+    if message.count(b"\1") != 3 or b"\0" in message:
+        raise ValueError("a separator in a field of a token's message")
+    return message
+
+
 def _read_plain(messages: Sequence[bytes]) -> Answer:
     fields = messages[0].split(b"\0")
     if len(fields) != 3 or not fields[1]:

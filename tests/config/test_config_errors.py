@@ -44,7 +44,7 @@ def test_every_error_is_told_at_once(errors: Errors) -> None:
         'mailroute.toml:13: listen[2].endpoints: unknown key; did you mean "endpoint"?',
         'mailroute.toml:17: backend.east.imap: "tcp:10.0.0.1" is no endpoint (parts are missing or unknown): '
         'write for example "tcp:10.0.0.1:143"',
-        'mailroute.toml:21: backend.east.login: must be "replay", "master" or "none", not true',
+        'mailroute.toml:21: backend.east.login: must be "replay", "master", "none" or "oauth2", not true',
         "mailroute.toml:34: route[2].match: is no regular expression: missing ), unterminated subpattern at "
         "position 0",
         'mailroute.toml:39: route[3].source: there is no route source "defualt"; did you mean "default"?',

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from zope.interface import implementer
 
 from mailroute.authenticators.oauth2.authenticator import TokenAuthenticator, Validator
 from mailroute.interfaces import IAuthenticateSource
-from mailroute.sources import BadOption, Options, SourceContext, read_options, secret
+from mailroute.sources import BadOption, Options, SourceContext, read_options, secret, web_address
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures by key pairs: whoever can check one cannot make one."""
 
 _SHARED = ("HS256", "HS384", "HS512")
 """Signatures by a shared secret, for who asks for them by name."""
-
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def _list(value: object) -> object:
@@ -33,17 +30,8 @@ def _algorithms(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _url(url: str) -> str:
-    parts = urlsplit(url)
-    if not parts.hostname or not (
-        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOCAL)
-    ):
-        raise ValueError("must be an https:// address, or an http:// address of this machine")
-    return url
-
-
 _Strings = Annotated[tuple[str, ...], BeforeValidator(_list)]
-_Url = Annotated[str, AfterValidator(_url)]
+_Url = Annotated[str, AfterValidator(web_address)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -153,9 +141,10 @@ class OAuth2Source:
 
 def _validator(options: OAuth2Options, context: SourceContext) -> Validator:
     # Here, and not above: who has no use for tokens need not have the libraries.
-    from mailroute.authenticators.oauth2.web import Web
+    from mailroute.web import Web, authorities
 
-    web = Web(context, options.ca, options.timeout)
+    root = None if options.ca is None else authorities(context, options.ca)
+    web = Web(context.clock, root, options.timeout)
     if options.introspection:
         from mailroute.authenticators.oauth2.introspection import Introspection
 
@@ -179,7 +168,7 @@ def _validator(options: OAuth2Options, context: SourceContext) -> Validator:
         keys = Keys(file, context, FILE_TTL, FILE_TTL / 10, file.first)
     else:
         try:
-            fetcher = WebKeys(web, _url(where))
+            fetcher = WebKeys(web, web_address(where))
         except ValueError as error:
             raise BadOption("jwks", str(error)) from None
         keys = Keys(fetcher, context, options.jwks_ttl, options.jwks_interval)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Sequence
-from urllib.parse import quote_plus
 
 from mailroute.authenticators.oauth2.authenticator import BadToken, Claims
-from mailroute.authenticators.oauth2.web import Web
 from mailroute.events import LoginRefused, Reason, Refusal
+from mailroute.web import Web, basic
 
 
 class Introspection:
@@ -35,9 +33,7 @@ class Introspection:
     ) -> None:
         self._web = web
         self._url = url
-        # RFC 6749 section 2.3.1: both are encoded as in a form before they are put together.
-        pair = f"{quote_plus(client[0])}:{quote_plus(client[1])}"
-        self._authorization = f"Basic {base64.b64encode(pair.encode('ascii')).decode('ascii')}"
+        self._authorization = basic(*client)
         self._issuer = issuer
         self._audience = frozenset(audience)
         self._leeway = leeway
@@ -46,7 +42,7 @@ class Introspection:
     async def claims(self, token: str) -> Claims:
         """Return what the server says of a token (`Validator.claims`)."""
         form = {"token": token, "token_type_hint": "access_token"}
-        answer = await self._web.post(self._url, {"Authorization": self._authorization}, form)
+        answer = await self._web.post(self._url, self._authorization, form)
         try:
             claims = json.loads(answer)
             active = claims["active"]

@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mailroute.authenticators.oauth2.web import Web
 from mailroute.events import LoginRefused, Reason, Refusal
 from mailroute.sources import BadOption, SourceContext
+from mailroute.web import Web
 
 MAX_KEYS = 100
 """Keys of one authority; the largest ones have a dozen."""

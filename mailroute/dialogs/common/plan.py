@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from mailroute.events import Credentials, LoginOrder, LoginTerms, Method
 from mailroute.proofs import Proof
@@ -64,7 +64,7 @@ def choose(terms: LoginTerms, order: LoginOrder, offered: frozenset[bytes]) -> C
     if not credentials.proof.replayable:
         raise NoWay(f"the client has shown a {credentials.proof.value}, which cannot be shown to a backend")
     if credentials.proof is Proof.TOKEN:
-        return _token(credentials, offered)
+        return _token(credentials if credentials.mechanism else _worded(credentials, user, offered), offered)
     if credentials.authorize_as:
         if b"PLAIN" not in offered:
             raise NoWay("the client authorizes as another user, which needs the mechanism PLAIN")
@@ -101,7 +101,9 @@ def forms(password: bytes, message: bytes = b"") -> tuple[bytes, ...]:
 
 
 def _token_forms(message: bytes) -> tuple[bytes, ...]:
-    return (message, sasl.encode(message), *message.split(b"\1"))
+    fields = message.split(b"\1")
+    tokens = [each.rpartition(b" ")[2] for each in fields if b" " in each]
+    return (message, sasl.encode(message), *fields, *tokens)
 
 
 def _line(message: bytes) -> bytes:
@@ -111,6 +113,21 @@ def _line(message: bytes) -> bytes:
 def _plain(user: bytes, password: bytes, account: bytes) -> Choice:
     message = sasl.plain(user, password, account)
     return Choice(b"PLAIN", (message,), partial(forms, password, message))
+
+
+_BEARERS = {"OAUTHBEARER": sasl.oauthbearer, "XOAUTH2": sasl.xoauth2}
+"""What takes a bare token, the standard's own first."""
+
+
+def _worded(credentials: Credentials, user: bytes, offered: frozenset[bytes]) -> Credentials:
+    """Put a bare token into the message of the best mechanism that there is for it."""
+    for name, message in _BEARERS.items():
+        if name.encode("ascii") in offered:
+            try:
+                return evolve(credentials, mechanism=name, secret=message(user, credentials.secret))
+            except ValueError as error:
+                raise NoWay(str(error)) from None
+    raise NoWay(f"a token needs one of the mechanisms {', '.join(_BEARERS)}, and the backend offers neither")
 
 
 def _token(credentials: Credentials, offered: frozenset[bytes]) -> Choice:

@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from mailroute.authenticators.oauth2.web import MAX_DOCUMENT, Web
 from mailroute.events import LoginRefused, Reason
 from mailroute.sources import BadOption, SourceContext
+from mailroute.web import MAX_DOCUMENT, Web, authorities
 
 
 class Server(Resource):
@@ -72,7 +72,7 @@ def web(folder: Path, ca: str | None = None, timeout: float = 5) -> Web:
     from twisted.internet import reactor
 
     context = SourceContext(folder, frozenset(), str, reactor, None)
-    return Web(context, ca, timeout)
+    return Web(reactor, None if ca is None else authorities(context, ca), timeout)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ async def test_requests_at_once_are_bounded(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the bound nobody is asked; those that leave make room."""
-    monkeypatch.setattr("mailroute.authenticators.oauth2.web.MAX_ASKED", 2)
+    monkeypatch.setattr("mailroute.web.MAX_ASKED", 2)
     port, url = await listening(server)
     asked = web(tmp_path)
     waiting = [Deferred.fromCoroutine(asked.get(f"{url}/slow")) for _ in range(2)]

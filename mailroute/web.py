@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote_plus
 
 import treq
 from attrs import field, frozen
@@ -24,7 +26,6 @@ MAX_DOCUMENT = 256 * 1024
 MAX_ASKED = 256
 """Requests at once; whoever comes on top of that is told to come again."""
 
-
 _BEGIN = "-----BEGIN CERTIFICATE-----"
 
 
@@ -40,18 +41,25 @@ class _Request:
     form: Mapping[str, str] | None = field(default=None, repr=False)
 
 
+@frozen
+class Answer:
+    """An answer's status and its content, which may be a secret."""
+
+    status: int
+    content: bytes = field(repr=False)
+
+
 class Web:
     """Asks servers over HTTPS.
 
-    :param ca: PEM file with the authorities that may vouch for them, relative to the configuration's
-        folder; None for the system's.
+    :param clock: the reactor.
+    :param root: Twisted's trust root, which says who may vouch for them; None for the system's authorities.
     :param timeout: seconds for one answer.
-    :raises BadOption: the file cannot be read, or holds no certificate.
     """
 
-    def __init__(self, context: SourceContext, ca: str | None, timeout: float) -> None:
-        self._clock: Any = context.clock
-        self._root = None if ca is None else _authorities(context, ca)
+    def __init__(self, clock: Any, root: object | None, timeout: float) -> None:
+        self._clock = clock
+        self._root = root
         self._timeout = timeout
         self._asked = 0
         self._client: HTTPClient | None = None
@@ -61,28 +69,35 @@ class Web:
 
         :raises LoginRefused: it cannot be had now.
         """
-        return await self._ask(_Request("GET", url))
+        return _good(url, await self._ask(_Request("GET", url)))
 
     async def post(self, url: str, headers: Mapping[str, str], form: Mapping[str, str]) -> bytes:
         """Send a form, and return the answer.
 
         :raises LoginRefused: it cannot be had now.
         """
+        return _good(url, await self.submit(url, headers, form))
+
+    async def submit(self, url: str, headers: Mapping[str, str], form: Mapping[str, str]) -> Answer:
+        """Send a form, and return the answer, whatever its status is.
+
+        :raises LoginRefused: there is none now.
+        """
         return await self._ask(_Request("POST", url, headers, form))
 
-    async def _ask(self, request: _Request) -> bytes:
+    async def _ask(self, request: _Request) -> Answer:
         if self._asked >= MAX_ASKED:
             raise _unavailable(request.url, "too many requests are under way")
         self._asked += 1
         try:
-            answer: Deferred[bytes] = Deferred.fromCoroutine(self._exchange(request))
+            answer: Deferred[Answer] = Deferred.fromCoroutine(self._exchange(request))
             answer.addTimeout(self._timeout, self._clock, _too_late)
             answer.addErrback(_explained, request.url)
             return await answer
         finally:
             self._asked -= 1
 
-    async def _exchange(self, request: _Request) -> bytes:
+    async def _exchange(self, request: _Request) -> Answer:
         response = await self._connected().request(
             request.method,
             request.url,
@@ -98,9 +113,7 @@ class Web:
             body.extend(data)
 
         await treq.collect(response, collect)
-        if response.code != 200:
-            raise _unavailable(request.url, f"status {response.code}")
-        return bytes(body)
+        return Answer(response.code, bytes(body))
 
     def _connected(self) -> HTTPClient:
         if self._client is None:
@@ -109,6 +122,12 @@ class Web:
             # used again, and a POST is not repeated.
             self._client = HTTPClient(Agent(self._clock, BrowserLikePolicyForHTTPS(self._root)))
         return self._client
+
+
+def _good(url: str, answer: Answer) -> bytes:
+    if answer.status != 200:
+        raise _unavailable(url, f"status {answer.status}")
+    return answer.content
 
 
 def _listed(headers: Mapping[str, str]) -> dict[str, list[str]]:
@@ -130,7 +149,18 @@ def _unavailable(url: str, why: str) -> LoginRefused:
     return LoginRefused(Refusal(Reason.UNAVAILABLE, f"{url} cannot be asked: {why}"))
 
 
-def _authorities(context: SourceContext, ca: str) -> object:
+def basic(name: bytes, password: bytes) -> dict[str, str]:
+    """Return the header with which a client of an OAuth server says who it is."""
+    # RFC 6749 section 2.3.1: both are encoded as in a form before they are put together.
+    pair = f"{quote_plus(name)}:{quote_plus(password)}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode('ascii')).decode('ascii')}"}
+
+
+def authorities(context: SourceContext, ca: str) -> object:
+    """Return the trust root of a PEM file, relative to the configuration's folder.
+
+    :raises BadOption: the file cannot be read, or holds no certificate.
+    """
     path = context.folder / ca
     try:
         content = context.copies.read(path)

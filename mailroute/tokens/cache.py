@@ -1,0 +1,155 @@
+"""Tokens that are known, and one request at a time for each of those that are not."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from os import close
+from typing import Protocol, TypeVar
+
+from attrs import evolve, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mailroute.events import LoginRefused, Reason, Refusal
+from mailroute.tokens.files import BadFile, Record, TokenFiles
+from mailroute.tokens.grant import Grant
+
+MAX_KNOWN = 10000
+"""Users whose tokens are kept in memory; the one used longest ago goes first."""
+
+LOCK_INTERVAL = 0.05
+"""Seconds between two looks whether another process has got a user's token."""
+
+LOCK_PATIENCE = 15.0
+"""Seconds for which another process may be at it: three requests of the usual length."""
+
+_log = Logger(namespace="mailroute.tokens")
+
+_Result = TypeVar("_Result")
+
+
+class InThread(Protocol):
+    """Calls a function outside the reactor's thread."""
+
+    def __call__(self, function: Callable[[], _Result], /) -> Deferred[_Result]:
+        """Call it; the Deferred fires in the reactor's thread with what it returned or raised."""
+
+
+@frozen
+class Token:
+    """A token to log in with; ``known``: it was there before, and may have been revoked since."""
+
+    value: str = field(repr=False)
+    known: bool
+
+
+class Tokens:
+    """The tokens of one backend's users, in memory and in files.
+
+    :param files: None keeps them in memory alone.
+    """
+
+    def __init__(
+        self, grant: Grant, files: TokenFiles | None, in_thread: InThread, clock: IReactorTime
+    ) -> None:
+        self._grant = grant
+        self._files = files
+        self._in_thread = in_thread
+        self._clock = clock
+        self._known: OrderedDict[str, Record] = OrderedDict()
+        self._unwritten: dict[str, Record] = {}
+        self._waiting: dict[str, list[Deferred[Token]]] = {}
+
+    def __len__(self) -> int:
+        """How many are kept in memory."""
+        return len(self._known)
+
+    def get(self, user: str, refused: str = "") -> Deferred[Token]:
+        """Return a token for a user.
+
+        :param refused: one that a backend has not taken: it is forgotten.
+        :return: fails with `LoginRefused`.  Cancelling it ends nobody else's waiting, nor the request.
+        """
+        # What a client gets for itself is the same whoever the user is.
+        key = user if self._grant.personal else ""
+        record = self._known.get(key)
+        if record is not None and record.access != refused and self._clock.seconds() < record.until:
+            self._known.move_to_end(key)
+            waiting: Deferred[Token] = Deferred()
+            waiting.callback(Token(record.access, known=True))
+            return waiting
+        self._known.pop(key, None)
+        waiting = Deferred(lambda gone: self._leave(key, gone))
+        if key in self._waiting:
+            self._waiting[key].append(waiting)
+        else:
+            self._waiting[key] = [waiting]
+            getting = Deferred.fromCoroutine(self._renew(key, refused))
+            getting.addBoth(self._got, key)
+        return waiting
+
+    def _leave(self, key: str, gone: Deferred[Token]) -> None:
+        if gone in self._waiting.get(key, ()):
+            self._waiting[key].remove(gone)
+
+    def _got(self, result: Token | Failure, key: str) -> None:
+        for waiting in self._waiting.pop(key):
+            if isinstance(result, Failure):
+                # A failure of each one's own: whoever gets it may change its traceback.
+                waiting.errback(Failure(result.value))
+            else:
+                waiting.callback(result)
+
+    # --- getting one ---
+
+    async def _renew(self, key: str, refused: str) -> Token:
+        if self._files is None:
+            return self._keep(key, await self._grant.ask(Record()), known=False)
+        try:
+            lock = await self._lock(self._files, key)
+            try:
+                return await self._renew_file(self._files, key, refused)
+            finally:
+                close(lock)
+        except BadFile as error:
+            raise LoginRefused(Refusal(Reason.MISCONFIGURED, str(error))) from None
+
+    async def _renew_file(self, files: TokenFiles, key: str, refused: str) -> Token:
+        """Get a token with nobody else at it: another process may just have done so."""
+        record = self._unwritten.get(key) or await self._in_thread(partial(files.read, key))
+        if record is None:
+            record = Record()
+        if record.access and record.access != refused and self._clock.seconds() < record.until:
+            return self._keep(key, record, known=True)
+        if self._grant.personal and not record.refresh:
+            detail = f"there is no refresh token of {key!r}: put it there with mailroute token"
+            raise LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
+        record = await self._grant.ask(record)
+        try:
+            await self._in_thread(partial(files.write, key, record))
+            self._unwritten.pop(key, None)
+        except BadFile as error:
+            # The old refresh token may be used up: as long as we run, we know the new one.
+            self._unwritten[key] = record
+            _log.error("tokens are lost when mailroute stops: {error}", error=str(error))
+        return self._keep(key, record, known=False)
+
+    def _keep(self, key: str, record: Record, *, known: bool) -> Token:
+        self._known[key] = evolve(record, refresh="")
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+        return Token(record.access, known)
+
+    async def _lock(self, files: TokenFiles, key: str) -> int:
+        for _ in range(int(LOCK_PATIENCE / LOCK_INTERVAL)):
+            lock: int | None = await self._in_thread(partial(files.lock, key))
+            if lock is not None:
+                return lock
+            await deferLater(self._clock, LOCK_INTERVAL)
+        detail = f"another process is getting a token for over {LOCK_PATIENCE:g} s"
+        raise LoginRefused(Refusal(Reason.UNAVAILABLE, detail, unreached=True))
