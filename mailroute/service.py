@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.application.service import IService, MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLServerConnectionCreator,
@@ -20,19 +20,30 @@ from twisted.internet.interfaces import (
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from mailroute import config
-from mailroute.authenticators import AuthenticatorChain, CheckerAuthenticator, Link
+from mailroute import config, dialogs
+from mailroute.authenticators import AuthenticatorChain, BackendAuthenticator, CheckerAuthenticator, Link
 from mailroute.config import Limits, Listener, Settings
 from mailroute.delivery import DeliveryDoor, DeliverySession
 from mailroute.descriptors import Descriptors
 from mailroute.dials import Made, make_backend
 from mailroute.envelope import DeliveryTerms
-from mailroute.events import DialogTerms, Farewell, Route, Security
+from mailroute.events import (
+    DialogTerms,
+    Farewell,
+    LoginOrder,
+    LoginRefused,
+    Method,
+    Opened,
+    Reason,
+    Refusal,
+    Route,
+    Security,
+)
 from mailroute.failures import FailureTiming
 from mailroute.frontend import ProxyServerFactory
 from mailroute.gate import Gate
 from mailroute.house import Door, House, Join, Parting
-from mailroute.interfaces import IDeliveryProtocol, IKeyholder, ILoginProtocol
+from mailroute.interfaces import IBackend, IDeliveryProtocol, IKeyholder, ILoginProtocol
 from mailroute.legs import IClientLeg, ISession
 from mailroute.listening import Listening
 from mailroute.pipe import Joint, Order, SpliceTerms, join
@@ -164,6 +175,9 @@ def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
     make = partial(make_backend, timeout=limits.backend_timeout, reactor=reactor)
     made = {name: make(name, block) for name, block in settings.backends.items()}
     backends = {name: each.entrance for name, each in made.items()}
+    for link in settings.authenticators:
+        if isinstance(link.authenticator, BackendAuthenticator):
+            link.authenticator.open = partial(_open, backends)
     house = House(
         router=Chain(settings.routes, frozenset(backends)),
         backends=backends,
@@ -190,6 +204,17 @@ def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
     ]
     running = [each for each in asked if IService.providedBy(each)]
     return MailrouteService(listeners, [descriptors, *running, *_stocks(settings, made)])
+
+
+def _open(
+    backends: Mapping[str, IBackend], backend: str, protocol: str, order: LoginOrder
+) -> Deferred[Opened]:
+    """Log in with what the client has sent, to see whether that opens anything."""
+    found = dialogs.find(protocol)
+    if found is None or backends[backend].method is not Method.REPLAY:
+        detail = f'at {backend} no password can be tried in {protocol}: it needs login = "replay"'
+        return fail(LoginRefused(Refusal(Reason.MISCONFIGURED, detail)))
+    return backends[backend].open(found, order)
 
 
 def _stocks(settings: Settings, made: Mapping[str, Made]) -> Iterator[IService]:

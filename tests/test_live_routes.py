@@ -156,3 +156,49 @@ async def test_a_backend_on_another_endpoint_type_cannot_be_moved():
         client = await house.greeted()
         client.say(b"a LOGIN bob secret\r\n")
         assert (await client.until(b"\r\n")).startswith(b"a NO [SERVERBUG]")
+
+
+CHECK = [{"source": "backend", "backend": "east"}]
+MASTER = {"imap": dead(), "security": "none", "login": "none"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_password_is_tried_at_a_backend():
+    """Who gets in there is who it says: that connection is given up, and the session's own is another one."""
+    async with live({"bob": Route("west")}, others={"west": MASTER}, authenticate=CHECK) as house:
+        client = await house.greeted()
+        client.say(b"a LOGIN bob secret\r\n")
+        trial = await house.east.next()
+        trial.say(GREETING)
+        await trial.until(b" AUTHENTICATE PLAIN " + b64encode(OWN) + b"\r\n")
+        trial.say(b"M1 OK [CAPABILITY IMAP4rev1] Hi\r\n")
+        await trial.end()
+        # West is down, which only who has been let in is told.
+        assert (await client.until(b"\r\n")).startswith(b"a NO [UNAVAILABLE]")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_password_that_opens_nothing_there():
+    """Who does not get in there is turned away, and nothing else is dialled."""
+    async with live({"bob": Route("west")}, others={"west": MASTER}, authenticate=CHECK) as house:
+        client = await house.greeted()
+        client.say(b"a LOGIN bob guess\r\n")
+        trial = await house.east.next()
+        trial.say(GREETING)
+        await trial.until(b" AUTHENTICATE PLAIN ")
+        trial.say(b"M1 NO no\r\n")
+        assert (await client.until(b"\r\n")).startswith(b"a NO [AUTHENTICATIONFAILED]")
+        await trial.end()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_backend_that_checks_nothing_is_no_witness():
+    """A backend that lets everybody in says nothing of a password: nobody gets in by it."""
+    with capturedLogs() as logs:
+        check = [{"source": "backend", "backend": "west"}]
+        async with live({"bob": Route("east")}, others={"west": MASTER}, authenticate=check) as house:
+            client = await house.greeted()
+            client.say(b"a LOGIN bob secret\r\n")
+            assert (await client.until(b"\r\n")).startswith(b"a NO [SERVERBUG]")
+            assert not house.east.talks
+    assert any("no password can be tried" in str(event.get("detail")) for event in logs)

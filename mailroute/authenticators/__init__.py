@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mailroute.authenticators.asked import AskedSource
+from mailroute.authenticators.at_backend import BackendAuthenticator, BackendSource
 from mailroute.authenticators.chain import AuthenticatorChain, Link
 from mailroute.authenticators.checker import (
     CheckerAuthenticator,
@@ -18,6 +19,7 @@ from mailroute.sources import Registry
 
 __all__ = [
     "AuthenticatorChain",
+    "BackendAuthenticator",
     "CheckerAuthenticator",
     "Link",
     "checks_passwords",
@@ -30,6 +32,7 @@ _BUILT_IN: tuple[IAuthenticateSource, ...] = (
     PasswdFileSource(),
     OAuth2Source(),
     ExternalSource(),
+    BackendSource(),
     AskedSource("sql"),
     AskedSource("redis"),
     AskedSource("dovecot-auth", "socket"),
