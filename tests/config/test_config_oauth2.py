@@ -83,7 +83,7 @@ def test_what_it_does_is_told(load: Load, folder: Path) -> None:
             "",
             "9: backend.east.oauth2.client_id: missing: write for example client",
         ),
-        ("client_id", "client_idd", "11: backend.east.oauth2.client_idd: unknown key; did you mean"),
+        ("[[route]]", 'scop = "x"\n[[route]]', "13: backend.east.oauth2.scop: unknown key; did you mean"),
         (
             "client_id =",
             'grant = "x"\nclient_id =',
