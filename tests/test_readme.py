@@ -395,8 +395,8 @@ def test_the_reference_has_every_choice(heading: str, key: str, choices: list[st
 
 
 def test_the_reference_has_every_table() -> None:
-    """There is a section for each table that the file may have."""
-    said = re.findall(r"^### `\[+(\w+)", section(TEXT, "## Configuration"), re.MULTILINE)
+    """There is a section for each table that the file may have; the tables in tables are among `MODELS`."""
+    said = re.findall(r"^### `\[+(\w+)(?:\.NAME)?\]", section(TEXT, "## Configuration"), re.MULTILINE)
     from mailroute.config.reading import _TABLES
 
     # A table may have one of its own inside it.

@@ -14,6 +14,8 @@ import pytest
 import pytest_twisted
 from attrs import evolve
 from cryptography.fernet import Fernet
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet import defer, endpoints
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -41,8 +43,8 @@ from mailroute.tokens import cache
 from mailroute.tokens.backend import TokenBackend
 from mailroute.tokens.cache import Tokens
 from mailroute.tokens.files import BadFile, Record, TokenFiles, read_key
-from mailroute.tokens.grant import MARGIN, MAX_TOKEN, Grant
-from mailroute.web import Web, basic
+from mailroute.tokens.grant import MARGIN, MAX_LIFETIME, MAX_TOKEN, Grant
+from mailroute.web import Answer, Web, basic
 from mailroute.wire import sasl
 
 IMAP = find("imap")
@@ -315,6 +317,38 @@ async def test_a_user_without_a_refresh_token_is_told(rig: Rig) -> None:
     assert found.reason is Reason.MISCONFIGURED
     assert "mailroute token" in found.detail
     assert rig.server.asked == []
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda each: st.lists(each)
+)
+_KEYS = st.sampled_from(["access_token", "token_type", "expires_in", "refresh_token", "error"])
+_ANSWERS = st.binary() | st.builds(
+    lambda tree: json.dumps(tree).encode(), _JSON | st.dictionaries(_KEYS, _JSON)
+)
+
+
+@given(st.integers(100, 599), _ANSWERS)
+def test_any_answer_is_a_token_or_told(status: int, content: bytes) -> None:
+    """Whatever the server says, there is a token that can be sent, with its end, or a refusal on one line."""
+
+    class Web:
+        async def submit(self, *_: object) -> Answer:
+            return Answer(status, content)
+
+    grant = Grant(Web(), "https://x", {}, {}, True, lambda: 1000.0)
+    asked = Deferred.fromCoroutine(grant.ask(Record("refresh")))
+    found: list[Any] = []
+    asked.addCallbacks(found.append, lambda failure: found.append(failure.value))
+    (outcome,) = found
+    if isinstance(outcome, Record):
+        assert outcome.access.isascii()
+        assert not set(outcome.access) & set("\r\n\0\1 ")
+        assert 1000 <= outcome.until <= 1000 + MAX_LIFETIME
+        assert 0 < len(outcome.refresh) <= MAX_TOKEN
+    else:
+        assert isinstance(outcome, LoginRefused)
+        assert outcome.refusal.detail.isprintable()
 
 
 # --- on disk -----------------------------------------------------------------------------
