@@ -435,11 +435,12 @@ def keys_of(source: str) -> list[str]:
 def test_the_reference_has_every_route() -> None:
     """The kinds of routes and their keys are those that there are."""
     text = section(TEXT, "### `[[route]]`")
-    [kinds, forgiving], *quick = tables(text)
+    [kinds, forgiving], glance, *quick = tables(text)
     (common, _, *slow), elsewhere = tables(section(TEXT, SLOW)), section(TEXT, SLOW)
     built_in = [source.name for source in routers._BUILT_IN]
     assert re.findall(r'`"([\w-]+)"`', kinds[2]) == built_in
     assert code(forgiving[0]) == "on_error"
+    assert [code(row[0]) for row in glance] == built_in
     said = [re.findall(r'^`source = "([\w-]+)"`', each, re.MULTILINE) for each in (text, elsewhere)]
     assert [*said[0], *said[1]] == built_in
     for name, table in zip(said[0], quick, strict=True):
