@@ -23,7 +23,9 @@ def question(lookup: Lookup, *, with_password: bool) -> dict[str, object]:
     shown = lookup.credentials
     if with_password and shown is not None:
         try:
-            asked["authenticates_as"] = shown.user.decode("utf-8")
+            # Two names that differ are two users, and not one in two spellings.
+            own = not shown.authorize_as
+            asked["authenticates_as"] = lookup.user if own else shown.user.decode("utf-8")
             asked["password" if shown.proof is Proof.PASSWORD else "token"] = shown.secret.decode("utf-8")
         except UnicodeDecodeError:
             detail = "the password is no UTF-8, which JSON cannot carry"

@@ -154,7 +154,9 @@ class DovecotAuth:
         assert shown is not None  # noqa: S101 - who asks shows them
         mechanism, message = shown.mechanism, shown.secret
         if shown.proof is Proof.PASSWORD:
-            mechanism, message = "PLAIN", sasl.plain(shown.user, shown.secret, shown.authorize_as)
+            # Who is checked has to be who is let in, and that is the normalised name.
+            user = shown.user if shown.authorize_as else lookup.user.encode("utf-8")
+            mechanism, message = "PLAIN", sasl.plain(user, shown.secret, shown.authorize_as)
         words = [mechanism.encode("ascii"), *_about(lookup)]
         return await self._ask(b"AUTH", [*words, b"resp=" + base64.b64encode(message)])
 

@@ -121,6 +121,14 @@ async def test_a_wrong_password_is_refused(checking) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_name_that_is_checked_is_the_one_that_is_opened(checking) -> None:
+    """Dovecot is asked for the name in its one form, and not as the client wrote it."""
+    assert await ask(checking, evolve(lookup("plain"), user="nobody")) is Reason.AUTHENTICATION_FAILED
+    written = Credentials("PLAIN", b"short", PASSWORD.encode())
+    assert await ask(checking, evolve(lookup("plain"), credentials=written)) == Route("east", proven=True)
+
+
+@pytest_twisted.ensureDeferred
 async def test_who_is_not_there_and_who_may_not(checking, telling) -> None:
     """An unknown user goes on to the next route; a closed account is refused."""
     assert await ask(telling, lookup("nobody")) is None
