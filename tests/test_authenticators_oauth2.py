@@ -539,6 +539,8 @@ def test_a_missing_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Who has not installed what tokens need is told which package that is, and how to install it."""
     home = sys.modules["mailroute.authenticators.oauth2"]
     monkeypatch.delitem(sys.modules, "mailroute.web", raising=False)
+    # Its package's name for it, too: the tests that come after would patch another module than they use.
+    monkeypatch.delattr(sys.modules["mailroute"], "web", raising=False)
     for name in ("keys", "signed", "introspection"):
         monkeypatch.delitem(sys.modules, f"{home.__name__}.{name}", raising=False)
         monkeypatch.delattr(home, name, raising=False)

@@ -354,7 +354,7 @@ async def test_a_server_that_hangs(redis, authority, name: str) -> None:
 
 def example(language: str) -> str:
     """Return the example of the README: the configuration's part, or Redis's."""
-    text = README.read_text("utf-8").partition('`source = "redis"`')[2]
+    text = README.read_text("utf-8").partition('`source = "redis"`: a Redis server')[2]
     return blocks(text, language)[0].text
 
 
