@@ -224,9 +224,12 @@ def _add_route(commands: Any) -> None:
 def _address(text: str) -> str:
     """Read an IP address.
 
-    :raises ValueError: it is none.
+    :raises argparse.ArgumentTypeError: it is none.
     """
-    return str(ipaddress.ip_address(text))
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no IP address, such as 192.0.2.1") from None
 
 
 def _first_line(name: str) -> bytes:
@@ -244,11 +247,15 @@ def _first_line(name: str) -> bytes:
 def _seconds(text: str) -> float:
     """Read a number of seconds.
 
-    :raises ValueError: it is none, or not more than 0.
+    :raises argparse.ArgumentTypeError: it is none, or not more than 0.
     """
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds <= MAX_TIMEOUT:
-        raise ValueError
+        wanted = f"is no number of seconds, more than 0 and up to {MAX_TIMEOUT:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} {wanted}")
     return seconds
 
 

@@ -104,9 +104,12 @@ def order_for(route: Route, attempt: Attempt, user: str, client: Client) -> Logi
 
 def lets_in_anybody(route: Route, backend: IBackend, attempt: Attempt) -> bool:
     """Tell whether a backend would not check the user's own password, nor has the route's source."""
-    if route.proven or attempt.credentials is NOBODY:
-        return False
-    return route.password is not None or backend.method is not Method.REPLAY
+    return attempt.credentials is not NOBODY and needs_proof(route, backend.method)
+
+
+def needs_proof(route: Route, method: Method) -> bool:
+    """Tell whether somebody has yet to check the user's own password: a login by this method would not."""
+    return not route.proven and (route.password is not None or method is not Method.REPLAY)
 
 
 @implementer(IBackend)

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from mailroute.config import Backend, Settings
 from mailroute.events import Address, Client, Credentials, LoginRefused, Lookup, Method, Route
 from mailroute.interfaces import IRouter
+from mailroute.places import needs_proof
 from mailroute.routers import BadAnswer, Chain
 
 SESSION = "mailroute-route"
@@ -124,20 +125,40 @@ def _placed(found: Whereabouts, settings: Settings, route: Route | None) -> Wher
     if route is None:
         return evolve(found, refused="no route knows the user")
     try:
-        places = [_place(name, settings.backends, route, found) for name in (route.backend, *route.others)]
+        blocks = {name: _block(name, settings, route, found) for name in (route.backend, *route.others)}
     except ValueError as error:
         return evolve(found, refused=f"the route leads nowhere: {error}")
-    return evolve(found, places=tuple(places), forward=route.forward)
+    if not _is_checked(settings, found.protocol):
+        for name, block in blocks.items():
+            if needs_proof(route, block.login):
+                return evolve(found, refused=f"nobody checks passwords for {name}: {_REMEDY}")
+    places = tuple(_place(name, block, route, found) for name, block in blocks.items())
+    return evolve(found, places=places, forward=route.forward)
 
 
-def _place(name: str, backends: Any, route: Route, found: Whereabouts) -> Place:
-    if name not in backends:
+_REMEDY = "add an [[authenticate]] block, or ask a route's source that checks them, with --password-file"
+
+
+def _is_checked(settings: Settings, protocol: str) -> bool:
+    """Tell whether a listener for the protocol knows who is there, or takes anybody as they are."""
+    listeners = [listener for listener in settings.listeners if listener.protocol.name == protocol]
+    return bool(settings.authenticators) or any(
+        not listener.protocol.logins or listener.authenticate is not None for listener in listeners
+    )
+
+
+def _block(name: str, settings: Settings, route: Route, found: Whereabouts) -> Backend:
+    if name not in settings.backends:
         raise ValueError(f'there is no backend "{name}"')
-    block: Backend = backends[name]
+    block: Backend = settings.backends[name]
     if route.change is not None:
         block = block.changed(route.change)
     if found.protocol not in block.endpoints:
         raise ValueError(f"backend {name} does not serve {found.protocol}")
+    return block
+
+
+def _place(name: str, block: Backend, route: Route, found: Whereabouts) -> Place:
     endpoint = block.endpoints[found.protocol]
     return Place(
         name,
@@ -174,6 +195,8 @@ class _Watched:
     def route(self, lookup: Lookup) -> Any:
         """Ask the router (`IRouter.route`)."""
         self._since = self.seconds()
+        if lookup.credentials is None and getattr(self.router, "proves", False):
+            self._notes.append("asked without the password that it checks: see --password-file")
         try:
             answer: object = self.router.route(evolve(lookup, note=self._notes.append))
         except Exception:

@@ -93,7 +93,7 @@ async def test_hashes_from_a_database(make):
     assert await outcome(sql, "bob", "wrong") is Reason.AUTHENTICATION_FAILED
     assert await outcome(sql, "nobody", "x") is None
     assert await outcome(sql, "alice' --", "wonder land") is None
-    assert await outcome(sql, "locked", "*") is Reason.CONTACT_ADMIN
+    assert await outcome(sql, "locked", "*") is Reason.AUTHENTICATION_FAILED
 
 
 @pytest.mark.parametrize("user", ["odd", "empty"])
@@ -130,6 +130,19 @@ async def test_an_unknown_user_is_worth_a_hash(make):
         patch.setattr(hashes, "verify", lambda stored, secret: checked.append((stored, secret)))
         await sql.pretend(lookup("nobody", "guess"))
     assert checked == [(ROWS[1][1], b"guess")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_locked_account_looks_like_a_wrong_password(make):
+    """Nobody gets in, and a stranger cannot tell it from another account by the words or by the time."""
+    sql = make("sql", **SQL)
+    await outcome(sql, "bob", "x")
+    checked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashes, "verify", lambda stored, secret: checked.append((stored, secret)))
+        assert await outcome(sql, "bob", "guess") is Reason.AUTHENTICATION_FAILED
+        assert await outcome(sql, "locked", "guess") is Reason.AUTHENTICATION_FAILED
+    assert checked == [(ROWS[1][1], b"guess")] * 2
 
 
 @pytest_twisted.ensureDeferred

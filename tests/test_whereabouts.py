@@ -4,12 +4,16 @@ import json
 
 import pytest
 import pytest_twisted
+from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from zope.interface import implementer
 
 from mailroute import config, whereabouts
-from mailroute.events import Change, Credentials, LoginRefused, Reason, Refusal, Route
+from mailroute.events import Change, Credentials, LoginRefused, Method, Reason, Refusal, Route
+from mailroute.interfaces import IAuthenticator
+from mailroute.proofs import Proof
 from mailroute.routers import BadAnswer
 from mailroute.testing import FakeRouter
 from mailroute.whereabouts import Asked, CannotAsk, Place
@@ -45,12 +49,14 @@ class Router(FakeRouter, Service):
         return self._later()
 
 
-async def find(*routers, user=b"Bob@Example.ORG", protocol="imap", **more):
+async def find(*routers, user=b"Bob@Example.ORG", protocol="imap", authenticate=None, **more):
+    parts = {} if authenticate is None else {"authenticate": authenticate}
     settings = config.build(
         reactor,
         listen=[{"protocol": name, "endpoint": "tcp:0", "security": "none"} for name in ("imap", "pop3")],
         backend=BACKENDS,
         route=list(routers),
+        **parts,
     )
     return await whereabouts.find(settings, user, protocol, reactor, **more)
 
@@ -128,6 +134,49 @@ async def test_a_route_that_leads_nowhere():
     assert found.refused == "the route leads nowhere: backend east does not serve pop3"
     found = await find(Router(Route("east", others=("north",))))
     assert found.refused == 'the route leads nowhere: there is no backend "north"'
+
+
+@implementer(IAuthenticator)
+class Checks:
+    """Would check passwords, and is never asked here."""
+
+    proofs = frozenset({Proof.PASSWORD})
+
+    def authenticate(self, lookup):
+        raise AssertionError(lookup.user)
+
+
+UNCHECKED = [
+    Route("east", password=b"s3cret"),
+    Route("east", change=Change(login=Method.NONE)),
+    Route("west", None, ("east",), b"s3cret"),
+]
+
+
+@pytest.mark.parametrize("route", UNCHECKED)
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_checks_is_no_way_in(route):
+    """Where a session would not let in whoever says that name, no login is promised."""
+    router = Router(route)
+    router.proves = True  # else the configuration is refused
+    found = await find(router)
+    assert found.refused.startswith(f"nobody checks passwords for {route.backend}: add an [[authenticate]]")
+    assert not found.places
+    found = await find(Router(evolve(route, proven=True)))
+    assert (found.refused, len(found.places)) == (None, 1 + len(route.others))
+    found = await find(router, authenticate=[Checks()])
+    assert (found.refused, len(found.places)) == (None, 1 + len(route.others))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_source_that_checks_passwords_is_asked_with_one():
+    """Whoever gives none is told so, beside what the source said without."""
+    router = Router(None, "fresh")
+    router.proves = True
+    found = await find(router)
+    assert found.asked[0].notes == ("asked without the password that it checks: see --password-file", "fresh")
+    found = await find(router, password=b"s3cret")
+    assert found.asked[0].notes == ("fresh",)
 
 
 @pytest_twisted.ensureDeferred

@@ -67,8 +67,11 @@ class AskedAuthenticator(MultiService):
         if route.password is None:
             raise self._nonsense("there is no password, which has to be its hash")
         stored = route.password.decode("utf-8")
-        if stored.startswith(("*", "!")):
-            raise LoginRefused(Refusal(Reason.CONTACT_ADMIN, "the account is locked"))
+        if stored.startswith(hashes.LOCKED):
+            # In the same time and words as a wrong password: a stranger learns nothing of the account.
+            await self.pretend(lookup)
+            detail = f"the account is locked ({self._context.label})"
+            raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, detail))
         try:
             hashes.check(stored)
         except hashes.BadHash as error:

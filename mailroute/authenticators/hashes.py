@@ -32,6 +32,9 @@ libcrypt takes no more, and the time that SHA-crypt takes grows with the length
 (CVE-2016-20013), which a stranger chooses.
 """
 
+LOCKED = ("*", "!")
+"""How the text begins for an account that nobody may log in to, as in ``/etc/shadow``."""
+
 _BASE64 = "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})"
 _UNPADDED = "(?:[A-Za-z0-9+/.]{4})*[A-Za-z0-9+/.]{2,4}"
 

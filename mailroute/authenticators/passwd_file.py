@@ -31,9 +31,6 @@ SCHEMES = {Proof.SCRAM_SHA_256: "SCRAM-SHA-256", Proof.SCRAM_SHA_1: "SCRAM-SHA-1
 _USUAL = 4096
 """Iterations of keys that are made up where there are no others (RFC 7677 section 4)."""
 
-_NOBODYS = ("*", "!")
-"""How the password of an account begins that nobody may log in to, as in ``/etc/shadow``."""
-
 
 @implementer(IKeyDecoy, IKeyholder)
 class PasswdFile(UsersFile[str]):
@@ -66,7 +63,7 @@ class PasswdFile(UsersFile[str]):
         stored = self.users.get(lookup.user)
         if stored is None:
             return None
-        usable = not stored.startswith(_NOBODYS)
+        usable = not stored.startswith(hashes.LOCKED)
         if _shown(lookup).proof in SCRAM:
             right = usable and _proven(stored, _shown(lookup))
         else:
@@ -86,7 +83,8 @@ class PasswdFile(UsersFile[str]):
         stored = self.users.get(lookup.user)
         if stored is None:
             return None
-        found = None if stored.startswith(_NOBODYS) else hashes.stored_keys(stored, _shown(lookup).mechanism)
+        locked = stored.startswith(hashes.LOCKED)
+        found = None if locked else hashes.stored_keys(stored, _shown(lookup).mechanism)
         return found or self.made_up(lookup)
 
     def made_up(self, lookup: Lookup) -> StoredKeys:
@@ -165,7 +163,7 @@ class _PasswdReader(LineReader[str]):
     def _check(self, name: str, stored: str) -> None:
         if not stored:
             raise ValueError(f"{name} has no password: write * if nobody may log in")
-        if stored.startswith(_NOBODYS):
+        if stored.startswith(hashes.LOCKED):
             return
         try:
             self.examples.setdefault(hashes.check(stored), stored)

@@ -141,7 +141,7 @@ def test_route_as_json(folder: Path) -> None:
         (["bob\n"], 2, "not a user name"),
         (["bob", "--protocol", "lmtp"], 2, 'no listener speaks "lmtp"'),
         (["bob", "--config", "missing.toml"], 1, "missing.toml: cannot be read"),
-        (["bob", "--client", "nowhere"], 2, "invalid _address value"),
+        (["bob", "--client", "nowhere"], 2, "'nowhere' is no IP address, such as 192.0.2.1"),
         (["bob", "--password-file", "missing"], 2, "cannot read missing: No such file"),
     ],
 )

@@ -55,8 +55,9 @@ def test_the_schema_is_that_of_the_report() -> None:
         (["a:b:c", "--protocol", "imap"], ['"a:b:c" is no endpoint']),
         (["a:99999", "--protocol", "imap"], ["the port must be from 1 to 65535, not 99999"]),
         (["tcp:x", "--protocol", "imap"], ['"tcp:x" is no endpoint']),
-        (["west", "--timeout", "0"], ["argument --timeout: invalid"]),
-        (["west", "--timeout", "nan"], ["argument --timeout: invalid"]),
+        (["west", "--timeout", "0"], ["argument --timeout: '0' is no number of seconds"]),
+        (["west", "--timeout", "nan"], ["argument --timeout: 'nan' is no number of seconds"]),
+        (["west", "--timeout", "soon"], ["argument --timeout: 'soon' is no number of seconds, more than 0"]),
         ([], ["the following arguments are required: BACKEND"]),
     ],
 )
