@@ -6,12 +6,15 @@ from functools import cache
 
 from twisted.plugin import getPlugins
 
+from mailroute.dialogs.common.no_login import NoLogin
 from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.managesieve import MANAGESIEVE
 from mailroute.dialogs.pop3 import POP3
 from mailroute.dialogs.smtp import LMTP, SMTP, SUBMISSION
 from mailroute.dialogs.tcp import TCP
 from mailroute.interfaces import IMailProtocol
+
+__all__ = ["NoLogin", "UnknownProtocol", "find", "known", "protocol"]
 
 _BUILT_IN: tuple[IMailProtocol, ...] = (IMAP, LMTP, MANAGESIEVE, POP3, SMTP, SUBMISSION, TCP)
 

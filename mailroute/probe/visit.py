@@ -14,12 +14,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailroute.backend import Backend, Dial
+from mailroute.dialogs import NoLogin
 from mailroute.events import (
     NOBODY,
     Address,
     Client,
     Identity,
-    LoggedIn,
     LoginEvent,
     LoginOrder,
     LoginRefused,
@@ -207,33 +207,6 @@ class _Dialled(Factory[Protocol]):
             cut.cancel()
 
 
-@implementer(ILogin)
-class _Nothing:
-    """Looks at a backend whose protocol nobody can ask anything: there is a connection, and that is all."""
-
-    def open(self, order: LoginOrder) -> list[LoginEvent]:
-        """Nothing."""
-        del order
-        return []
-
-    def start(self) -> list[LoginEvent]:
-        """Be done."""
-        return [LoggedIn()]
-
-    def receive(self, data: bytes) -> list[LoginEvent]:
-        """Nothing: it is done before anything can come."""
-        del data
-        return []
-
-    def secured(self) -> list[LoginEvent]:
-        """Nothing: it never asks for TLS."""
-        return []
-
-    def doing(self) -> str:
-        """Say what it waits for."""
-        return "looking"
-
-
 @implementer(IMailProtocol, ILogin)
 class _Watch:
     """A protocol whose only login is its probe, and that login: keeps what the probe sees."""
@@ -245,7 +218,7 @@ class _Watch:
         self.mechanisms = protocol.mechanisms
         self.logins = protocol.logins
         self.starttls = protocol.starttls
-        self._half: ILogin = _Nothing()
+        self._half: ILogin = NoLogin()
         self._secure = secure
         self.heard = bytearray()
         self.greeting = ""

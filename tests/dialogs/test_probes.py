@@ -25,7 +25,8 @@ from mailroute.interfaces import IProbe, IProbedProtocol
 from mailroute.sights import Greeted, Introduced, Offered, Sight
 from mailroute.testing import CLIENT, Conversation
 
-NAMES = ("imap", "lmtp", "pop3", "smtp")
+PORTS = {"imap": 143, "lmtp": 24, "managesieve": 4190, "pop3": 110, "smtp": 25, "submission": 587}
+NAMES = tuple(PORTS)
 TERMS = LoginTerms(starttls=True, tell_client=True)
 QUIET = LoginTerms()
 
@@ -53,7 +54,7 @@ def test_a_protocol_can_be_asked(name: str) -> None:
     protocol = dialogs.protocol(name)
     assert IProbedProtocol.providedBy(protocol)
     assert IProbe.providedBy(protocol.probe(TERMS))
-    assert 0 < protocol.port < 1024
+    assert protocol.port == PORTS[name]
 
 
 def test_one_that_nobody_speaks_cannot() -> None:
@@ -198,6 +199,71 @@ def test_pop3_lists_are_bounded_each_by_itself() -> None:
     assert isinstance(look.event(), Refused)
 
 
+# --- ManageSieve --------------------------------------------------------------
+
+SIEVE = b'"IMPLEMENTATION" "Server"\r\n"SASL" ""\r\n"STARTTLS"\r\n"XCLIENT"\r\nOK "hello"\r\n'
+
+
+def test_managesieve_with_starttls_and_xclient() -> None:
+    """The lists of the greeting and inside TLS are seen, XCLIENT is tried, and then comes LOGOUT."""
+    look = Look("managesieve")
+    look.hears(SIEVE)
+    assert look.seen() == [
+        Greeted('"IMPLEMENTATION" "Server"'),
+        Offered(("IMPLEMENTATION Server", "SASL", "STARTTLS", "XCLIENT"), starttls=True),
+    ]
+    assert look.said() == b"STARTTLS\r\n"
+    look.hears(b'OK "go"\r\n')
+    look.begin_tls()
+    assert look.said() == b""
+    look.hears(b'"SASL" "plain LOGIN"\r\n"SIEVE" {8+}\r\nfileinto\r\n"XCLIENT"\r\nOK\r\n')
+    assert look.seen() == [Offered(("SASL plain LOGIN", "SIEVE fileinto", "XCLIENT"), ("LOGIN", "PLAIN"))]
+    assert look.said().startswith(b"XCLIENT ADDR=192.0.2.7 PORT=40000 ")
+    look.hears(b'OK "Updated"\r\n')
+    assert look.seen() == [Introduced(True, 'it takes XCLIENT: OK "Updated"')]
+    assert look.said() == b"LOGOUT\r\n"
+    assert look.event() == LoggedIn()
+
+
+def test_managesieve_and_who_is_told() -> None:
+    """An XCLIENT that is refused, or not offered, is told with the remedy; without TLS it still leaves."""
+    look = Look("managesieve", LoginTerms(tell_client=True))
+    look.hears(SIEVE + b'NO "not you"\r\n')
+    introduced = look.seen()[-1]
+    assert introduced.taken is False
+    assert introduced.detail == 'it refuses the XCLIENT that it offers: NO "not you"'
+    assert "login_trusted_networks" in introduced.remedy
+    assert look.event() == LoggedIn()
+    look = Look("managesieve")
+    look.hears(b'"SASL" "PLAIN"\r\nOK\r\n')
+    assert look.seen()[1] == Offered(("SASL PLAIN",), ("PLAIN",))
+    assert look.said() == b"LOGOUT\r\n"
+    look = Look("managesieve")
+    look.hears(b'"SASL" "PLAIN"\r\nOK\r\n')
+    assert look.seen()[2].detail == "XCLIENT is not among its capabilities"
+
+
+def test_managesieve_lists_are_bounded_each_by_itself() -> None:
+    """The list inside TLS may be as long as the one in the clear; one too long ends it."""
+    listed = b'"STARTTLS"\r\n' + b'"X"\r\n' * 63 + b"OK\r\n"
+    look = Look("managesieve")
+    look.hears(listed + b"OK\r\n")
+    look.begin_tls()
+    look.hears(listed)
+    assert [len(sight.capabilities) for sight in look.seen() if isinstance(sight, Offered)] == [64, 64]
+    look = Look("managesieve")
+    look.hears(b'"X"\r\n' * 65)
+    assert isinstance(look.event(), Refused)
+
+
+def test_managesieve_that_turns_us_away() -> None:
+    """A greeting that is a refusal is seen, and ends it."""
+    look = Look("managesieve")
+    look.hears(b'BYE "not you"\r\n')
+    assert look.seen() == [Greeted('BYE "not you"')]
+    assert isinstance(look.event(), Refused)
+
+
 # --- SMTP and LMTP ------------------------------------------------------------
 
 
@@ -275,6 +341,9 @@ LINES = st.sampled_from(
         b"250-x\r\n250-STARTTLS\r\n250 XCLIENT ADDR HELO\r\n",
         b"250 x\r\n",
         b"550 x\r\n",
+        b'"SASL" "PLAIN"\r\n"STARTTLS"\r\n"XCLIENT"\r\n',
+        b'OK "x"\r\n',
+        b'"X" {3+}\r\na\x1bb\r\n',
         b"\x1b[2J\x9b\xc2\x9b\r\n",
     ]
 )

@@ -27,7 +27,7 @@ def sound(authority: Authority) -> Certificate:
 
 @pytest.fixture(scope="module")
 def east(sound: Certificate) -> Iterator[Dovecot]:
-    with Dovecot(Terms(certificate=sound, pop3=True, lmtp=True, ssl="required"), ALICE) as server:
+    with Dovecot(Terms(certificate=sound, pop3=True, lmtp=True, sieve=True, ssl="required"), ALICE) as server:
         yield server
 
 
@@ -35,7 +35,8 @@ def east(sound: Certificate) -> Iterator[Dovecot]:
 def west(authority: Authority) -> Iterator[Dovecot]:
     """Return a server that trusts nobody's word on the client, and has a certificate for another name."""
     issued = authority.issue("west.example.com", lasts=LONG)
-    with Dovecot(Terms(certificate=issued, pop3=True, lmtp=True, trusted=("192.0.2.0/24",)), BOB) as server:
+    terms = Terms(certificate=issued, pop3=True, lmtp=True, sieve=True, trusted=("192.0.2.0/24",))
+    with Dovecot(terms, BOB) as server:
         yield server
 
 
@@ -56,12 +57,12 @@ def accepted(folder: Path, report: dict[str, object], expected: int = 0) -> dict
 
 def test_a_server_that_is_as_configured(tmp_path: Path, east: Dovecot, trust: dict[str, object]) -> None:
     """Of each protocol everything is seen, and the status is 0."""
-    places = {"imap": east.imap, "pop3": east.pop3, "lmtp": east.lmtp}
+    places = {"imap": east.imap, "pop3": east.pop3, "lmtp": east.lmtp, "managesieve": east.sieve}
     keys = {name: f"tcp:127.0.0.1:{port}" for name, port in places.items()}
     status, report = of_backend(tmp_path, security="starttls", **keys, **trust)
     assert (status, said(report)) == (0, [])
     services = {service["protocol"]: service for service in report["services"]}
-    assert list(services) == ["imap", "pop3", "lmtp"]
+    assert list(services) == ["imap", "pop3", "lmtp", "managesieve"]
     for service in services.values():
         assert 0 <= service["connected_in"] < 10
         assert "ovecot" in service["greeting"]
@@ -71,7 +72,7 @@ def test_a_server_that_is_as_configured(tmp_path: Path, east: Dovecot, trust: di
         assert (shown["subject"], shown["issuer"]) == ("CN=east.example.com", "CN=mailroute test authority")
         assert shown["names"] == ["east.example.com", "127.0.0.1"]
         assert (shown["chain_faults"], shown["name_fault"], shown["days_left"]) == ([], "", 89)
-    imap, pop3, lmtp = services.values()
+    imap, pop3, lmtp, sieve = services.values()
     assert "STARTTLS" in imap["capabilities_in_clear"]
     assert "AUTH=PLAIN" in imap["capabilities_in_tls"]
     assert "STARTTLS" not in imap["capabilities_in_tls"]
@@ -80,7 +81,10 @@ def test_a_server_that_is_as_configured(tmp_path: Path, east: Dovecot, trust: di
     assert pop3["mechanisms"] == ["LOGIN", "PLAIN"]
     assert imap["password_command"]
     assert pop3["password_command"]
-    assert (pop3["identity"]["taken"], lmtp["identity"]["taken"]) == (True, True)
+    assert [one["identity"]["taken"] for one in (pop3, lmtp, sieve)] == [True, True, True]
+    assert "STARTTLS" in sieve["capabilities_in_clear"]
+    assert any(word.startswith("SIEVE fileinto") for word in sieve["capabilities_in_tls"])
+    assert sieve["mechanisms"] == ["LOGIN", "PLAIN"]
     assert "ADDR" in lmtp["identity"]["attributes"]
     accepted(tmp_path, report)
 
@@ -105,7 +109,7 @@ def test_the_servers_log_tells_whether_it_believed_the_id(
 def test_no_login_is_tried(tmp_path: Path, east: Dovecot, trust: dict[str, object]) -> None:
     """The server sees somebody come and go who never tried to log in."""
     mark = east.log.mark()
-    places = {"imap": east.imap, "pop3": east.pop3}
+    places = {"imap": east.imap, "pop3": east.pop3, "managesieve": east.sieve}
     keys = {name: f"tcp:127.0.0.1:{port}" for name, port in places.items()}
     of_backend(tmp_path, **keys, **trust)
     for name in places:
@@ -238,12 +242,13 @@ def test_a_port_that_waits_for_a_header(tmp_path: Path, east: Dovecot, trust: di
 
 
 @pytest.mark.parametrize("identity", ["proxy-v1", "proxy-v2"])
-@pytest.mark.parametrize("protocol", ["imap", "pop3", "lmtp"])
+@pytest.mark.parametrize("protocol", ["imap", "pop3", "lmtp", "managesieve"])
 def test_a_port_that_does_not_expect_a_header(
     tmp_path: Path, east: Dovecot, trust: dict[str, object], protocol: str, identity: str
 ) -> None:
     """A server that takes the header for a command is recognised, whatever it makes of it."""
-    keys = {protocol: f"tcp:127.0.0.1:{getattr(east, protocol)}", "identity": identity, **trust}
+    port = getattr(east, "sieve" if protocol == "managesieve" else protocol)
+    keys = {protocol: f"tcp:127.0.0.1:{port}", "identity": identity, **trust}
     status, report = of_backend(tmp_path, "--timeout", "2", **keys)
     assert status == 1
     assert said(report)[0].startswith(
@@ -254,7 +259,7 @@ def test_a_port_that_does_not_expect_a_header(
 
 def test_a_server_that_is_not_to_be_told(tmp_path: Path, west: Dovecot, authority: Authority) -> None:
     """A server that does not trust this host offers no XCLIENT: that is a finding, with both remedies."""
-    places = {"pop3": west.pop3, "lmtp": west.lmtp}
+    places = {"pop3": west.pop3, "lmtp": west.lmtp, "managesieve": west.sieve}
     keys = {name: f"tcp:127.0.0.1:{port}" for name, port in places.items()}
     trust = {"verify": "west.example.com", "ca": str(authority.file)}
     status, report = of_backend(tmp_path, **keys, **trust)

@@ -156,7 +156,7 @@ def test_a_port_that_says_nothing(tmp_path: Path, security: str) -> None:
 GARBAGE = b"\x00\xff\x1b[2J\x1b]0;owned\x07\xc2\x9b31m\xe2\x80\xae\r\n" * 3
 
 
-@pytest.mark.parametrize("protocol", ["imap", "pop3", "smtp", "lmtp"])
+@pytest.mark.parametrize("protocol", ["imap", "pop3", "smtp", "lmtp", "managesieve", "submission"])
 @pytest.mark.parametrize(
     "serve",
     [
@@ -168,9 +168,11 @@ GARBAGE = b"\x00\xff\x1b[2J\x1b]0;owned\x07\xc2\x9b31m\xe2\x80\xae\r\n" * 3
         endless(b"", b"220-x\r\n"),
         endless(b"", b"* OK\r\n"),
         endless(b"+OK\r\n+OK\r\n", b"X\r\n"),
+        saying(b'"\x1b[2J" {4}\r\n\xe2\x80\xae\x07\r\n"XCLIENT"\r\nOK\r\nNO "\x1b[2J"\r\n'),
+        endless(b"", b'"X" "y"\r\n'),
         endless(b"", GARBAGE),
     ],
-    ids=["garbage", "escapes", "pop3", "mail", "line", "reply", "lines", "list", "flood"],
+    ids=["garbage", "escapes", "pop3", "mail", "line", "reply", "lines", "list", "sieve", "strings", "flood"],
 )
 @pytest_twisted.ensureDeferred
 async def test_a_hostile_backend(tmp_path: Path, protocol: str, serve: Serve) -> None:

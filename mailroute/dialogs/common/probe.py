@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from attrs import evolve
 
-from mailroute.dialogs.common.login import GREETING, CommandLogin, State
+from mailroute.dialogs.common.login import GREETING, LOGIN, CommandLogin
 from mailroute.dialogs.common.text import said
-from mailroute.events import LoggedIn, LoginEvent, LoginOrder, LoginTerms
-from mailroute.sights import Greeted, Offered, Sight
+from mailroute.dialogs.common.xclient import xclient
+from mailroute.dialogs.common.xclient_login import XclientLogin
+from mailroute.events import LoggedIn, LoginEvent, LoginOrder, LoginTerms, Method
+from mailroute.sights import Greeted, Introduced, Offered, Sight
 from mailroute.wire.lines import Parts
-
-INTRODUCING = State("waiting for the answer to who the client is")
 
 
 def looking(terms: LoginTerms) -> LoginTerms:
@@ -79,3 +80,28 @@ class CommandProbe(CommandLogin):
         """Say these last words, and be done."""
         self._said += farewell
         self._end(LoggedIn())
+
+
+_TRUST = "name this host's address in its login_trusted_networks (Dovecot)"
+
+
+class XclientProbe(CommandProbe, XclientLogin):
+    """A probe of a backend that may take XCLIENT in one line."""
+
+    _not_offered: ClassVar[str]
+    """What tells that it does not."""
+
+    def _present(self, order: LoginOrder) -> None:
+        if not self._takes_xclient:
+            self._sights.append(Introduced(False, self._not_offered, _TRUST))
+            self._take_leave()
+            return
+        self._said += xclient(Method.REPLAY, order) + b"\r\n"
+        self._xclient_sent = True
+        self._state = LOGIN
+
+    def _xclient_answered(self, agreed: bool, text: bytes) -> None:
+        self._xclient_sent = False
+        how, remedy = ("takes XCLIENT", "") if agreed else ("refuses the XCLIENT that it offers", _TRUST)
+        self._sights.append(Introduced(agreed, f"it {how}: {said(text)}", remedy))
+        self._take_leave()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from mailroute.dialogs.common.login import STARTTLS
-from mailroute.dialogs.common.probe import INTRODUCING, CommandProbe, looking
+from mailroute.dialogs.common.login import STARTTLS, State
+from mailroute.dialogs.common.probe import CommandProbe, looking
 from mailroute.dialogs.common.text import said
 from mailroute.dialogs.imap.identity import id_command
 from mailroute.dialogs.imap.login import ImapLogin, upper_case
@@ -14,6 +14,8 @@ from mailroute.interfaces import IProbe
 from mailroute.sights import Introduced, Offered
 from mailroute.wire.imap_syntax import read_status
 from mailroute.wire.lines import Parts
+
+_INTRODUCING = State("waiting for the answer to who the client is")
 
 
 @implementer(IProbe)
@@ -47,15 +49,15 @@ class ImapProbe(ImapLogin, CommandProbe):
             self._sights.append(Introduced(False, "ID is not among its capabilities"))
             self._take_leave()
             return
-        self._ask(INTRODUCING, id_command(Method.REPLAY, order, ()))
+        self._ask(_INTRODUCING, id_command(Method.REPLAY, order, ()))
 
     def _untagged_response(self, text: bytes) -> None:
-        if self._state is INTRODUCING and text[:3].upper() == b"ID ":
+        if self._state is _INTRODUCING and text[:3].upper() == b"ID ":
             self._named = f", and calls itself {said(text[3:])}"
         super()._untagged_response(text)
 
     def _tagged(self, text: bytes) -> None:
-        if self._state is not INTRODUCING:
+        if self._state is not _INTRODUCING:
             super()._tagged(text)
             return
         status = read_status(text)

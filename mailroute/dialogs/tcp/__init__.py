@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from zope.interface import implementer
 
+from mailroute.dialogs.common.no_login import NoLogin
 from mailroute.dialogs.tcp.dialog import TcpDialog
-from mailroute.dialogs.tcp.login import TcpLogin
 from mailroute.events import DialogTerms, LoginTerms
 from mailroute.interfaces import IDialog, ILogin, ILoginProtocol
 
@@ -35,7 +35,7 @@ class TcpProtocol:
     def login(self, terms: LoginTerms) -> ILogin:
         """Make the login for one connection to a backend."""
         del terms
-        return TcpLogin()
+        return NoLogin()
 
 
 TCP = TcpProtocol()

@@ -1,4 +1,4 @@
-"""The backend's side of a protocol that nobody here speaks."""
+"""The backend's side where nothing is to be said."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mailroute.interfaces import ILogin
 
 
 @implementer(ILogin)
-class TcpLogin:
+class NoLogin:
     """Takes a connection for logged in as soon as it is there."""
 
     __slots__ = ()
