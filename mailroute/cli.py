@@ -6,17 +6,19 @@ import argparse
 import ipaddress
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mailroute.config import ConfigError, describe, load
 
 MAX_TIMEOUT = 3600.0
 """The most seconds that somebody may want to wait for a backend."""
 
+
+_Result = TypeVar("_Result")
 
 MAX_LINE = 65536
 """Bytes of standard input that are read for a token: more than any has."""
@@ -49,7 +51,6 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _probe(arguments: argparse.Namespace) -> int:
     from twisted.internet import reactor
-    from twisted.internet.task import react
 
     from mailroute import probe
 
@@ -58,18 +59,12 @@ def _probe(arguments: argparse.Namespace) -> int:
     except probe.Misuse as error:
         print(f"mailroute probe: {error}", file=sys.stderr)
         return 2
-    reports: list[probe.Report] = []
 
-    async def look(clock: object) -> None:
+    async def look(clock: object) -> probe.Report:
         examined = await probe.examine(target, clock, arguments.timeout)
-        reports.append(probe.report(target, examined, datetime.now(UTC)))
+        return probe.report(target, examined, datetime.now(UTC))
 
-    try:
-        react(look)
-    except SystemExit as end:  # which is how it returns
-        if end.code:
-            raise
-    [report] = reports
+    report = _result_of(look)
     if arguments.json:
         print(report.model_dump_json(indent=2))
     else:
@@ -79,17 +74,15 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 def _route(arguments: argparse.Namespace) -> int:
     from twisted.internet import reactor
-    from twisted.internet.task import react
 
     from mailroute import whereabouts
 
     settings = load(arguments.config, reactor)
-    found: list[whereabouts.Whereabouts] = []
 
-    async def ask(clock: object) -> None:
+    async def ask(clock: object) -> whereabouts.Whereabouts | whereabouts.CannotAsk:
         user = arguments.user.encode("utf-8", "surrogateescape")
         try:
-            answer = await whereabouts.find(
+            return await whereabouts.find(
                 settings,
                 user,
                 arguments.protocol,
@@ -98,23 +91,35 @@ def _route(arguments: argparse.Namespace) -> int:
                 password=arguments.password_file,
             )
         except whereabouts.CannotAsk as error:
-            print(f"mailroute route: {error}", file=sys.stderr)
-        else:
-            found.append(answer)
+            return error
 
-    try:
-        react(ask)
-    except SystemExit as end:  # which is how it returns
-        if end.code:
-            raise
-    if not found:
+    answer = _result_of(ask)
+    if isinstance(answer, whereabouts.CannotAsk):
+        print(f"mailroute route: {answer}", file=sys.stderr)
         return 2
-    [answer] = found
     if arguments.json:
         print(json.dumps(answer.as_json(), indent=2))
     else:
         print(*whereabouts.lines(answer), sep="\n")
     return 0 if answer.refused is None else 1
+
+
+def _result_of(work: Callable[[object], Coroutine[Any, Any, _Result]]) -> _Result:
+    """Run the reactor, which cannot be run again, until the work is done, and return what that returns."""
+    from twisted.internet.task import react
+
+    results: list[_Result] = []
+
+    async def run(clock: object) -> None:
+        results.append(await work(clock))
+
+    try:
+        react(run)
+    except SystemExit as end:  # which is how it returns
+        if end.code:
+            raise
+    [result] = results
+    return result
 
 
 def _token(arguments: argparse.Namespace) -> int:
@@ -170,6 +175,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("mailroute.toml"),
+        metavar="FILE",
+        help="the configuration; mailroute.toml here unless given",
+    )
+
+
 def _add_token(commands: Any) -> None:
     token = commands.add_parser(
         "token",
@@ -180,13 +195,7 @@ def _add_token(commands: Any) -> None:
         "user", metavar="USER", help="the user's name at the backend, as mailroute route shows it"
     )
     token.add_argument("--backend", metavar="NAME", help="needed where several have such tokens")
-    token.add_argument(
-        "--config",
-        type=Path,
-        default=Path("mailroute.toml"),
-        metavar="FILE",
-        help="the configuration; mailroute.toml here unless given",
-    )
+    _add_config(token)
     token.set_defaults(run=_token)
 
 
@@ -198,13 +207,7 @@ def _add_route(commands: Any) -> None:
     )
     route.add_argument("user", metavar="USER", help="the user's name, as a client sends it")
     route.add_argument("--protocol", default="imap", metavar="NAME", help="imap unless given")
-    route.add_argument(
-        "--config",
-        type=Path,
-        default=Path("mailroute.toml"),
-        metavar="FILE",
-        help="the configuration; mailroute.toml here unless given",
-    )
+    _add_config(route)
     route.add_argument(
         "--client",
         type=_address,
