@@ -72,11 +72,13 @@ class Client:
         (line,) = re.findall(rb'(?m)^"?(?:250.AUTH|SASL)\b.*', said)
         return bytes(line)
 
-    def begin(self, mechanism: str, initial: bytes) -> None:
-        response = base64.b64encode(initial)
-        sieve = b'AUTHENTICATE "%s" "%s"\r\n' % (mechanism.encode(), response)
-        usual = b"AUTH %s %s\r\n" % (mechanism.encode(), response or b"=")
-        self.session.send(sieve if self.protocol == "managesieve" else usual)
+    def begin(self, mechanism: str, initial: bytes | None) -> None:
+        sieve = self.protocol == "managesieve"
+        command = (b'AUTHENTICATE "%s"' if sieve else b"AUTH %s") % mechanism.encode()
+        if initial is not None:
+            response = base64.b64encode(initial)
+            command += b' "%s"' % response if sieve else b" " + (response or b"=")
+        self.session.send(command + b"\r\n")
 
     def challenge(self) -> bytes:
         start = {"pop3": rb"\+ ", "submission": rb"334 ", "managesieve": rb'"'}[self.protocol]
@@ -100,15 +102,22 @@ def client(
     return Client(session, protocol)
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["initial-response", "no-initial-response"])
 @PROTOCOLS
-def test_scram_opens_an_account(proofs: Mailroute, authority: Authority, protocol: str) -> None:
+def test_scram_opens_an_account(
+    proofs: Mailroute, authority: Authority, protocol: str, at_once: bool
+) -> None:
     """A client proves that it knows its password, is shown that mailroute does, and is let in."""
     talk = client(proofs, authority, protocol)
     with talk.session:
         assert b"SCRAM-SHA-256" in talk.offered()
         for password, answer in (("not that", REFUSED), (SECRET, TAKEN)):
             scram = ScramClient("SCRAM-SHA-256", password.encode())
-            talk.begin("SCRAM-SHA-256", scram.first(ALICE.user.encode()))
+            first = scram.first(ALICE.user.encode())
+            talk.begin("SCRAM-SHA-256", first if at_once else None)
+            if not at_once:
+                assert talk.challenge() == b""
+                talk.respond(first)
             talk.respond(scram.final(talk.challenge()))
             if answer is TAKEN:
                 assert talk.challenge().startswith(b"v=")
@@ -129,16 +138,19 @@ def test_a_certificate_opens_its_account(proofs: Mailroute, authority: Authority
         assert said.startswith(TAKEN[protocol]), said
 
 
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"])
 @pytest.mark.parametrize(("password", "answer"), [(SECRET, "235"), ("not that", "535")])
 def test_gnu_sasl_submits_by_scram(
-    proofs: Mailroute, authority: Authority, password: str, answer: str
+    proofs: Mailroute, authority: Authority, password: str, answer: str, mechanism: str
 ) -> None:
-    """GNU SASL's client logs in for submission by SCRAM, and is refused with another password."""
+    """GNU SASL's client logs in for submission, bound to the channel or not; with no other password."""
     command = [
-        *(program("gsasl", "gsasl"), "--client", "--smtp", "--starttls", "--mechanism", "SCRAM-SHA-256"),
+        *(program("gsasl", "gsasl"), "--client", "--smtp", "--starttls", "--mechanism", mechanism),
         *("--x509-ca-file", str(authority.file), "--connect", f"localhost:{proofs.ports['smtp']}"),
-        *("--authentication-id", ALICE.user, "--password", password, "--no-cb"),
+        *("--authentication-id", ALICE.user, "--password", password),
+        *(() if mechanism.endswith("-PLUS") else ("--no-cb",)),
     ]
     done = subprocess.run(command, input="QUIT\n", capture_output=True, check=False, text=True, timeout=60)
     said = done.stdout + done.stderr
+    assert f" {mechanism} " in said.replace("\r", " ").replace("\n", " "), said
     assert re.search(rf"^{answer} ", said, re.MULTILINE), said
