@@ -37,8 +37,10 @@ class Server(Resource):
         super().__init__()
         self.asked: list[Any] = []
         self.encodings: list[str | None] = []
+        self.peers: set[Any] = set()
 
     def render(self, request: Any) -> Any:
+        self.peers.add(request.getClientAddress())
         self.encodings.append(request.getHeader("Accept-Encoding"))
         self.asked.append((request.method, dict(request.args), request.getHeader("Authorization")))
         match request.path:
@@ -197,6 +199,27 @@ async def test_nothing_is_unpacked(server: Server, tmp_path: Path, method: str) 
     assert peak < 10 * MAX_DOCUMENT
     # RFC 9110 section 12.5.3: without the header any coding would do.
     assert server.encodings == ["identity"]
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_form_is_sent_once(server: Server, tmp_path: Path) -> None:
+    """A server that closes instead of an answer may have done what the form asks: it is not asked again."""
+    port, url = await listening(server)
+    with pytest.raises(LoginRefused, match="ResponseNeverReceived"):
+        await web(tmp_path).submit(f"{url}/closed", {}, {"token": "x"})
+    assert [method for method, _, _ in server.asked] == [b"POST"]
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_request_has_a_connection_of_its_own(server: Server, tmp_path: Path) -> None:
+    """None is kept, which the server might close just as a form is sent."""
+    port, url = await listening(server)
+    asked = web(tmp_path)
+    for _ in range(3):
+        await asked.get(f"{url}/fine")
+    assert len(server.peers) == 3
     await port.stopListening()
 
 
