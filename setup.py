@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-OAUTH2 = ["PyJWT>=2.11", "treq>=24.9"]
+OAUTH2 = ["PyJWT>=2.11"]
 
 setup(
     name="mailroute",

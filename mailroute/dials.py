@@ -18,11 +18,13 @@ from mailroute.config.oauth2 import OAuth2
 from mailroute.events import Change, Method, Security
 from mailroute.interfaces import IBackend
 from mailroute.sockets.endpoints import HubClientEndpoint, suits
+from mailroute.sources.trust import trusting
 from mailroute.tls import ClientTLS, client_context
 from mailroute.tokens.backend import TokenBackend
 from mailroute.tokens.cache import Tokens
 from mailroute.tokens.files import TokenFiles
 from mailroute.tokens.grant import Grant
+from mailroute.web import Web, basic
 
 MAX_CHANGED = 1024
 """Changed copies of a backend that are kept, with their TLS sessions; the one used longest ago goes first."""
@@ -95,16 +97,14 @@ class _Maker:
 
 
 def _tokens(block: OAuth2, reactor: Any) -> Tokens:
-    # Here, and not above: who has no use for tokens need not have the library.
-    from mailroute.web import Web, basic
-
     form = {"scope": block.scope} if block.scope else {}
     headers: dict[str, str] = {}
     if block.client_secret_file is None:
         form["client_id"] = block.client_id
     else:
         headers = basic(block.client_id.encode("utf-8"), block.client_secret_file.value)
-    web = Web(reactor, None if block.ca is None else block.ca.root, block.timeout)
+    tls = trusting(None if block.ca is None else block.ca.root)
+    web = Web(reactor, tls, block.timeout)
     grant = Grant(web, block.token_url, headers, form, block.personal, lambda: reactor.seconds())
     files = None
     if block.token_folder is not None and block.token_key_file is not None:

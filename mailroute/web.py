@@ -5,32 +5,33 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, urlencode
 
-import treq
 from attrs import field, frozen
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TookTooLong
-from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS
+from twisted.python.url import URL
 from twisted.web.http_headers import Headers
 
 from mailroute.events import LoginRefused, Reason, Refusal
-from mailroute.sources import BadOption, SourceContext
+from mailroute.sources.trust import TLSByName
+from mailroute.sources.web_client import WebClient, WebServerFails
 
 MAX_DOCUMENT = 256 * 1024
 """Bytes of an answer: some hundred keys."""
 
+MAX_ANSWER = MAX_DOCUMENT + 64 * 1024
+"""Bytes of an answer with its headers, as they come over the wire."""
+
 MAX_ASKED = 256
 """Requests at once; whoever comes on top of that is told to come again."""
 
-_BEGIN = "-----BEGIN CERTIFICATE-----"
-
-
-class _TooLong(Exception):
-    """An answer has more bytes than any answer should."""
+_USUAL = {
+    "Accept": ["application/json"],
+    # RFC 9110 section 12.5.3: without it any coding may come.
+    "Accept-Encoding": ["identity"],
+}
 
 
 @frozen
@@ -53,16 +54,19 @@ class Web:
     """Asks servers over HTTPS.
 
     :param clock: the reactor.
-    :param root: Twisted's trust root, which says who may vouch for them; None for the system's authorities.
+    :param tls: makes the client's side of TLS; says who may vouch for the servers.
     :param timeout: seconds for one answer.
     """
 
-    def __init__(self, clock: Any, root: object | None, timeout: float) -> None:
+    def __init__(self, clock: Any, tls: TLSByName, timeout: float) -> None:
         self._clock = clock
-        self._root = root
         self._timeout = timeout
         self._asked = 0
-        self._client: HTTPClient | None = None
+        # A connection for each request: the server may close one that is kept just as it is used
+        # again, and a POST is not repeated.
+        self._client = WebClient(
+            clock, tls, patience=timeout, max_body=MAX_DOCUMENT, max_answer=MAX_ANSWER, pool=None
+        )
 
     async def get(self, url: str) -> bytes:
         """Return the document at an address.
@@ -98,40 +102,22 @@ class Web:
             self._asked -= 1
 
     async def _exchange(self, request: _Request) -> Answer:
-        response = await self._connected().request(
-            request.method,
-            request.url,
-            headers=Headers({"Accept": ["application/json"], **_listed(request.headers)}),
-            data=None if request.form is None else dict(request.form),
-            allow_redirects=False,
-        )
-        body = bytearray()
-
-        def collect(data: bytes) -> None:
-            if len(body) + len(data) > MAX_DOCUMENT:
-                raise _TooLong(f"more than {MAX_DOCUMENT} bytes")
-            body.extend(data)
-
-        await treq.collect(response, collect)
-        return Answer(response.code, bytes(body))
-
-    def _connected(self) -> HTTPClient:
-        if self._client is None:
-            # Not before it is needed: settings are made before there is a reactor.
-            # A connection for each request: the server may close one that is kept just as it is
-            # used again, and a POST is not repeated.
-            self._client = HTTPClient(Agent(self._clock, BrowserLikePolicyForHTTPS(self._root)))
-        return self._client
+        url = URL.fromText(request.url).asURI().asText().encode("ascii")
+        headers = Headers({**_USUAL, **{name: [value] for name, value in request.headers.items()}})
+        body = None
+        if request.form is not None:
+            headers.setRawHeaders("Content-Type", ["application/x-www-form-urlencoded"])
+            body = urlencode(request.form).encode("ascii")
+        answer = await self._client.ask(request.method.encode("ascii"), url, headers, body)
+        if any(value.strip().lower() != b"identity" for value in answer.values(b"Content-Encoding")):
+            raise WebServerFails("it is encoded (Content-Encoding), which it was not asked for")
+        return Answer(answer.status, answer.body)
 
 
 def _good(url: str, answer: Answer) -> bytes:
     if answer.status != 200:
         raise _unavailable(url, f"status {answer.status}")
     return answer.content
-
-
-def _listed(headers: Mapping[str, str]) -> dict[str, list[str]]:
-    return {name: [value] for name, value in headers.items()}
 
 
 def _too_late(result: object, timeout: float) -> Failure:
@@ -142,7 +128,8 @@ def _too_late(result: object, timeout: float) -> Failure:
 def _explained(failure: Failure, url: str) -> Failure:
     if failure.check(LoginRefused):
         return failure
-    return Failure(_unavailable(url, type(failure.value).__name__))
+    ours = failure.check(WebServerFails) is not None
+    return Failure(_unavailable(url, str(failure.value) if ours else type(failure.value).__name__))
 
 
 def _unavailable(url: str, why: str) -> LoginRefused:
@@ -154,22 +141,3 @@ def basic(name: bytes, password: bytes) -> dict[str, str]:
     # RFC 6749 section 2.3.1: both are encoded as in a form before they are put together.
     pair = f"{quote_plus(name)}:{quote_plus(password)}"
     return {"Authorization": f"Basic {base64.b64encode(pair.encode('ascii')).decode('ascii')}"}
-
-
-def authorities(context: SourceContext, ca: str) -> object:
-    """Return the trust root of a PEM file, relative to the configuration's folder.
-
-    :raises BadOption: the file cannot be read, or holds no certificate.
-    """
-    path = context.folder / ca
-    try:
-        content = context.copies.read(path)
-        parts = content.decode("ascii").split(_BEGIN)[1:]
-        found = [Certificate.loadPEM(f"{_BEGIN}{part}".encode()) for part in parts]
-    except OSError as error:
-        raise BadOption("ca", f"cannot read {path}: {error.strerror or error}") from None
-    except Exception:  # OpenSSL has errors of its own
-        found = []
-    if not found:
-        raise BadOption("ca", f"{path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
-    return trustRootFromCertificates(found)

@@ -19,7 +19,7 @@ from mailroute import routers
 from mailroute.events import Address, Change, Client, Credentials, LoginRefused, Lookup, Reason, Route
 from mailroute.proofs import Proof
 from mailroute.routers import BadAnswer, BadOption, SourceContext
-from mailroute.sources.web import MAX_BODY
+from mailroute.sources.web import MAX_ANSWER, MAX_BODY
 from mailroute.testing import CLIENT
 
 PASSWORD = "se cret'\"%:*ü"
@@ -456,9 +456,25 @@ async def test_an_answer_is_bounded(make, hostile, kind, dialect):
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_log_says_who_was_cut_off(make, hostile):
+    """The operator is told the bound, and not that a connection was lost."""
+    hostile.protocol = type(
+        "Flooding", (Flood,), dict(zip(("beginning", "chunk"), FLOODS["headers"], strict=True))
+    )
+    router = make(url=hostile.url, dialect="json", timeout=10)
+    with capturedLogs() as logs:
+        assert await ask(router, "alice") is Reason.UNAVAILABLE
+    assert [event["why"] for event in logs if "server" in event and "why" in event] == [
+        f"more than {MAX_ANSWER} bytes with its headers"
+    ]
+    (talk,) = hostile.talks
+    await talk.end()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_body_that_nobody_needs(make, hostile, monkeypatch):
     """Nginx reads the headers alone: a body that does not come costs no login."""
-    monkeypatch.setattr("mailroute.sources.web.LAST_BYTES", 0.05)
+    monkeypatch.setattr("mailroute.sources.web_client.LAST_BYTES", 0.05)
     router = make(url=hostile.url)
     answer = Deferred.fromCoroutine(ask(router, "alice"))
     talk = await hostile.next()

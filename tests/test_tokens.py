@@ -38,6 +38,7 @@ from mailroute.events import (
 )
 from mailroute.places import Places, lets_in_anybody
 from mailroute.proofs import Proof
+from mailroute.sources.trust import trusting
 from mailroute.testing import CLIENT, FakeBackend, opened
 from mailroute.tokens import cache
 from mailroute.tokens.backend import TokenBackend
@@ -114,7 +115,7 @@ class Rig:
             def callLater(self, *args: Any) -> Any:  # noqa: N802 - Twisted's name
                 return reactor.callLater(*args)
 
-        web = Web(reactor, None, timeout)
+        web = Web(reactor, trusting(None), timeout)
         headers = basic(b"mail route", b"s:ecret")
         grant = Grant(web, self.url, headers, {"scope": "mail"}, personal, lambda: self.now)
         return Tokens(grant, self.files() if kept else None, deferToThread, RigClock())  # type: ignore[arg-type]

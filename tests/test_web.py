@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,18 @@ import pytest_twisted
 from servers.certificates import Authority
 from twisted.internet import endpoints, ssl
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from mailroute.events import LoginRefused, Reason
 from mailroute.sources import BadOption, SourceContext
-from mailroute.web import MAX_DOCUMENT, Web, authorities
+from mailroute.sources.trust import tls_for
+from mailroute.web import MAX_ANSWER, MAX_DOCUMENT, Web
+
+PACKED = gzip.compress(b" " * 30_000_000)
+"""Within the bound on the wire, and a hundred times as much as that once it is unpacked."""
 
 
 class Server(Resource):
@@ -28,8 +36,12 @@ class Server(Resource):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[Any] = []
+        self.encodings: list[str | None] = []
+        self.peers: set[Any] = set()
 
     def render(self, request: Any) -> Any:
+        self.peers.add(request.getClientAddress())
+        self.encodings.append(request.getHeader("Accept-Encoding"))
         self.asked.append((request.method, dict(request.args), request.getHeader("Authorization")))
         match request.path:
             case b"/slow":
@@ -41,6 +53,9 @@ class Server(Resource):
             case b"/elsewhere":
                 request.redirect(b"/fine")
                 return b""
+            case b"/packed":
+                request.setHeader("Content-Encoding", "gzip")
+                return PACKED
             case b"/closed":
                 request.transport.abortConnection()
                 return NOT_DONE_YET
@@ -72,7 +87,7 @@ def web(folder: Path, ca: str | None = None, timeout: float = 5) -> Web:
     from twisted.internet import reactor
 
     context = SourceContext(folder, frozenset(), str, reactor, None)
-    return Web(reactor, None if ca is None else authorities(context, ca), timeout)
+    return Web(reactor, tls_for(context, ca), timeout)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +104,8 @@ async def test_a_document_comes_as_it_is(server: Server, tmp_path: Path) -> None
     assert len(await asked.get(f"{url}/longest")) == MAX_DOCUMENT
     await asked.post(f"{url}/fine", {"Authorization": "Basic x"}, {"token": "a&b=c"})
     assert server.asked[-1] == (b"POST", {b"token": [b"a&b=c"]}, "Basic x")
+    await asked.get(f"{url}/fine?n\u00e4me=\u00fc")
+    assert server.asked[-1][1] == {"n\u00e4me".encode(): ["\u00fc".encode()]}
     await port.stopListening()
 
 
@@ -97,7 +114,7 @@ async def test_a_document_comes_as_it_is(server: Server, tmp_path: Path) -> None
     [
         ("/none", "status 404"),
         ("/elsewhere", "status 302"),
-        ("/long", "_TooLong"),
+        ("/long", f"more than {MAX_DOCUMENT} bytes"),
         ("/slow", "TimeoutError"),
         ("/closed", "ResponseNeverReceived"),
     ],
@@ -111,6 +128,98 @@ async def test_what_is_no_answer_is_told(server: Server, tmp_path: Path, path: s
         await asked.get(f"{url}{path}")
     assert error.value.refusal.reason is Reason.UNAVAILABLE
     assert error.value.refusal.detail == f"{url}{path} cannot be asked: {why}"
+    await port.stopListening()
+
+
+class EndlessHeaders(Protocol):
+    """Begins an answer whose headers do not end."""
+
+    chunk = b"X-Header: x\r\n" * 3000
+    sent = 0
+
+    def __init__(self) -> None:
+        self.lost: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        del data
+        if not self.sent:
+            self.transport.write(b"HTTP/1.1 200 OK\r\n")
+            self.transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        self.sent += len(self.chunk)
+        self.transport.write(self.chunk)
+
+    def stopProducing(self) -> None:
+        self.transport.unregisterProducer()
+
+    def connectionLost(self, reason: Failure) -> None:
+        del reason
+        self.lost.callback(None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_headers_without_end_are_cut_off(tmp_path: Path) -> None:
+    """The bound is on all that comes over the wire: the server is cut off there, before its time is over."""
+    from twisted.internet import reactor
+
+    endless = EndlessHeaders()
+    factory = Factory.forProtocol(lambda: endless)
+    factory.noisy = False
+    port = await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+    url = f"http://localhost:{port.getHost().port}/"
+    with pytest.raises(LoginRefused) as error:
+        await web(tmp_path, timeout=10).get(url)
+    assert error.value.refusal.reason is Reason.UNAVAILABLE
+    assert error.value.refusal.detail == (
+        f"{url} cannot be asked: more than {MAX_ANSWER} bytes with its headers"
+    )
+    await endless.lost
+    await port.stopListening()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_unpacked(server: Server, tmp_path: Path, method: str) -> None:
+    """No compression is asked for: what is packed all the same is no answer, and takes no more memory."""
+    port, url = await listening(server)
+    asked = web(tmp_path)
+    assert len(PACKED) < MAX_DOCUMENT
+    tracemalloc.start()
+    try:
+        with pytest.raises(LoginRefused) as error:
+            await (asked.get(f"{url}/packed") if method == "GET" else asked.submit(f"{url}/packed", {}, {}))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert error.value.refusal.reason is Reason.UNAVAILABLE
+    assert error.value.refusal.detail == (
+        f"{url}/packed cannot be asked: it is encoded (Content-Encoding), which it was not asked for"
+    )
+    assert peak < 10 * MAX_DOCUMENT
+    # RFC 9110 section 12.5.3: without the header any coding would do.
+    assert server.encodings == ["identity"]
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_form_is_sent_once(server: Server, tmp_path: Path) -> None:
+    """A server that closes instead of an answer may have done what the form asks: it is not asked again."""
+    port, url = await listening(server)
+    with pytest.raises(LoginRefused, match="ResponseNeverReceived"):
+        await web(tmp_path).submit(f"{url}/closed", {}, {"token": "x"})
+    assert [method for method, _, _ in server.asked] == [b"POST"]
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_request_has_a_connection_of_its_own(server: Server, tmp_path: Path) -> None:
+    """None is kept, which the server might close just as a form is sent."""
+    port, url = await listening(server)
+    asked = web(tmp_path)
+    for _ in range(3):
+        await asked.get(f"{url}/fine")
+    assert len(server.peers) == 3
     await port.stopListening()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -96,5 +95,3 @@ def faults(login: Method, block: OAuth2 | None) -> Iterator[tuple[tuple[str, ...
         return
     for key, message in block.lacks():
         yield ("oauth2", key), message
-    if find_spec("treq") is None:
-        yield ("login",), 'needs the package treq: pip install "mailroute[oauth2]"'

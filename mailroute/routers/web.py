@@ -26,7 +26,8 @@ from mailroute.routers.guard import Guard
 from mailroute.routers.questions import question
 from mailroute.sources import BadAnswer, BadOption, SlowOptions, SourceContext, read_options, secret
 from mailroute.sources.trust import tls_for
-from mailroute.sources.web import WebAnswer, WebServerFails, WebServers
+from mailroute.sources.web import WebServers
+from mailroute.sources.web_client import WebAnswer, WebServerFails
 from mailroute.wire import nginx_auth
 from mailroute.wire.nginx_auth import AuthAnswer, BadAuthAnswer
 

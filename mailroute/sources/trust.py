@@ -9,11 +9,14 @@ from OpenSSL import SSL
 from mailroute.sources.context import BadOption, SourceContext
 from mailroute.tls import ClientTLS, authorities, client_context
 
+TLSByName = Callable[[str], ClientTLS]
+"""Makes the client's side of TLS for a server, by the name that its certificate must carry."""
 
-def tls_for(context: SourceContext, ca: str | None, key: str = "ca") -> Callable[[str], ClientTLS]:
-    """Return what makes the client's side of TLS for a server, by the name that its certificate must carry.
 
-    :param ca: the PEM file with the authorities that may vouch for it; None: the system's.
+def tls_for(context: SourceContext, ca: str | None, key: str = "ca") -> TLSByName:
+    """Return what makes the client's side of TLS for servers.
+
+    :param ca: the PEM file with the authorities that may vouch for them; None: the system's.
     :raises BadOption: the file cannot be read, or holds no certificates.
     """
     roots = None
@@ -26,6 +29,14 @@ def tls_for(context: SourceContext, ca: str | None, key: str = "ca") -> Callable
         except ValueError:
             fault = f"{path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"
             raise BadOption(key, fault) from None
+    return trusting(roots)
+
+
+def trusting(roots: object | None) -> TLSByName:
+    """Return what makes the client's side of TLS for servers for which a trust root vouches.
+
+    :param roots: Twisted's trust root; None for the system's authorities.
+    """
     made: list[SSL.Context] = []
 
     def make(name: str) -> ClientTLS:

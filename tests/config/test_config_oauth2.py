@@ -171,10 +171,3 @@ def test_a_look_at_a_backend_reads_no_secret(load: Load, folder: Path) -> None:
     found = load_backend(folder / "mailroute.toml", "east", None)
     assert found is not None
     assert found.login is Method.OAUTH2
-
-
-def test_a_missing_package_is_told(errors: Errors, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has not installed what requests need is told the package and how to install it."""
-    monkeypatch.setattr("mailroute.config.oauth2.find_spec", lambda _: None)
-    (said,) = errors(TEXT)
-    assert said.startswith('mailroute.toml:8: backend.east.login: needs the package treq: pip install "mail')

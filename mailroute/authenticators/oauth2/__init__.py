@@ -9,8 +9,11 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from zope.interface import implementer
 
 from mailroute.authenticators.oauth2.authenticator import TokenAuthenticator, Validator
+from mailroute.authenticators.oauth2.introspection import Introspection
 from mailroute.interfaces import IAuthenticateSource
 from mailroute.sources import BadOption, Options, SourceContext, read_options, secret, web_address
+from mailroute.sources.trust import tls_for
+from mailroute.web import Web
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures by key pairs: whoever can check one cannot make one."""
@@ -140,14 +143,8 @@ class OAuth2Source:
 
 
 def _validator(options: OAuth2Options, context: SourceContext) -> Validator:
-    # Here, and not above: who has no use for tokens need not have the libraries.
-    from mailroute.web import Web, authorities
-
-    root = None if options.ca is None else authorities(context, options.ca)
-    web = Web(context.clock, root, options.timeout)
+    web = Web(context.clock, tls_for(context, options.ca), options.timeout)
     if options.introspection:
-        from mailroute.authenticators.oauth2.introspection import Introspection
-
         password = secret(context, "client_secret_file", options.client_secret_file or "")
         client = ((options.client_id or "").encode("utf-8"), password)
         return Introspection(
@@ -159,6 +156,7 @@ def _validator(options: OAuth2Options, context: SourceContext) -> Validator:
             leeway=options.leeway,
             seconds=lambda: context.clock.seconds(),
         )
+    # Here, and not above: who has no use for signed tokens need not have the library.
     from mailroute.authenticators.oauth2.keys import FILE_TTL, FileKeys, Keys, WebKeys
     from mailroute.authenticators.oauth2.signed import SignedTokens
 
