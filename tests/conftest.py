@@ -3,4 +3,4 @@
 import pytest
 
 # An assert in here is to say as much as one in a test.
-pytest.register_assert_rewrite("streams", "transcripts")
+pytest.register_assert_rewrite("properties", "streams", "transcripts")
