@@ -6,12 +6,11 @@ from urllib.parse import unquote
 
 import pytest
 import pytest_twisted
-from live import Backends, Talk, patient
+from live import Backends, Talk, listening, patient
 from servers.auth_http import AuthServer
 from servers.certificates import Authority
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
@@ -123,13 +122,9 @@ def json_server():
 def hostile():
     """Play a web server."""
     factory = Backends()
-    port = pytest_twisted.blockon(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory))
-    factory.url = f"http://127.0.0.1:{port.getHost().port}/"
-    yield factory
-    pytest_twisted.blockon(port.stopListening())
-    for talk in factory.talks:
-        talk.transport.abortConnection()
-        pytest_twisted.blockon(Deferred.fromCoroutine(talk.end()))
+    with listening(factory) as port:
+        factory.url = f"http://127.0.0.1:{port}/"
+        yield factory
 
 
 def lookup(user, password=PASSWORD, **more):

@@ -7,11 +7,10 @@ import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
-from live import Backends, Talk
+from live import Backends, Talk, listening
 from sansldap import LDAPClient, LDAPFilter, LDAPResultCode, LDAPServer, PartialAttribute
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 
@@ -72,13 +71,9 @@ def server():
     factory = Backends()
     factory.answers = {}
     factory.protocol = lambda: type("Playing", (Answering,), {"answers": factory.answers})()
-    port = pytest_twisted.blockon(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory))
-    factory.url = f"ldap://127.0.0.1:{port.getHost().port}"
-    yield factory
-    pytest_twisted.blockon(port.stopListening())
-    for talk in factory.talks:
-        talk.transport.abortConnection()
-        pytest_twisted.blockon(Deferred.fromCoroutine(talk.end()))
+    with listening(factory) as port:
+        factory.url = f"ldap://127.0.0.1:{port}"
+        yield factory
 
 
 @pytest.fixture
