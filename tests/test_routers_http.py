@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 import pytest
 import pytest_twisted
+from asking import explained
 from live import Backends, Talk, listening, patient
 from servers.auth_http import AuthServer
 from servers.certificates import Authority
@@ -15,9 +16,9 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from mailroute import routers
-from mailroute.events import Address, Change, Client, Credentials, LoginRefused, Lookup, Reason, Route
+from mailroute.events import Address, Change, Client, Credentials, Lookup, Reason, Route
 from mailroute.proofs import Proof
-from mailroute.routers import BadAnswer, BadOption, SourceContext
+from mailroute.routers import BadOption, SourceContext
 from mailroute.sources.web import MAX_BODY
 from mailroute.testing import CLIENT
 
@@ -134,15 +135,7 @@ def lookup(user, password=PASSWORD, **more):
 
 async def ask(router, question):
     """Return the answer, or why there is none."""
-    if isinstance(question, str):
-        question = lookup(question)
-    try:
-        answer = router.route(question)
-        return await answer if isinstance(answer, Deferred) else answer
-    except LoginRefused as refused:
-        return refused.refusal.reason
-    except BadAnswer as error:
-        return str(error)
+    return await explained(router, lookup(question) if isinstance(question, str) else question)
 
 
 # --- as for nginx -----------------------------------------------------------

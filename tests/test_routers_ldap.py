@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 import pytest_twisted
+from asking import explained
 from hypothesis import given
 from hypothesis import strategies as st
 from live import Backends, Talk, listening
@@ -15,8 +16,8 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 
 from mailroute import routers
-from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Route
-from mailroute.routers import BadAnswer, BadOption, SourceContext
+from mailroute.events import Credentials, Lookup, Reason, Route
+from mailroute.routers import BadOption, SourceContext
 from mailroute.sources.ldap import escape
 from mailroute.sources.ldap_connection import MAX_MESSAGE, MAX_MESSAGES, Connection
 from mailroute.testing import CLIENT
@@ -105,13 +106,8 @@ def make(tmp_path, server):
 
 async def ask(router, user="alice", password=b"wonderland"):
     """Return the answer, or why there is none."""
-    try:
-        answer = router.route(Lookup(user, "imap", CLIENT, Credentials("PLAIN", user.encode(), password)))
-        return await answer if isinstance(answer, Deferred) else answer
-    except LoginRefused as refused:
-        return refused.refusal.reason
-    except BadAnswer as error:
-        return str(error)
+    credentials = Credentials("PLAIN", user.encode(), password)
+    return await explained(router, Lookup(user, "imap", CLIENT, credentials))
 
 
 @given(st.text())
