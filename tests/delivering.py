@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from live import Backends, Talk
-from twisted.internet import defer, reactor
+from live import Backends, Talk, ended, started
+from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 
-from mailroute import config, service
+from mailroute import config
 from mailroute.events import Route
 from mailroute.testing import FakeRouter
 
@@ -149,18 +149,10 @@ async def delivering(
         route=route or [FakeRouter(ROUTES)],
         **tables,
     )
-    running = service(settings, reactor)
-    running.privilegedStartService()
-    running.startService()
-    (listener,) = (child for child in running if hasattr(child, "factory"))
+    running, listener = started(settings)
     delivery = Delivering(listener, backends, ports)
     try:
         yield delivery
     finally:
-        await running.stopService()
-        for port in ports.values():
-            await defer.maybeDeferred(port.stopListening)
-        for talk in [*delivery.clients, *(talk for servers in backends.values() for talk in servers.talks)]:
-            if talk.reason is None:
-                talk.transport.abortConnection()
-                await talk.lost
+        talks = [talk for servers in backends.values() for talk in servers.talks]
+        await ended(running, ports.values(), [*delivery.clients, *talks])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
+import pytest_twisted
 from twisted.internet import defer, reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
@@ -159,11 +160,44 @@ class Live:
         return client, backend
 
 
+@contextlib.contextmanager
+def listening(servers: Backends) -> Iterator[int]:
+    """Have the test play a server, for a fixture that is no coroutine; yields the port."""
+    port = pytest_twisted.blockon(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(servers))
+    try:
+        yield port.getHost().port
+    finally:
+        pytest_twisted.blockon(port.stopListening())
+        for talk in servers.talks:
+            talk.transport.abortConnection()
+            pytest_twisted.blockon(Deferred.fromCoroutine(talk.end()))
+
+
 async def let_in(backend: Talk) -> None:
     """Play a backend that greets and takes any password."""
     backend.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hello\r\n")
     await backend.until(b"\r\n")
     backend.say(b"M1 OK [CAPABILITY IMAP4rev1] Hi\r\n")
+
+
+def started(settings: Any) -> tuple[Any, Any]:
+    """Start a mailroute with one listener, and return its service and the listener."""
+    running = service(settings, reactor)
+    running.privilegedStartService()
+    running.startService()
+    (listener,) = (child for child in running if hasattr(child, "factory"))
+    return running, listener
+
+
+async def ended(running: Any, ports: Iterable[Any], talks: Iterable[Talk]) -> None:
+    """Stop a mailroute and the backends behind it, and end the conversations that still go on."""
+    await running.stopService()
+    for port in ports:
+        await defer.maybeDeferred(port.stopListening)
+    for talk in talks:
+        if talk.reason is None:
+            talk.transport.abortConnection()
+            await talk.lost
 
 
 @contextlib.asynccontextmanager
@@ -196,19 +230,11 @@ async def live(
         route=[FakeRouter(routes)],
         **tables,
     )
-    running = service(settings, reactor)
-    running.privilegedStartService()
-    running.startService()
-    (listener,) = (child for child in running if hasattr(child, "factory"))
+    running, listener = started(settings)
     try:
         yield Live(listener, running, east, east_port)
     finally:
-        await running.stopService()
-        await defer.maybeDeferred(east_port.stopListening)
-        for talk in east.talks:
-            if talk.reason is None:
-                talk.transport.abortConnection()
-                await talk.lost
+        await ended(running, [east_port], east.talks)
 
 
 def patient(condition: Callable[[], bool], clock: Any = reactor) -> Deferred[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attrs import evolve
+from transcripts import greeted
 
 from mailroute.dialogs.smtp import LMTP
 from mailroute.envelope import DeliveryTerms, MailFrom, RcptTo, Reply
@@ -17,17 +18,7 @@ TO = RcptTo(b"a@b.example", b"a@b.example")
 
 def talking(protocol=LMTP, hello=b"LHLO me\r\n", **changes) -> Conversation:
     """Return a conversation that has begun."""
-    talk = Conversation(protocol.receiver(evolve(TERMS, **changes)))
-    talk.take(talk.half.greet())
-    talk.hears(hello)
-    talk.said()
-    return talk
-
-
-def told(talk: Conversation, line: bytes) -> bytes:
-    """Return what is said to a line."""
-    talk.hears(line + b"\r\n")
-    return talk.said()
+    return greeted(Conversation(protocol.receiver(evolve(TERMS, **changes))), hello)
 
 
 def in_message(command=b"DATA\r\n", **changes) -> Conversation:

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import evolve
 from hypothesis import strategies as st
 from logins import Case
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD
-from mailroute.events import Attempt, HangUp, LoggedIn, Ready, Reason, Refusal, Refused, Send, StartTLS
+from mailroute.events import (
+    Attempt,
+    Credentials,
+    DialogTerms,
+    HangUp,
+    LoggedIn,
+    Method,
+    Ready,
+    Reason,
+    Refusal,
+    Refused,
+    Send,
+    StartTLS,
+)
 from mailroute.interfaces import IDialog, ILogin, IMailProtocol
+from mailroute.proofs import Proof
+
+TERMS = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), bad_commands=0)
+
+
+def ways(order: Case) -> list[Case]:
+    """Return the order, and what it would be behind STARTTLS, without a login, and with a token."""
+    return [
+        order,
+        evolve(order, starttls=True),
+        evolve(order, method=Method.NONE),
+        evolve(order, credentials=Credentials("XOAUTH2", b"bob", b"t", proof=Proof.TOKEN)),
+    ]
 
 
 def pieces(lines: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[bytes]]:
@@ -77,12 +105,16 @@ def check_client(dialog: IDialog, segments: list[bytes], command: bytes) -> None
 
 
 def check_backend(
-    protocol: IMailProtocol, order: Case, segments: list[bytes], opened: int, most: int
+    protocol: IMailProtocol,
+    order: Case,
+    segments: list[bytes],
+    opened: int,
+    bounded: Callable[[ILogin], bool],
 ) -> None:
     """Insist that no bytes of a backend raise, that it is ready once at most, and that it ends so.
 
     :param opened: before which segment the order comes.
-    :param most: bytes that it may keep.
+    :param bounded: tells whether the login keeps no more than it may.
     """
     login = order.unopened(protocol)
     seen = []
@@ -97,7 +129,7 @@ def check_backend(
             seen.append(order)
             obey(login.open(order.order))
         obey(login.receive(segment))
-        assert len(login._reader) <= most
+        assert bounded(login)
     assert sum(isinstance(event, LoggedIn | Refused) for event in seen) <= 1
     assert seen.count(Ready()) <= 1
     assert Ready() not in (seen[seen.index(order) :] if order in seen else [])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from live import Backends, Talk, let_in, patient
+from live import Backends, Talk, ended, let_in, patient, started
 from servers.certificates import Authority
 from twisted.internet import reactor
 from twisted.internet.endpoints import (
@@ -24,7 +24,7 @@ from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFrom
 from twisted.logger import LogLevel, capturedLogs
 from zope.interface import implementer
 
-from mailroute import config, relayed, service
+from mailroute import config, relayed
 from mailroute.events import Address, Farewell, Route
 from mailroute.testing import FakeRouter
 from mailroute.wire.proxy_header import SIGNATURE, version_1, version_2
@@ -116,20 +116,12 @@ async def behind(
         route=[router],
         **tables,
     )
-    running = service(settings, reactor)
-    running.privilegedStartService()
-    running.startService()
-    (listener,) = (child for child in running if hasattr(child, "factory"))
+    running, listener = started(settings)
     house = House(listener, east, router)
     try:
         yield house
     finally:
-        await running.stopService()
-        await east_port.stopListening()
-        for talk in (*east.talks, *house.clients):
-            if talk.reason is None:
-                talk.transport.abortConnection()
-                await talk.lost
+        await ended(running, [east_port], [*east.talks, *house.clients])
 
 
 @pytest.fixture(params=["hub", "twisted"], autouse=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from live import WAIT, Backends, Live, Talk, patient
+from live import WAIT, Backends, Live, Talk, ended, patient, started
 from servers.certificates import Authority
 from servers.processes import free_port
 from timers import waiting
@@ -28,7 +28,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.logger import capturedLogs
 from zope.interface import implementer
 
-from mailroute import config, service
+from mailroute import config
 from mailroute.dialogs.tcp.dialog import TcpDialog
 from mailroute.session import Session
 
@@ -154,20 +154,12 @@ async def forwarder(
     settings = config.build(
         reactor, listen=[block], backend={"east": {"tcp": place.format(port)} | (backend or {})}, **tables
     )
-    running = service(settings, reactor)
-    running.privilegedStartService()
-    running.startService()
-    (listener,) = (child for child in running if hasattr(child, "factory"))
+    running, listener = started(settings)
     house = Forwarder(listener, running, east, east_port)
     try:
         yield house
     finally:
-        await running.stopService()
-        await east_port.stopListening()
-        for talk in (*east.talks, *house.clients):
-            if talk.reason is None:
-                talk.transport.abortConnection()
-                await talk.lost
+        await ended(running, [east_port], [*east.talks, *house.clients])
 
 
 def last_line(events: Any) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from asking import explained
 from live import patient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -14,8 +15,8 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from mailroute import routers
-from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Route
-from mailroute.routers import BadAnswer, BadOption, SourceContext
+from mailroute.events import Credentials, Lookup, Reason, Route
+from mailroute.routers import BadOption, SourceContext
 from mailroute.routers.command import MAX_IGNORED, MAX_LINE
 from mailroute.testing import CLIENT
 
@@ -61,13 +62,7 @@ class Setting:
 
     async def ask(self, user, **more):
         """Return the answer, or why there is none."""
-        try:
-            answer = self.router.route(Lookup(user, "imap", CLIENT, **more))
-            return await answer if isinstance(answer, Deferred) else answer
-        except LoginRefused as refused:
-            return refused.refusal.reason
-        except BadAnswer as error:
-            return str(error)
+        return await explained(self.router, Lookup(user, "imap", CLIENT, **more))
 
 
 @pytest.fixture

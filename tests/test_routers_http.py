@@ -6,19 +6,19 @@ from urllib.parse import unquote
 
 import pytest
 import pytest_twisted
-from live import Backends, Talk, patient
+from asking import explained
+from live import Backends, Talk, listening, patient
 from servers.auth_http import AuthServer
 from servers.certificates import Authority
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from mailroute import routers
-from mailroute.events import Address, Change, Client, Credentials, LoginRefused, Lookup, Reason, Route
+from mailroute.events import Address, Change, Client, Credentials, Lookup, Reason, Route
 from mailroute.proofs import Proof
-from mailroute.routers import BadAnswer, BadOption, SourceContext
+from mailroute.routers import BadOption, SourceContext
 from mailroute.sources.web import MAX_ANSWER, MAX_BODY
 from mailroute.testing import CLIENT
 
@@ -123,13 +123,9 @@ def json_server():
 def hostile():
     """Play a web server."""
     factory = Backends()
-    port = pytest_twisted.blockon(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory))
-    factory.url = f"http://127.0.0.1:{port.getHost().port}/"
-    yield factory
-    pytest_twisted.blockon(port.stopListening())
-    for talk in factory.talks:
-        talk.transport.abortConnection()
-        pytest_twisted.blockon(Deferred.fromCoroutine(talk.end()))
+    with listening(factory) as port:
+        factory.url = f"http://127.0.0.1:{port}/"
+        yield factory
 
 
 def lookup(user, password=PASSWORD, **more):
@@ -139,15 +135,7 @@ def lookup(user, password=PASSWORD, **more):
 
 async def ask(router, question):
     """Return the answer, or why there is none."""
-    if isinstance(question, str):
-        question = lookup(question)
-    try:
-        answer = router.route(question)
-        return await answer if isinstance(answer, Deferred) else answer
-    except LoginRefused as refused:
-        return refused.refusal.reason
-    except BadAnswer as error:
-        return str(error)
+    return await explained(router, lookup(question) if isinstance(question, str) else question)
 
 
 # --- as for nginx -----------------------------------------------------------

@@ -5,19 +5,19 @@ from typing import ClassVar
 
 import pytest
 import pytest_twisted
+from asking import explained
 from hypothesis import given
 from hypothesis import strategies as st
-from live import Backends, Talk
+from live import Backends, Talk, listening
 from sansldap import LDAPClient, LDAPFilter, LDAPResultCode, LDAPServer, PartialAttribute
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 
 from mailroute import routers
-from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Route
-from mailroute.routers import BadAnswer, BadOption, SourceContext
+from mailroute.events import Credentials, Lookup, Reason, Route
+from mailroute.routers import BadOption, SourceContext
 from mailroute.sources.ldap import escape
 from mailroute.sources.ldap_connection import MAX_MESSAGE, MAX_MESSAGES, Connection
 from mailroute.testing import CLIENT
@@ -72,13 +72,9 @@ def server():
     factory = Backends()
     factory.answers = {}
     factory.protocol = lambda: type("Playing", (Answering,), {"answers": factory.answers})()
-    port = pytest_twisted.blockon(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory))
-    factory.url = f"ldap://127.0.0.1:{port.getHost().port}"
-    yield factory
-    pytest_twisted.blockon(port.stopListening())
-    for talk in factory.talks:
-        talk.transport.abortConnection()
-        pytest_twisted.blockon(Deferred.fromCoroutine(talk.end()))
+    with listening(factory) as port:
+        factory.url = f"ldap://127.0.0.1:{port}"
+        yield factory
 
 
 @pytest.fixture
@@ -110,13 +106,8 @@ def make(tmp_path, server):
 
 async def ask(router, user="alice", password=b"wonderland"):
     """Return the answer, or why there is none."""
-    try:
-        answer = router.route(Lookup(user, "imap", CLIENT, Credentials("PLAIN", user.encode(), password)))
-        return await answer if isinstance(answer, Deferred) else answer
-    except LoginRefused as refused:
-        return refused.refusal.reason
-    except BadAnswer as error:
-        return str(error)
+    credentials = Credentials("PLAIN", user.encode(), password)
+    return await explained(router, Lookup(user, "imap", CLIENT, credentials))
 
 
 @given(st.text())

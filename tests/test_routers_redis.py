@@ -4,6 +4,7 @@ import re
 
 import pytest
 import pytest_twisted
+from asking import explained
 from live import patient
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -13,7 +14,7 @@ from twisted.logger import capturedLogs
 
 from mailroute import routers
 from mailroute.events import Change, Credentials, LoginRefused, Lookup, Reason, Route
-from mailroute.routers import BadAnswer, BadOption, SourceContext
+from mailroute.routers import BadOption, SourceContext
 from mailroute.routers.redis import Address, KeyTemplate, read_url
 from mailroute.testing import CLIENT
 from mailroute.wire.lines import Stop
@@ -188,13 +189,7 @@ class Setting:
 
     async def ask(self, user="bob", protocol="imap"):
         """Return the answer, or why there is none."""
-        try:
-            answer = self.router.route(lookup(user, protocol))
-            return await answer if isinstance(answer, Deferred) else answer
-        except LoginRefused as refused:
-            return refused.refusal.reason
-        except BadAnswer as error:
-            return str(error)
+        return await explained(self.router, lookup(user, protocol))
 
 
 def make(folder, port, **options):

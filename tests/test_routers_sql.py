@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from asking import answered
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.application.service import IService
@@ -16,7 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from mailroute import routers
-from mailroute.events import Change, Client, Identity, LoginRefused, Lookup, Method, Reason, Route, Security
+from mailroute.events import Change, Client, Identity, Lookup, Method, Reason, Route, Security
 from mailroute.routers import BadAnswer, BadOption, SourceContext
 from mailroute.routers.guard import Unanswered
 from mailroute.routers.sql.drivers import Sqlite
@@ -149,11 +150,7 @@ def make(file: Path) -> Iterator[object]:
 
 async def ask(router, user: str, client: Client = CLIENT):
     """Return the route, or why there is none."""
-    try:
-        answer = router.route(Lookup(user, "imap", client))
-        return await answer if isinstance(answer, Deferred) else answer
-    except LoginRefused as refused:
-        return refused.refusal.reason
+    return await answered(router, Lookup(user, "imap", client))
 
 
 @pytest_twisted.ensureDeferred

@@ -8,9 +8,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Self
 
-from servers.processes import PATIENCE, Log, ServerProcess, accepts, wait_until
+from servers.processes import PATIENCE, Foreground, Log, ServerProcess, accepts
 
 import mailroute
 
@@ -51,8 +50,10 @@ def run(*arguments: str, folder: Path, **env: str) -> subprocess.CompletedProces
     )
 
 
-class Twistd:
+class Twistd(Foreground):
     """A ``twistd`` in the foreground that listens on some ports; use it as a context manager."""
+
+    name = "twistd"
 
     def __init__(
         self,
@@ -69,31 +70,12 @@ class Twistd:
         self._command = [*(command or [program("twistd")]), "--nodaemon", *arguments]
         self._env = environment() if env is None else env
         self._options = options
-        self._process: ServerProcess | None = None
 
-    def __enter__(self) -> Self:
-        self._process = ServerProcess(
-            self._command, self.log.path, cwd=self.folder, env=self._env, **self._options
-        )
-        try:
-            wait_until("twistd's start", self._runs)
-        except BaseException:
-            self._process.kill()
-            raise
-        return self
+    def _launch(self) -> ServerProcess:
+        return ServerProcess(self._command, self.log.path, cwd=self.folder, env=self._env, **self._options)
 
-    def __exit__(self, *_exc: object) -> None:
-        # Not killed: it is to remove what it has made.
-        self._process.stop()
-
-    def _runs(self) -> bool:
-        assert self._process.running(), self.log.text()
+    def _ready(self) -> bool:
         return catches_signals(self.pid) and all(accepts("127.0.0.1", port) for port in self._ports)
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
 
     def stop(self) -> None:
         """Tell it to end, and insist that it does, in good order."""

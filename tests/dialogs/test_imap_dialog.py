@@ -6,12 +6,12 @@ import base64
 
 import pytest
 from authenticating import ScramClient
+from transcripts import attempt, b64, refuse
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD, MAX_COMMANDS
 from mailroute.dialogs.imap.dialog import ImapDialog
 from mailroute.dialogs.imap.seam import Hello, Welcome
 from mailroute.events import (
-    Attempt,
     Credentials,
     DialogTerms,
     Farewell,
@@ -31,23 +31,8 @@ STARTTLS = DialogTerms(tls_offered=True, login_allowed=False)
 ALL = b"IMAP4rev1 LITERAL+ SASL-IR ID AUTH=PLAIN AUTH=LOGIN AUTH=XOAUTH2 AUTH=OAUTHBEARER"
 
 
-def b64(message: bytes) -> bytes:
-    return base64.b64encode(message)
-
-
 def talk(terms: DialogTerms = CLEAR) -> Conversation:
     return Conversation(ImapDialog(terms))
-
-
-def attempt(conversation: Conversation) -> Credentials:
-    event = conversation.event()
-    assert isinstance(event, Attempt)
-    return event.credentials
-
-
-def refuse(conversation: Conversation, reason: Reason = Reason.AUTHENTICATION_FAILED) -> bytes:
-    conversation.take(conversation.half.reject(Refusal(reason, "a test")))
-    return conversation.said()
 
 
 def test_greeting_lists_what_works():

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-
 import pytest
 from attrs import evolve
 from logins import Case
+from transcripts import b64, refusal, started
 
 from mailroute.dialogs.common.text import MIN_ECHO
 from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.login import MAX_UNTAGGED
 from mailroute.dialogs.imap.seam import Hello, Welcome
-from mailroute.events import Credentials, LoggedIn, Method, Ready, Reason, Refusal, Refused, StartTLS
+from mailroute.events import Credentials, LoggedIn, Method, Ready, Reason, StartTLS
 from mailroute.proofs import Proof, proof_of
 from mailroute.testing import CLIENT, Conversation
 
@@ -21,26 +20,14 @@ ORDER = Case(BOB, "bob")
 GREETING = b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hello\r\n"
 
 
-def b64(message: bytes) -> bytes:
-    return base64.b64encode(message)
-
-
 def talk(order: Case = ORDER) -> Conversation:
-    conversation = Conversation(order.login(IMAP))
-    conversation.take(conversation.half.start())
-    return conversation
+    return started(order.login(IMAP))
 
 
 def greeted(capabilities: bytes, order: Case = ORDER) -> Conversation:
     conversation = talk(order)
     conversation.hears(b"* OK [CAPABILITY " + capabilities + b"] hello\r\n")
     return conversation
-
-
-def refusal(conversation: Conversation) -> Refusal:
-    event = conversation.event()
-    assert isinstance(event, Refused)
-    return event.refusal
 
 
 def test_plain_with_an_initial_response():

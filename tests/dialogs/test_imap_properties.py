@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logins import Case
-from streams import check_client, play_backend, play_client
+from streams import TERMS, check_backend, check_client, play_backend, play_client, ways
 
 from mailroute.dialogs.imap import IMAP
 from mailroute.dialogs.imap.login import MAX_UNTAGGED
@@ -15,15 +14,11 @@ from mailroute.events import (
     Credentials,
     DialogTerms,
     LoggedIn,
-    Method,
-    Ready,
     Refused,
     StartTLS,
 )
-from mailroute.proofs import Proof
 from mailroute.wire.literal_reader import MAX_LINE, MAX_LITERAL, MAX_UNIT
 
-TERMS = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), bad_commands=0)
 ORDER = Case(Credentials("LOGIN", b"bob", b"sec\xffret"), "bob", tell_client=True)
 
 CLIENT_LINES = st.sampled_from(
@@ -100,16 +95,8 @@ def test_any_bytes_from_a_client(terms, data):
     check_client(IMAP.dialog(terms), data, b"a NOOP\r\n")
 
 
-ORDERS = [
-    ORDER,
-    evolve(ORDER, starttls=True),
-    evolve(ORDER, method=Method.NONE),
-    evolve(ORDER, credentials=Credentials("XOAUTH2", b"bob", b"t", proof=Proof.TOKEN)),
-]
-
-
 @given(
-    order=st.sampled_from(ORDERS),
+    order=st.sampled_from(ways(ORDER)),
     data=st.lists(st.one_of(st.binary(max_size=300), SERVER_LINES), max_size=20),
 )
 def test_any_bytes_from_a_backend(order, data):
@@ -126,29 +113,13 @@ def test_any_bytes_from_a_backend(order, data):
 
 
 @given(
-    order=st.sampled_from(ORDERS),
+    order=st.sampled_from(ways(ORDER)),
     data=st.lists(st.one_of(st.binary(max_size=300), SERVER_LINES), max_size=20),
     opened=st.integers(0, 20),
 )
 def test_an_order_at_any_time(order, data, opened):
     """Whenever the order comes, the login is ready at most once and before it, and ends at most once."""
-    login = order.unopened(IMAP)
-    seen = []
-
-    def obey(events):
-        seen.extend(events)
-        if any(isinstance(event, StartTLS) for event in events):
-            obey(login.secured())
-
-    for number, segment in enumerate(data):
-        if number == opened:
-            seen.append(order)
-            obey(login.open(order.order))
-        obey(login.receive(segment))
-        assert len(login._untagged) <= MAX_UNTAGGED + 1
-    assert sum(isinstance(event, LoggedIn | Refused) for event in seen) <= 1
-    assert Ready() not in (seen[seen.index(order) :] if order in seen else [])
-    assert seen.count(Ready()) <= 1
+    check_backend(IMAP, order, data, opened, lambda login: len(login._untagged) <= MAX_UNTAGGED + 1)
 
 
 @settings(max_examples=30)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-
 import pytest
+from transcripts import OAUTHBEARER, XOAUTH2, attempt, b64, refuse
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD, MAX_COMMANDS
 from mailroute.dialogs.managesieve.dialog import ManageSieveDialog
 from mailroute.dialogs.managesieve.replies import FAREWELLS, REPLIES
 from mailroute.events import (
-    Attempt,
     Credentials,
     DialogTerms,
     Farewell,
@@ -18,7 +16,6 @@ from mailroute.events import (
     LoggedIn,
     Proof,
     Reason,
-    Refusal,
     StartTLS,
 )
 from mailroute.testing import Conversation
@@ -30,29 +27,11 @@ CLEAR = DialogTerms(
     mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), capabilities=("SIEVE fileinto reject",)
 )
 STARTTLS = DialogTerms(tls_offered=True, login_allowed=False, capabilities=("SIEVE fileinto",))
-XOAUTH2 = b"user=bob\1auth=Bearer t0ken\1\1"
-OAUTHBEARER = b"n,a=bob,\1auth=Bearer t0ken\1\1"
 PLAIN = b'AUTHENTICATE "PLAIN" "AGJvYgBzZWNyZXQ="\r\n'
-
-
-def b64(message: bytes) -> bytes:
-    return base64.b64encode(message)
 
 
 def talk(terms: DialogTerms = CLEAR) -> Conversation:
     return Conversation(ManageSieveDialog(terms))
-
-
-def attempt(conversation: Conversation) -> Credentials:
-    event = conversation.event()
-    assert isinstance(event, Attempt)
-    return event.credentials
-
-
-def refuse(conversation: Conversation, **words: object) -> bytes:
-    refusal = Refusal(words.pop("reason", Reason.AUTHENTICATION_FAILED), "a test", **words)
-    conversation.take(conversation.half.reject(refusal))
-    return conversation.said()
 
 
 def listed(said: bytes) -> dict[bytes, bytes]:

@@ -7,6 +7,7 @@ import base64
 import pytest
 from attrs import evolve
 from logins import Case
+from transcripts import b64, refusal, started
 
 from mailroute.dialogs.common.text import MAX_SHOWN
 from mailroute.dialogs.managesieve import MANAGESIEVE
@@ -20,8 +21,6 @@ from mailroute.events import (
     Proof,
     Ready,
     Reason,
-    Refusal,
-    Refused,
     StartTLS,
 )
 from mailroute.testing import CLIENT, Conversation
@@ -38,21 +37,10 @@ XCLIENT = (
 )
 
 
-def b64(message: bytes) -> bytes:
-    return base64.b64encode(message)
-
-
 def talk(order: Case = ORDER, greeting: bytes = b"") -> Conversation:
-    conversation = Conversation(order.login(MANAGESIEVE))
-    conversation.take(conversation.half.start())
+    conversation = started(order.login(MANAGESIEVE))
     conversation.hears(greeting)
     return conversation
-
-
-def refusal(conversation: Conversation) -> Refusal:
-    event = conversation.event()
-    assert isinstance(event, Refused)
-    return event.refusal
 
 
 @pytest.mark.parametrize("segment", [0, 1])

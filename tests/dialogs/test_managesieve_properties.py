@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logins import Case
-from streams import check_backend, check_client, cut, pieces, play_backend, play_client
+from properties import properties
+from streams import TERMS, play_backend, ways
 
 from mailroute.dialogs.managesieve import MANAGESIEVE
 from mailroute.dialogs.managesieve.dialog import MAX_UNIT
 from mailroute.events import (
     Attempt,
     Credentials,
-    DialogTerms,
     LoggedIn,
-    Method,
-    Proof,
     Reason,
     Refusal,
 )
 from mailroute.wire import literal_reader
 from mailroute.wire.sieve_syntax import read_reply, read_strings, say
 
-TERMS = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), bad_commands=0)
 ORDER = Case(Credentials("PLAIN", b"bob", b"sec\xffret"), "bob", tell_client=True)
-ORDERS = [
-    ORDER,
-    evolve(ORDER, starttls=True),
-    evolve(ORDER, method=Method.NONE),
-    evolve(ORDER, credentials=Credentials("XOAUTH2", b"bob", b"t", proof=Proof.TOKEN)),
-]
 
 CLIENT_LINES = st.sampled_from(
     [
@@ -71,37 +61,14 @@ SERVER_LINES = st.sampled_from(
 )
 
 
-@given(pieces(CLIENT_LINES).map(b"".join), st.integers(1, 30))
-def test_any_split_of_a_clients_stream_gives_the_same(data, size):
-    """However a client's bytes are cut, the same is said, the same happens and the same is left."""
-    whole = play_client(MANAGESIEVE.dialog(TERMS), [data])
-    assert play_client(MANAGESIEVE.dialog(TERMS), cut(data, size)) == whole
-
-
-@given(
-    st.sampled_from([order for order in ORDERS if not order.starttls]),
-    pieces(SERVER_LINES).map(b"".join),
-    st.integers(1, 30),
+TestManageSieve = properties(
+    MANAGESIEVE,
+    ways(ORDER),
+    client=CLIENT_LINES,
+    server=SERVER_LINES,
+    command=b"NOOP\r\n",
+    most=literal_reader.MAX_UNIT + 300,
 )
-def test_any_split_of_a_backends_stream_gives_the_same(order, data, size):
-    """However a backend's bytes are cut, the same is said and the same comes of it."""
-    whole = play_backend(order.login(MANAGESIEVE), [data])
-    assert play_backend(order.login(MANAGESIEVE), cut(data, size)) == whole
-
-
-@given(
-    st.sampled_from([TERMS, DialogTerms(tls_offered=True, login_allowed=False)]),
-    pieces(CLIENT_LINES),
-)
-def test_any_bytes_from_a_client(terms, data):
-    """No bytes of a client raise, and what is kept of them is bounded."""
-    check_client(MANAGESIEVE.dialog(terms), data, b"NOOP\r\n")
-
-
-@given(st.sampled_from(ORDERS), pieces(SERVER_LINES), st.integers(0, 20))
-def test_any_bytes_from_a_backend(order, data, opened):
-    """No bytes of a backend raise; whenever the order comes, it is ready once at most, and ends so."""
-    check_backend(MANAGESIEVE, order, data, opened, literal_reader.MAX_UNIT + 300)
 
 
 @settings(max_examples=30)

@@ -6,11 +6,11 @@ import base64
 
 import pytest
 from authenticating import ScramClient
+from transcripts import OAUTHBEARER, XOAUTH2, attempt, b64, refuse
 
 from mailroute.dialogs.pop3.dialog import MAX_LINE, Pop3Dialog
 from mailroute.dialogs.pop3.replies import FAREWELLS, REPLIES
 from mailroute.events import (
-    Attempt,
     Credentials,
     DialogTerms,
     Farewell,
@@ -18,7 +18,6 @@ from mailroute.events import (
     KeysWanted,
     LoggedIn,
     Reason,
-    Refusal,
     StartTLS,
 )
 from mailroute.proofs import Proof
@@ -28,28 +27,10 @@ from mailroute.wire.scram import make_keys
 CLEAR = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"))
 STLS = DialogTerms(tls_offered=True, login_allowed=False)
 BEFORE = b"+OK\r\nCAPA\r\nTOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n"
-XOAUTH2 = b"user=bob\1auth=Bearer t0ken\1\1"
-OAUTHBEARER = b"n,a=bob,\1auth=Bearer t0ken\1\1"
-
-
-def b64(message: bytes) -> bytes:
-    return base64.b64encode(message)
 
 
 def talk(terms: DialogTerms = CLEAR) -> Conversation:
     return Conversation(Pop3Dialog(terms))
-
-
-def attempt(conversation: Conversation) -> Credentials:
-    event = conversation.event()
-    assert isinstance(event, Attempt)
-    return event.credentials
-
-
-def refuse(conversation: Conversation, **words: object) -> bytes:
-    refusal = Refusal(words.pop("reason", Reason.AUTHENTICATION_FAILED), "a test", **words)
-    conversation.take(conversation.half.reject(refusal))
-    return conversation.said()
 
 
 def test_greeting_offers_no_apop():

@@ -7,6 +7,7 @@ import base64
 import pytest
 from attrs import evolve
 from logins import Case
+from transcripts import b64, refusal, started
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.testing import StringTransport
@@ -16,7 +17,7 @@ from zope.interface import implementer
 from mailroute.dialogs.common.xclient import MAX_COMMAND
 from mailroute.dialogs.pop3 import POP3
 from mailroute.dialogs.pop3.login import MAX_CAPABILITIES
-from mailroute.events import Credentials, LoggedIn, Method, Ready, Reason, Refusal, Refused, StartTLS
+from mailroute.events import Credentials, LoggedIn, Method, Ready, Reason, Refused, StartTLS
 from mailroute.proofs import Proof, proof_of
 from mailroute.testing import CLIENT, Conversation
 
@@ -30,14 +31,8 @@ XCLIENT = (
 )
 
 
-def b64(message: bytes) -> bytes:
-    return base64.b64encode(message)
-
-
 def talk(order: Case = ORDER) -> Conversation:
-    conversation = Conversation(order.login(POP3))
-    conversation.take(conversation.half.start())
-    return conversation
+    return started(order.login(POP3))
 
 
 def capable(answer: bytes = CAPA, order: Case = ORDER, greeting: bytes = b"+OK hi\r\n") -> Conversation:
@@ -46,12 +41,6 @@ def capable(answer: bytes = CAPA, order: Case = ORDER, greeting: bytes = b"+OK h
     assert conversation.said() == b"CAPA\r\n"
     conversation.hears(answer)
     return conversation
-
-
-def refusal(conversation: Conversation) -> Refusal:
-    event = conversation.event()
-    assert isinstance(event, Refused)
-    return event.refusal
 
 
 def test_plain_with_an_initial_response():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from logins import Case
-from streams import check_backend, check_client, cut, pieces, play_backend, play_client
+from properties import properties
+from streams import TERMS, play_backend, ways
 
 from mailroute.dialogs.pop3 import POP3
 from mailroute.dialogs.pop3.dialog import MAX_LINE
@@ -14,19 +14,9 @@ from mailroute.dialogs.pop3.login import MAX_RESPONSE
 from mailroute.events import (
     Attempt,
     Credentials,
-    DialogTerms,
-    Method,
 )
-from mailroute.proofs import Proof
 
-TERMS = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), bad_commands=0)
 ORDER = Case(Credentials("USER", b"bob", b"sec\xffret"), "bob", tell_client=True)
-ORDERS = [
-    ORDER,
-    evolve(ORDER, starttls=True),
-    evolve(ORDER, method=Method.NONE),
-    evolve(ORDER, credentials=Credentials("XOAUTH2", b"bob", b"t", proof=Proof.TOKEN)),
-]
 
 CLIENT_LINES = st.sampled_from(
     [
@@ -62,35 +52,14 @@ SERVER_LINES = st.sampled_from(
 )
 
 
-@given(pieces(CLIENT_LINES).map(b"".join), st.integers(1, 30))
-def test_any_split_of_a_clients_stream_gives_the_same(data, size):
-    """However a client's bytes are cut, the same is said, the same happens and the same is left."""
-    assert play_client(POP3.dialog(TERMS), cut(data, size)) == play_client(POP3.dialog(TERMS), [data])
-
-
-@given(
-    st.sampled_from([order for order in ORDERS if not order.starttls]),
-    pieces(SERVER_LINES).map(b"".join),
-    st.integers(1, 30),
+TestPop3 = properties(
+    POP3,
+    ways(ORDER),
+    client=CLIENT_LINES,
+    server=SERVER_LINES,
+    command=b"CAPA\r\n",
+    most=MAX_RESPONSE + 300,
 )
-def test_any_split_of_a_backends_stream_gives_the_same(order, data, size):
-    """However a backend's bytes are cut, the same is said and the same comes of it."""
-    assert play_backend(order.login(POP3), cut(data, size)) == play_backend(order.login(POP3), [data])
-
-
-@given(
-    st.sampled_from([TERMS, DialogTerms(tls_offered=True, login_allowed=False)]),
-    pieces(CLIENT_LINES),
-)
-def test_any_bytes_from_a_client(terms, data):
-    """No bytes of a client raise, and what is kept of them is bounded."""
-    check_client(POP3.dialog(terms), data, b"CAPA\r\n")
-
-
-@given(st.sampled_from(ORDERS), pieces(SERVER_LINES), st.integers(0, 20))
-def test_any_bytes_from_a_backend(order, data, opened):
-    """No bytes of a backend raise; whenever the order comes, it is ready once at most, and ends so."""
-    check_backend(POP3, order, data, opened, MAX_RESPONSE + 300)
 
 
 @given(st.sampled_from([b"x", b"USER ", b"+", b"\r", b".", b"\0"]))

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logins import Case
-from receiving import MAIL, RCPT, SENT, TERMS, TO, in_message, talking, told
+from receiving import MAIL, RCPT, SENT, TERMS, TO, in_message, talking
+from transcripts import told
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD
 from mailroute.dialogs.smtp import LMTP, SMTP

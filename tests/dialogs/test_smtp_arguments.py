@@ -7,7 +7,8 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from receiving import MAIL, talking, told
+from receiving import MAIL, talking
+from transcripts import told
 
 from mailroute.dialogs.smtp import LMTP
 from mailroute.envelope import Answered, MailFrom, Obstacle, RcptTo

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from receiving import MAIL, RCPT, in_message, talking, told
+from receiving import MAIL, RCPT, in_message, talking
+from transcripts import told
 
 from mailroute.dialogs.smtp.bounds import MAX_COMMANDS
 from mailroute.envelope import Begin, Chunk, Obstacle, RcptTo, Reply, Spoilt

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-
 import pytest
+from transcripts import OAUTHBEARER, XOAUTH2, attempt, b64, greeted, refuse, told
 
 from mailroute.dialogs.common.dialog import MAX_COMMANDS
 from mailroute.dialogs.smtp import SUBMISSION
@@ -19,7 +18,6 @@ from mailroute.events import (
     LoggedIn,
     Proof,
     Reason,
-    Refusal,
     StartTLS,
 )
 from mailroute.testing import Conversation
@@ -28,39 +26,12 @@ from mailroute.wire.sasl import MAX_RESPONSE
 CLEAR = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), host_name="mx.example")
 STARTTLS = DialogTerms(tls_offered=True, login_allowed=False, host_name="mx.example")
 BEFORE = b"250-mx.example\r\n250-PIPELINING\r\n250-ENHANCEDSTATUSCODES\r\n"
-XOAUTH2 = b"user=bob\1auth=Bearer t0ken\1\1"
-OAUTHBEARER = b"n,a=bob,\1auth=Bearer t0ken\1\1"
 PLAIN = b"\0bob\0secret"
-
-
-def b64(message: bytes) -> bytes:
-    return base64.b64encode(message)
 
 
 def talk(terms: DialogTerms = CLEAR, hello: bytes = b"EHLO me.example\r\n") -> Conversation:
     """Return a conversation in which the client has said who it is."""
-    conversation = Conversation(SUBMISSION.dialog(terms))
-    conversation.take(conversation.half.greet())
-    conversation.hears(hello)
-    conversation.said()
-    return conversation
-
-
-def told(conversation: Conversation, line: bytes) -> bytes:
-    conversation.hears(line + b"\r\n")
-    return conversation.said()
-
-
-def attempt(conversation: Conversation) -> Credentials:
-    event = conversation.event()
-    assert isinstance(event, Attempt)
-    return event.credentials
-
-
-def refuse(conversation: Conversation, **words: object) -> bytes:
-    refusal = Refusal(words.pop("reason", Reason.AUTHENTICATION_FAILED), "a test", **words)
-    conversation.take(conversation.half.reject(refusal))
-    return conversation.said()
+    return greeted(Conversation(SUBMISSION.dialog(terms)), hello)
 
 
 def test_greeting_and_ehlo():

@@ -7,6 +7,7 @@ import base64
 import pytest
 from attrs import evolve
 from logins import Case
+from transcripts import OAUTHBEARER, XOAUTH2, refusal, started
 
 from mailroute.dialogs.smtp import SUBMISSION
 from mailroute.dialogs.smtp.dialect import TOKEN, Seam
@@ -32,13 +33,10 @@ XCLIENT = (
     b"250-b.example\r\n250-XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT\r\n250 AUTH PLAIN\r\n"
 )
 PLAIN = base64.b64encode(b"\0bob\0secret")
-OAUTHBEARER = b"n,a=bob,\1auth=Bearer t0ken\1\1"
 
 
 def talk(case: Case = BOB) -> Conversation:
-    conversation = Conversation(case.login(SUBMISSION))
-    conversation.take(conversation.half.start())
-    return conversation
+    return started(case.login(SUBMISSION))
 
 
 def asked(case: Case = BOB, offers: bytes = OFFERS) -> Conversation:
@@ -48,12 +46,6 @@ def asked(case: Case = BOB, offers: bytes = OFFERS) -> Conversation:
     assert conversation.said() == EHLO
     conversation.hears(offers)
     return conversation
-
-
-def refusal(conversation: Conversation):
-    event = conversation.event()
-    assert isinstance(event, Refused)
-    return event.refusal
 
 
 def test_what_a_route_forwards_goes_along():
@@ -170,7 +162,7 @@ def test_mechanisms(case, offers, said, then):
 
 def test_an_oauth_servers_error():
     """Its document reaches the client's dialog, and not the log."""
-    token = Credentials("XOAUTH2", b"bob", b"user=bob\1auth=Bearer t0ken\1\1", proof=Proof.TOKEN)
+    token = Credentials("XOAUTH2", b"bob", XOAUTH2, proof=Proof.TOKEN)
     conversation = asked(evolve(BOB, credentials=token))
     conversation.said()
     conversation.hears(b"334 eyJzdGF0dXMiOiJ4In0=\r\n")

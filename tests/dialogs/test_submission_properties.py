@@ -6,7 +6,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from logins import Case
-from streams import check_backend, check_client, cut, pieces, play_backend, play_client
+from properties import properties
+from streams import TERMS, play_backend, ways
 
 from mailroute.dialogs.smtp import SUBMISSION
 from mailroute.dialogs.smtp.dialect import Seam
@@ -15,21 +16,11 @@ from mailroute.events import (
     Attempt,
     Client,
     Credentials,
-    DialogTerms,
-    Method,
-    Proof,
 )
 from mailroute.wire.smtp_reader import MAX_REPLY
 
-TERMS = DialogTerms(mechanisms=("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"), bad_commands=0)
 SEAM = Seam("mx.example", b"me.example")
 ORDER = Case(Credentials("PLAIN", b"bob", b"sec\xffret"), "bob", tell_client=True, seam=SEAM)
-ORDERS = [
-    ORDER,
-    evolve(ORDER, starttls=True),
-    evolve(ORDER, method=Method.NONE),
-    evolve(ORDER, credentials=Credentials("XOAUTH2", b"bob", b"t", proof=Proof.TOKEN)),
-]
 
 CLIENT_LINES = st.sampled_from(
     [
@@ -67,39 +58,14 @@ SERVER_LINES = st.sampled_from(
 )
 
 
-@given(pieces(CLIENT_LINES).map(b"".join), st.integers(1, 30))
-def test_any_split_of_a_clients_stream_gives_the_same(data, size):
-    """However a client's bytes are cut, the same is said, the same happens and the same is left."""
-    assert play_client(SUBMISSION.dialog(TERMS), cut(data, size)) == play_client(
-        SUBMISSION.dialog(TERMS), [data]
-    )
-
-
-@given(
-    st.sampled_from([order for order in ORDERS if not order.starttls]),
-    pieces(SERVER_LINES).map(b"".join),
-    st.integers(1, 30),
+TestSubmission = properties(
+    SUBMISSION,
+    ways(ORDER),
+    client=CLIENT_LINES,
+    server=SERVER_LINES,
+    command=b"NOOP\r\n",
+    most=MAX_REPLY + 300,
 )
-def test_any_split_of_a_backends_stream_gives_the_same(order, data, size):
-    """However a backend's bytes are cut, the same is said and the same comes of it."""
-    assert play_backend(order.login(SUBMISSION), cut(data, size)) == play_backend(
-        order.login(SUBMISSION), [data]
-    )
-
-
-@given(
-    st.sampled_from([TERMS, DialogTerms(tls_offered=True, login_allowed=False)]),
-    pieces(CLIENT_LINES),
-)
-def test_any_bytes_from_a_client(terms, data):
-    """No bytes of a client raise, and what is kept of them is bounded."""
-    check_client(SUBMISSION.dialog(terms), data, b"NOOP\r\n")
-
-
-@given(st.sampled_from(ORDERS), pieces(SERVER_LINES), st.integers(0, 20))
-def test_any_bytes_from_a_backend(order, data, opened):
-    """No bytes of a backend raise; whenever the order comes, it is ready once at most, and ends so."""
-    check_backend(SUBMISSION, order, data, opened, MAX_REPLY + 300)
 
 
 @given(st.sampled_from([b"x", b"EHLO ", b"250-\r\n", b"\r", b"334 ", b"\0"]))

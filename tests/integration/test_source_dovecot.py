@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from asking import answered as ask
 from attrs import evolve
 from servers.accounts import ALICE, BOB, Account, message
 from servers.certificates import Authority, Certificate
@@ -19,7 +20,7 @@ from servers.raw import RawImap
 from servers.site import backend, configuration, listeners
 from twisted.application.service import IService
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
 from mailroute import routers
@@ -81,15 +82,6 @@ def telling(decider: Dovecot):
 def lookup(user: str, password: str = PASSWORD, protocol: str = "imap") -> Lookup:
     credentials = Credentials("PLAIN", user.encode(), password.encode())
     return Lookup(user, protocol, CLIENT, credentials)
-
-
-async def ask(router, question: Lookup):
-    """Return the route, or why there is none."""
-    try:
-        answer = router.route(question)
-        return await answer if isinstance(answer, Deferred) else answer
-    except LoginRefused as refused:
-        return refused.refusal.reason
 
 
 MOVED = Route("east", "m.oved", password=b"s3cret", change=Change("10.0.0.5", 1143))

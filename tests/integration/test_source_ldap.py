@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from asking import explained
 from live import patient
 from readme import README, blocks
 from servers.accounts import Account, message
@@ -23,9 +24,9 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from mailroute import routers
-from mailroute.events import Change, Credentials, LoginRefused, Lookup, Reason, Route
+from mailroute.events import Change, Credentials, Lookup, Reason, Route
 from mailroute.proofs import Proof
-from mailroute.routers import BadAnswer, SourceContext
+from mailroute.routers import SourceContext
 from mailroute.testing import CLIENT
 
 pytestmark = pytest.mark.integration
@@ -106,14 +107,7 @@ def lookup(user: str, password: bytes | str = PASSWORD, **more) -> Lookup:
 
 async def ask(router, question):
     """Return the answer, or why there is none."""
-    question = lookup(question) if isinstance(question, str) else question
-    try:
-        answer = router.route(question)
-        return await answer if isinstance(answer, Deferred) else answer
-    except LoginRefused as refused:
-        return refused.refusal.reason
-    except BadAnswer as error:
-        return str(error)
+    return await explained(router, lookup(question) if isinstance(question, str) else question)
 
 
 ANSWERS = {

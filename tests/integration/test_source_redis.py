@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from asking import explained
 from live import patient
 from readme import README, blocks
 from servers.accounts import Account, message
@@ -26,7 +27,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from mailroute import routers
-from mailroute.events import Change, Identity, LoginRefused, Lookup, Method, Reason, Route, Security
+from mailroute.events import Change, Identity, Lookup, Method, Reason, Route, Security
 from mailroute.routers import SourceContext
 from mailroute.testing import CLIENT
 
@@ -102,13 +103,7 @@ def made(server: Redis, **options: object):
 
 async def ask(router, user: str, protocol: str = "imap"):
     """Return the route, or why there is none."""
-    try:
-        answer = router.route(Lookup(user, protocol, CLIENT))
-        return await answer if isinstance(answer, Deferred) else answer
-    except LoginRefused as refused:
-        return refused.refusal.reason
-    except routers.BadAnswer as error:
-        return str(error)
+    return await explained(router, Lookup(user, protocol, CLIENT))
 
 
 WAYS = ["tcp", "tls", "unix", "relative", "acl"]

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 import pytest_twisted
+from asking import answered
 from readme import README, blocks
 from servers.accounts import ALICE, BOB, Account, message
 from servers.certificates import Authority, Certificate
@@ -29,7 +30,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import eventAsText, globalLogPublisher
 
 from mailroute import routers
-from mailroute.events import Change, Identity, LoginRefused, Lookup, Method, Reason, Route, Security
+from mailroute.events import Change, Identity, Lookup, Method, Reason, Route, Security
 from mailroute.routers import BadAnswer, SourceContext
 from mailroute.testing import CLIENT
 
@@ -111,11 +112,7 @@ def logged() -> Iterator[list[str]]:
 
 async def ask(router, user: str, protocol: str = "imap"):
     """Return the route, or why there is none."""
-    try:
-        answer = router.route(Lookup(user, protocol, CLIENT))
-        return await answer if isinstance(answer, Deferred) else answer
-    except LoginRefused as refused:
-        return refused.refusal.reason
+    return await answered(router, Lookup(user, protocol, CLIENT))
 
 
 CHANGE = Change(None, 1143, Method.REPLAY, Identity.NONE, Security.TLS)

@@ -10,17 +10,16 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
 from servers.certificates import Certificate
-from servers.processes import PATIENCE, Log, ServerProcess, accepts, free_port, wait_until
+from servers.processes import PATIENCE, Instance, Log, ServerProcess, accepts, free_port, wait_until
 from servers.programs import lacking, program
 
 PASSWORD = "s3cret/'\"\\%:@ ü"
 """The password of the databases' users."""
 
 
-class Database:
+class Database(Instance):
     """One server; use it as a context manager, or stop it.
 
     It listens on ``port`` of the loopback and on a UNIX socket in ``folder``.
@@ -55,18 +54,11 @@ class Database:
             os.chown(copy, self._as["user"], self._as["group"])
         return copy
 
-    def __enter__(self) -> Self:
-        try:
-            self.make()
-            self.start()
-            self.furnish()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stop()
+    def set_up(self) -> None:
+        """Start it for the first time, with all that it is to have."""
+        self.make()
+        self.start()
+        self.furnish()
 
     def make(self) -> None:
         """Make its files."""

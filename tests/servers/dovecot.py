@@ -19,13 +19,12 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Self
 
 from attrs import field, frozen
 
 from servers.accounts import Account
 from servers.certificates import Certificate
-from servers.processes import Log, ServerProcess, accepts, free_port, wait_until
+from servers.processes import Instance, Log, ServerProcess, accepts, free_port, wait_until
 from servers.programs import program
 
 PACKAGE = "dovecot-imapd"
@@ -69,7 +68,7 @@ class Terms:
     sieve: bool = False
 
 
-class Dovecot:
+class Dovecot(Instance):
     """One instance; use it as a context manager, or stop it.
 
     The ports are ``imap`` (STARTTLS, unless without TLS), ``imaps`` (TLS from
@@ -103,17 +102,6 @@ class Dovecot:
         self._users.touch()
         for account in accounts:
             self.add(account)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stop()
 
     # --- running it ---------------------------------------------------------
 

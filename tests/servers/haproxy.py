@@ -7,9 +7,8 @@ import csv
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
-from servers.processes import PATIENCE, Log, ServerProcess, free_port, wait_until
+from servers.processes import PATIENCE, Foreground, Log, ServerProcess, free_port
 from servers.programs import program
 
 _CONFIGURATION = """\
@@ -33,13 +32,15 @@ listen {name}
 """
 
 
-class HAProxy:
+class HAProxy(Foreground):
     """A balancer with a port for each way; use it as a context manager.
 
     ``ways`` are the words that follow ``server mailroute`` in its
     configuration, by the names that the test gives them; ``options`` are
     further lines for some of them.
     """
+
+    name = "HAProxy"
 
     def __init__(
         self, folder: Path, ways: Mapping[str, str], options: Mapping[str, tuple[str, ...]] | None = None
@@ -51,7 +52,7 @@ class HAProxy:
         self._options = options or {}
         folder.mkdir()
 
-    def __enter__(self) -> Self:
+    def _launch(self) -> ServerProcess:
         self.ports = {name: free_port() for name in self._ways}
         text = _CONFIGURATION.format(folder=self.folder)
         for name, server in self._ways.items():
@@ -59,22 +60,10 @@ class HAProxy:
             text += _WAY.format(name=name, port=self.ports[name], options=options, server=server)
         path = self.folder / "haproxy.cfg"
         path.write_text(text)
-        self._process = ServerProcess(
-            [program("haproxy", "haproxy"), "-db", "-f", str(path)], self.folder / "output"
-        )
-        try:
-            wait_until("HAProxy's start", self._runs)
-        except BaseException:
-            self._process.kill()
-            raise
-        return self
+        return ServerProcess([program("haproxy", "haproxy"), "-db", "-f", str(path)], self.log.path)
 
-    def __exit__(self, *_exc: object) -> None:
-        self._process.stop()
-
-    def _runs(self) -> bool:
+    def _ready(self) -> bool:
         # Not by a look at its ports, which would reach whom it stands in front of.
-        assert self._process.running(), self.log.text()
         with contextlib.suppress(OSError):
             return bool(self.checked())
         return False

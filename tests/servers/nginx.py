@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 from servers.certificates import Certificate
-from servers.processes import Log, ServerProcess, accepts, free_port, wait_until
+from servers.processes import Foreground, Log, ServerProcess, accepts, free_port
 from servers.programs import lacking, program
 
-_CONFIGURATION = """\
+
+class _Nginx(Foreground):
+    name = "nginx"
+
+    def __init__(self, folder: Path, certificate: Certificate) -> None:
+        self.folder = folder
+        self.log = Log(folder / "output")
+        self.ports: dict[str, int] = {}
+        self._certificate = certificate
+
+    def _configuration(self) -> str:
+        """Choose the ports, and return what is in the configuration's file."""
+        raise NotImplementedError
+
+    def _launch(self) -> ServerProcess:
+        path = self.folder / "nginx.conf"
+        path.write_text(self._configuration())
+        command = [program("nginx", "nginx-light"), "-p", str(self.folder), "-c", str(path)]
+        return ServerProcess([*command, "-e", str(self.folder / "start.log")], self.log.path)
+
+    def _ready(self) -> bool:
+        return all(accepts("127.0.0.1", port) for port in self.ports.values())
+
+
+_WEB = """\
 daemon off;
 master_process off;
 pid {folder}/pid;
@@ -36,51 +59,25 @@ http {{
 """
 
 
-class Nginx:
+class Nginx(_Nginx):
     """A web server with four ports: in the clear and with TLS, each with a PROXY header or without."""
 
     def __init__(self, folder: Path, certificate: Certificate) -> None:
-        self.folder = folder
-        self._certificate = certificate
-        self.ports: dict[str, int] = {}
+        super().__init__(folder, certificate)
         (folder / "files").mkdir(parents=True)
 
-    def __enter__(self) -> Self:
+    def _configuration(self) -> str:
         words = {"plain": "", "tls": " ssl", "proxy": " proxy_protocol", "tls-proxy": " ssl proxy_protocol"}
         self.ports = {name: free_port() for name in words}
         listeners = "\n".join(
             f"        listen 127.0.0.1:{self.ports[name]}{options};" for name, options in words.items()
         )
-        path = self.folder / "nginx.conf"
-        path.write_text(
-            _CONFIGURATION.format(
-                folder=self.folder,
-                listeners=listeners,
-                chain=self._certificate.chain,
-                key=self._certificate.key,
-            )
+        return _WEB.format(
+            folder=self.folder,
+            listeners=listeners,
+            chain=self._certificate.chain,
+            key=self._certificate.key,
         )
-        command = [program("nginx", "nginx-light"), "-p", str(self.folder), "-c", str(path)]
-        self._process = ServerProcess(
-            [*command, "-e", str(self.folder / "start.log")], self.folder / "output"
-        )
-        try:
-            wait_until("nginx's start", self._runs)
-        except BaseException:
-            self._process.kill()
-            raise
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._process.stop()
-
-    def kill(self) -> None:
-        """End it at once, as a crash would."""
-        self._process.kill()
-
-    def _runs(self) -> bool:
-        assert self._process.running(), Log(self.folder / "output").text()
-        return all(accepts("127.0.0.1", port) for port in self.ports.values())
 
 
 _MAIL = """\
@@ -104,45 +101,23 @@ mail {{
 MODULE = Path("/usr/lib/nginx/modules/ngx_mail_module.so")
 
 
-class NginxMail:
+class NginxMail(_Nginx):
     """nginx as a mail proxy for IMAP, which asks an auth server on a port."""
 
     def __init__(self, folder: Path, certificate: Certificate, auth: int) -> None:
-        self.folder = folder
-        self._certificate = certificate
+        super().__init__(folder, certificate)
         self._auth = auth
-        self.ports: dict[str, int] = {}
         folder.mkdir(parents=True)
 
-    def __enter__(self) -> Self:
+    def _configuration(self) -> str:
         if not MODULE.exists():
             lacking("nginx's mail module", "tools/install-debian-packages libnginx-mod-mail")
         self.ports = {name: free_port() for name in ("plain", "tls")}
-        path = self.folder / "nginx.conf"
-        path.write_text(
-            _MAIL.format(
-                module=MODULE,
-                folder=self.folder,
-                auth=self._auth,
-                chain=self._certificate.chain,
-                key=self._certificate.key,
-                **self.ports,
-            )
+        return _MAIL.format(
+            module=MODULE,
+            folder=self.folder,
+            auth=self._auth,
+            chain=self._certificate.chain,
+            key=self._certificate.key,
+            **self.ports,
         )
-        command = [program("nginx", "nginx-light"), "-p", str(self.folder), "-c", str(path)]
-        self._process = ServerProcess(
-            [*command, "-e", str(self.folder / "start.log")], self.folder / "output"
-        )
-        try:
-            wait_until("nginx's start", self._runs)
-        except BaseException:
-            self._process.kill()
-            raise
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._process.stop()
-
-    def _runs(self) -> bool:
-        assert self._process.running(), Log(self.folder / "output").text()
-        return all(accepts("127.0.0.1", port) for port in self.ports.values())

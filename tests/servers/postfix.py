@@ -10,10 +10,9 @@ import pwd
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Self
 
 from servers.certificates import Certificate
-from servers.processes import Log, ServerProcess, accepts, free_port, wait_until
+from servers.processes import Instance, Log, ServerProcess, accepts, free_port, wait_until
 from servers.programs import lacking, program
 
 PACKAGE = "postfix"
@@ -40,7 +39,7 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
-class Postfix:
+class Postfix(Instance):
     """One instance, which takes mail on ``port``; use it as a context manager.
 
     ``settings`` are of main.cf, beside those that keep it to itself.  With a
@@ -70,17 +69,6 @@ class Postfix:
                 "smtpd_tls_security_level": "may",
             }
         self._process: ServerProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start it, and wait until it listens."""

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 T = TypeVar("T")
 
@@ -152,3 +152,77 @@ class ServerProcess:
             return self.popen.wait(PATIENCE)
         finally:
             self.kill()
+
+
+class Foreground:
+    """A server that one command has in the foreground; use it as a context manager.
+
+    A kind of server says how it is launched (`_launch`) and when it is there
+    (`_ready`).  What it says meanwhile is in ``log``.
+    """
+
+    name = ""
+    log: Log
+    _process: ServerProcess | None = None
+
+    def __enter__(self) -> Self:
+        self._process = self._launch()
+        try:
+            wait_until(f"{self.name}'s start", self._runs)
+        except BaseException:
+            self._process.kill()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        # Not killed: it is to remove what it has made.
+        self._process.stop()
+
+    def _launch(self) -> ServerProcess:
+        raise NotImplementedError
+
+    def _ready(self) -> bool:
+        raise NotImplementedError
+
+    def _runs(self) -> bool:
+        assert self._process.running(), self.log.text()
+        return self._ready()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._process.kill()
+
+
+class Instance:
+    """A server with files of its own, which `stop` removes; use it as a context manager.
+
+    One that has started by half is stopped too.
+    """
+
+    def __enter__(self) -> Self:
+        try:
+            self.set_up()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def set_up(self) -> None:
+        """Start it for the first time."""
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it is there."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End it, and remove all that it has written."""
+        raise NotImplementedError

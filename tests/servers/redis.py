@@ -9,17 +9,16 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Self
 
 from servers.certificates import Certificate
-from servers.processes import PATIENCE, Log, ServerProcess, free_port, wait_until
+from servers.processes import PATIENCE, Instance, Log, ServerProcess, free_port, wait_until
 from servers.programs import program
 
 PASSWORD = "se cret'\"%:\\ü"
 READER_PASSWORD = "reader's;own"
 
 
-class Redis:
+class Redis(Instance):
     """One instance; use it as a context manager.
 
     It listens at ``port`` and at ``socket`` and, with a certificate, at ``tls_port``.  Its default user has
@@ -38,15 +37,8 @@ class Redis:
         self._client = program("redis-cli", "redis-tools")
         self._process: ServerProcess | None = None
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
+    def stop(self) -> None:
+        """End it, and remove all that it has written."""
         if self._process is not None:
             # One that is stopped cannot end.
             with contextlib.suppress(ProcessLookupError):
