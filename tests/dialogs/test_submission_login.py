@@ -223,7 +223,9 @@ def test_a_secret_that_is_repeated_goes_nowhere():
         (BOB, GREETING + b"502 what\r\n", Reason.MISCONFIGURED),
         (BOB, GREETING + b"250 b.example\r\n", Reason.MISCONFIGURED),
         (BOB, GREETING + b"250-b.example\r\n250 AUTH CRAM-MD5\r\n", Reason.MISCONFIGURED),
-        (BOB, b"220 x ESMTP mailroute %s ready\r\n" % TOKEN, Reason.MISCONFIGURED),
+        pytest.param(
+            BOB, b"220 x ESMTP mailroute %s ready\r\n" % TOKEN, Reason.MISCONFIGURED, id="ourselves"
+        ),
         (BOB, GREETING + OFFERS + b"334 \r\n", Reason.UNAVAILABLE),
         (BOB, b"* OK IMAP\r\n", Reason.UNAVAILABLE),
         (evolve(BOB, starttls=True), GREETING + OFFERS, Reason.MISCONFIGURED),
