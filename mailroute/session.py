@@ -314,7 +314,7 @@ class Session:
         # Of all this nothing is needed any more, and a session may be held for days.
         del self._dialog
         record.settle()
-        self._user = ""
+        self._user, self._since = "", 0.0
         client, self._leg, untold = self._leg.hand_over()
         joined = self._house.join(client, opened.transport, answer + opened.outcome.rest, rest + untold, self)
         if self.state is State.JOINED:  # else it has ended already

@@ -8,9 +8,10 @@ from typing import Protocol
 
 
 class Owner(Protocol):
-    """Whom a leg tells what happens to it; ``now`` tells the time."""
+    """Whom a leg tells what happens to it; ``now`` tells the time, and ``started`` when the splice began."""
 
     now: Callable[[], float]
+    started: float
 
     def finished_reading(self, leg: Leg) -> None:
         """The peer has finished sending, and may still want to receive."""
@@ -61,7 +62,7 @@ class Leg(ABC):
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.now = owner.now
-        self.heard = self.now()
+        self.heard = owner.started
         self.passed = 0
         self.waiting_since: float | None = None
         self.until = 0.0

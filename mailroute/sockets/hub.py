@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import struct
+from collections.abc import Iterator
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -67,7 +68,9 @@ class Hub:
     def __init__(self, reactor: IReactorFDSet) -> None:
         self.reactor: Any = reactor
         self._epoll = select.epoll()
-        self._members: dict[int, Member] = {}
+        # By their descriptors, which the kernel gives out from the lowest: a dictionary would take
+        # four times the memory, with an integer for each of its keys, and longer to look into.
+        self._members: list[Member | None] = []
         self._batch: list[Sender] | None = None
         self.modify = self._epoll.modify
         reactor.addReader(self)
@@ -78,6 +81,9 @@ class Hub:
         :raises OSError: the kernel watches no more of them.
         """
         self._epoll.register(descriptor, events)
+        lacking = descriptor + 1 - len(self._members)
+        if lacking > 0:
+            self._members.extend([None] * lacking)
         self._members[descriptor] = member
 
     def replace(self, descriptor: int, member: Member) -> None:
@@ -87,8 +93,16 @@ class Hub:
     def remove(self, descriptor: int) -> None:
         """Forget a socket, which its member then closes; one that could not be added is not known."""
         # The epoll is closed when the reactor has stopped, and this is one of its last calls.
-        if self._members.pop(descriptor, None) is not None and not self._epoll.closed:
+        # That of a closed socket is -1.
+        if not 0 <= descriptor < len(self._members) or self._members[descriptor] is None:
+            return
+        self._members[descriptor] = None
+        if not self._epoll.closed:
             self._epoll.unregister(descriptor)
+
+    def __iter__(self) -> Iterator[Member]:
+        """Return whoever has a socket in it."""
+        return (member for member in self._members if member is not None)
 
     def at_end(self, sender: Sender) -> bool:
         """Have a sender flushed at the end of the batch that is served now; False: there is none.
@@ -113,7 +127,7 @@ class Hub:
 
     def doRead(self) -> None:
         """Serve every socket that is ready, and those that become so meanwhile, up to a bound."""
-        find, poll = self._members.get, self._epoll.poll
+        members, poll = self._members, self._epoll.poll
         for _ in range(ROUNDS):
             events = poll(0, EVENTS_AT_ONCE)
             if not events:
@@ -121,7 +135,7 @@ class Hub:
             batch: list[Sender] = []
             self._batch = batch
             for descriptor, event in events:
-                member = find(descriptor)
+                member = members[descriptor]
                 if member is None:
                     continue  # it has been closed since, by another's event
                 try:

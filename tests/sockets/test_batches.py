@@ -65,7 +65,7 @@ def rig(monkeypatch):
     made = Rig()
     monkeypatch.setattr(hub, "_log", SimpleNamespace(failure=made.failures.append))
     yield made
-    for member in list(made.hub._members.values()):
+    for member in list(made.hub):
         member.cut()
     for sock in made.sockets:
         sock.close()
@@ -297,3 +297,14 @@ def test_an_end_that_comes_in_the_batch_of_the_join(rig, last):
     rig.serve()
     [result] = results
     assert (result.bytes_b_to_a, result.clean) == (1 + len(last), True)
+
+
+def test_a_descriptor_that_nobody_has_is_nobody_elses(rig):
+    """To take out a socket that is closed already, or was never in, leaves all others in."""
+    rig.connection()
+    rig.connection()
+    members = list(rig.hub)
+    for descriptor in (-1, -2, 1 << 20):
+        rig.hub.remove(descriptor)
+    assert len(members) == 2
+    assert list(rig.hub) == members

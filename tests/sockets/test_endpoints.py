@@ -305,7 +305,7 @@ async def test_a_connection_that_cannot_be_watched(listening, monkeypatch):
     monkeypatch.setattr(hub, "_log", SimpleNamespace(failure=logged.append))
     here = await listening()
     the_hub = hub.hub_of(reactor)
-    members = dict(the_hub._members)
+    members = list(the_hub)
     monkeypatch.setattr(the_hub, "_epoll", FullEpoll(the_hub._epoll))
     with ExitStack() as stack:
         sock, full = stack.enter_context(here.connect()), stack.enter_context(socket.socket())
@@ -320,7 +320,7 @@ async def test_a_connection_that_cannot_be_watched(listening, monkeypatch):
         with pytest.raises(ConnectError) as failed:
             await within(dialling)
         assert failed.value.osError == errno.ENOSPC
-    assert the_hub._members == members
+    assert list(the_hub) == members
     assert logged == ["a connection could not be begun"]
     monkeypatch.undo()
 
