@@ -11,6 +11,9 @@ PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV ?= .venv-$(VERSION)
 
+# More than there are processors, since much of a test is waiting for other programs.
+JOBS ?= $(shell expr $$(nproc) + 1)
+
 RUN = $(VENV)/bin
 # -P: not the mailroute in this folder, but the installed one.
 PYTEST = MAILROUTE_INSTALLED=1 $(RUN)/python -P -m pytest
@@ -27,11 +30,11 @@ demo: venv
 # A test skips what is missing, but where everything has to be there that is an error.
 MISSING = { [ "$$CI" != true ] && echo "going on: the tests that need them are skipped"; }
 
-# With options of pytest's: make test ARGS='-k demo'
+# With options of pytest's, and one after the other: make test ARGS='-k demo' JOBS=0
 test: venv-test
 	@tools/install-debian-packages $$(grep -v '^#' tests/debian-packages.txt) || $(MISSING)
 	@tools/install-node-packages || $(MISSING)
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 check: venv-test
 	@$(RUN)/ruff check --quiet .

@@ -45,6 +45,7 @@ setup(
             "PyMySQL>=1.1.1",
             "pytest>=8.2",
             "pytest-twisted>=1.14.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.15",
             "sansldap>=0.1",
             "towncrier>=24.8",
