@@ -1,4 +1,4 @@
-"""README.md in its parts: fenced blocks, tables, and the terminals in which its commands are typed."""
+"""README.md and the manual in their parts: fenced blocks, tables, and terminals to type the commands in."""
 
 from __future__ import annotations
 
@@ -12,10 +12,38 @@ from pathlib import Path
 from attrs import frozen
 from servers.processes import Log, group_is_gone, wait_until
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+
+PAGES = (
+    "README.md",
+    *(
+        f"docs/{page}.md"
+        for page in ("configuration", "sources", "servers", "protocols", "running", "python", "security")
+    ),
+)
+"""What is written for users, in the order in which it is to be read."""
+
+_TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+
+TEXT = "".join(_TEXTS.values())
+"""All pages, one behind the other."""
 
 
 # --- its text ---------------------------------------------------------------
+
+
+def pages() -> dict[str, str]:
+    """Return the pages' texts by their paths."""
+    return dict(_TEXTS)
+
+
+def place(line: int) -> str:
+    """Return where a line of `TEXT` is: the page and the line in it."""
+    for page, text in _TEXTS.items():
+        if line <= (count := text.count("\n")):
+            return f"{page}:{line}"
+        line -= count
+    raise ValueError("it is in none of the pages")
 
 
 @frozen
@@ -42,12 +70,23 @@ def _blocks(text: str) -> Iterator[Block]:
         yield Block(found[2], found[3], line, found[1] or "")
 
 
+def headings(text: str) -> list[tuple[int, int, str]]:
+    """Return where each heading begins, its rank and what it says."""
+    # A comment in a fenced block looks like one.
+    hidden = re.sub(r"^```.*?^```$", lambda found: "`" * len(found[0]), text, flags=re.MULTILINE | re.DOTALL)
+    return [
+        (found.start(), len(found[1]), found[2])
+        for found in re.finditer(r"^(#+) (.*)$", hidden, re.MULTILINE)
+    ]
+
+
 def section(text: str, heading: str) -> str:
     """Return what stands under a heading, up to the next one of the same rank or a higher one."""
-    level = heading.split()[0]
-    _, found, rest = f"\n{text}".partition(f"\n{heading}\n")
-    assert found, f"no heading {heading!r}"
-    return re.split(rf"^#{{2,{len(level)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    every = headings(text)
+    (place,) = [number for number, (_, _, said) in enumerate(every) if said == heading]
+    start, rank, _ = every[place]
+    end = next((start for start, other, _ in every[place + 1 :] if other <= rank), len(text))
+    return text[text.index("\n", start) + 1 : end]
 
 
 def tables(text: str) -> list[list[list[str]]]:

@@ -1,4 +1,4 @@
-"""README.md: every command in it is typed, every example is run, and every key that it names is there."""
+"""README.md and the manual: every command is typed, every example run, every key that they name there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import twistd
 from pydantic import BaseModel
-from readme import README, Block, Terminal, blocks, code, section, tables
+from readme import ROOT, TEXT, Block, Terminal, blocks, code, headings, pages, place, section, tables
 from servers.processes import free_port, wait_until
 from servers.programs import SEARCH, nginx_module, program
 from twisted.logger import eventAsText, globalLogPublisher
@@ -39,8 +39,6 @@ from mailroute.sources.options import SlowOptions
 from mailroute.testing import CLIENT
 from mailroute.workers import supervisor
 
-TEXT = README.read_text(encoding="utf-8")
-
 # --- what is typed ----------------------------------------------------------
 
 PORTS = re.compile(r"\b(?:10143|20143|1143|1993|2143|8143)\b")
@@ -54,7 +52,7 @@ ELSEWHERE = {
 
 
 class Reader:
-    """Somebody who types all that the README says, in a copy of the tree and on ports of their own."""
+    """Somebody who types all that stands there, in a copy of the tree and on ports of their own."""
 
     def __init__(self, folder: Path) -> None:
         self.tree = folder / "mailroute"
@@ -69,7 +67,7 @@ class Reader:
             "trial",
             "build",
         )
-        shutil.copytree(README.parent, self.tree, ignore=shutil.ignore_patterns(*unwanted))
+        shutil.copytree(ROOT, self.tree, ignore=shutil.ignore_patterns(*unwanted))
         ports = {port: str(free_port()) for port in set(PORTS.findall(TEXT))}
         self.text = PORTS.sub(lambda found: ports[found[0]], TEXT)
         notes = folder / "notes"
@@ -100,7 +98,7 @@ class Reader:
             return
         status = terminal.run(block.text)
         said = terminal.output.text()
-        assert status == 0, f"README.md:{block.line}:\n{block.text}\nsays:\n{said}\n{self._logs()}"
+        assert status == 0, f"{place(block.line)}:\n{block.text}\nsays:\n{said}\n{self._logs()}"
         self._wait_for_daemon(ends="kill " in block.text)
 
     def _see(self, terminal: Terminal, block: Block) -> None:
@@ -108,8 +106,8 @@ class Reader:
             return terminal.shows(block.text)
 
         with suppress(AssertionError):
-            wait_until("what the README shows", logged, 20 if terminal is self.second else 0)
-        where = f"README.md:{block.line}"
+            wait_until("what is shown", logged, 20 if terminal is self.second else 0)
+        where = place(block.line)
         assert logged(), (
             f"{where} shows\n{block.text}\nand there is\n{terminal.output.text()}\n{self._logs()}"
         )
@@ -163,7 +161,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 @pytest.mark.integration
 def test_every_command_works_as_it_stands(reader: Reader) -> None:
-    """Whoever types the README from beginning to end sees what it shows, and leaves nothing behind."""
+    """Whoever types all of it from beginning to end sees what is shown, and leaves nothing behind."""
     before = {path.name for path in reader.tree.iterdir()}
     for block in blocks(reader.text):
         reader.do(block)
@@ -171,7 +169,7 @@ def test_every_command_works_as_it_stands(reader: Reader) -> None:
 
 
 def test_what_is_not_run_here_is_there() -> None:
-    """The commands that this test leaves to others are in the README."""
+    """The commands that this test leaves to others are there."""
     assert set(ELSEWHERE) <= {block.text for block in blocks(TEXT, "sh")}
 
 
@@ -197,21 +195,32 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
     assert len(blocks(TEXT, "console")) == 3
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!https:)([^)]+)\)", TEXT))
-def test_every_link_leads_somewhere(target: str) -> None:
-    """Links into the tree and to headings are right."""
-    if target.startswith("#"):
-        headings = re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
-        anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
-        assert target[1:] in anchors
-    else:
-        assert (README.parent / target).exists()
+def anchors(text: str) -> list[str]:
+    """Return by what the headings of a page can be linked to."""
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for _, _, heading in headings(text)]
+
+
+@pytest.mark.parametrize(
+    ("page", "target"),
+    [
+        (page, target)
+        for page, text in pages().items()
+        for target in dict.fromkeys(re.findall(r"\]\((?!https:)([^)]+)\)", text))
+    ],
+)
+def test_every_link_leads_somewhere(page: str, target: str) -> None:
+    """Links into the tree and to headings are right, on whatever page."""
+    path, _, anchor = target.partition("#")
+    there = (ROOT / page).parent / path if path else ROOT / page
+    assert there.exists()
+    if anchor:
+        assert anchors(there.read_text(encoding="utf-8")).count(anchor) == 1
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:examples|tests|tools)/[\w./-]+)`", TEXT))))
 def test_every_file_named_is_there(path: str) -> None:
     """Files of the tree are called by their names."""
-    assert (README.parent / path).exists()
+    assert (ROOT / path).exists()
 
 
 # --- configurations ---------------------------------------------------------
@@ -320,12 +329,12 @@ def test_nginx_takes_its_settings(tmp_path: Path) -> None:
 
 
 MODELS = {
-    "### `[[certificate]]`": Certificate,
-    "### `[[listen]]`": Listener,
-    "### `[backend.NAME]`": Backend,
-    "### `[backend.NAME.oauth2]`": OAuth2,
-    "### `[limits]`": Limits,
-    "### `[user_names]`": UserNamesTable,
+    "`[[certificate]]`": Certificate,
+    "`[[listen]]`": Listener,
+    "`[backend.NAME]`": Backend,
+    "`[backend.NAME.oauth2]`": OAuth2,
+    "`[limits]`": Limits,
+    "`[user_names]`": UserNamesTable,
 }
 
 NEW = {
@@ -386,7 +395,7 @@ def test_the_reference_has_every_default(heading: str, model: type[BaseModel], k
         if isinstance(model.model_fields[key].annotation, type)
         and issubclass(model.model_fields[key].annotation, Enum)
     ]
-    + [("### `[[listen]]`", "mechanisms", list(NEW[Listener].protocol.mechanisms))],
+    + [("`[[listen]]`", "mechanisms", list(NEW[Listener].protocol.mechanisms))],
 )
 def test_the_reference_has_every_choice(heading: str, key: str, choices: list[str]) -> None:
     """Where a key takes one of some words, the tables name them all."""
@@ -396,7 +405,7 @@ def test_the_reference_has_every_choice(heading: str, key: str, choices: list[st
 
 def test_the_reference_has_every_table() -> None:
     """There is a section for each table that the file may have; the tables in tables are among `MODELS`."""
-    said = re.findall(r"^### `\[+(\w+)(?:\.NAME)?\]", section(TEXT, "## Configuration"), re.MULTILINE)
+    said = re.findall(r"^## `\[+(\w+)(?:\.NAME)?\]", section(TEXT, "Configuration"), re.MULTILINE)
     from mailroute.config.reading import _TABLES
 
     # A table may have one of its own inside it.
@@ -407,7 +416,7 @@ def test_the_reference_has_every_key_of_the_top_level() -> None:
     """What may stand above the first table is listed, with its bound and its default."""
     from mailroute.config.reading import _KEYS
 
-    [table] = tables(section(TEXT, "### Top level"))
+    [table] = tables(section(TEXT, "Top level"))
     assert [code(row[0]) for row in table] == list(_KEYS)
     _, _, values, default = table[0]
     assert f"from 1 to {MAX_WORKERS}" in values
@@ -416,13 +425,13 @@ def test_the_reference_has_every_key_of_the_top_level() -> None:
 
 def test_what_is_said_of_workers_is_so() -> None:
     """The times that the section on workers names are the program's."""
-    text = section(TEXT, "### Workers")
+    text = section(TEXT, "Workers")
     assert f"within {supervisor.STOP_TIMEOUT:g} seconds" in text
     assert (supervisor.STEADY, supervisor.FIRST_DELAY) == (60, 1)
     assert f"1 second, 2, 4 and so on, up to {supervisor.LONGEST_DELAY:g}." in text
 
 
-SLOW = "### Sources that ask elsewhere"
+SLOW = "Sources that ask elsewhere"
 
 
 def keys_of(source: str) -> list[str]:
@@ -434,19 +443,42 @@ def keys_of(source: str) -> list[str]:
 
 def test_the_reference_has_every_route() -> None:
     """The kinds of routes and their keys are those that there are."""
-    text = section(TEXT, "### `[[route]]`")
-    [kinds, forgiving], glance, *quick = tables(text)
+    text = section(TEXT, "`[[route]]`")
+    [kinds, forgiving], *quick = tables(text)
     (common, _, *slow), elsewhere = tables(section(TEXT, SLOW)), section(TEXT, SLOW)
     built_in = [source.name for source in routers._BUILT_IN]
     assert re.findall(r'`"([\w-]+)"`', kinds[2]) == built_in
     assert code(forgiving[0]) == "on_error"
-    assert [code(row[0]) for row in glance] == built_in
     said = [re.findall(r'^`source = "([\w-]+)"`', each, re.MULTILINE) for each in (text, elsewhere)]
     assert [*said[0], *said[1]] == built_in
     for name, table in zip(said[0], quick, strict=True):
         assert keys_of(name) == sorted(code(row[0]) for row in table)
     for name, table in zip(said[1], slow, strict=True):
         assert keys_of(name) == sorted(code(row[0]) for row in (*common, *table))
+
+
+def at_a_glance() -> dict[str, str]:
+    """Return the examples of the table of sources."""
+    (table,) = tables(section(TEXT, "Where accounts are"))
+    return {
+        row[0].split("`")[1]: "".join(f"{line[1:-1]}\n" for line in row[2].split("<br>")) for row in table
+    }
+
+
+def test_all_sources_are_shown_at_a_glance() -> None:
+    """The table of sources has all that there are."""
+    assert list(at_a_glance()) == [source.name for source in routers._BUILT_IN]
+
+
+@pytest.mark.parametrize("source", at_a_glance())
+def test_every_source_at_a_glance_works(source: str, folder: Path) -> None:
+    """Its example is a route: with a line that says which source it is, nothing is missing."""
+    from twisted.internet import reactor
+
+    backends = BASE["backend"] + BASE["backend"].replace("east", "west")
+    route = f'[[route]]\nsource = "{source}"\n{at_a_glance()[source]}'
+    (folder / "mailroute.toml").write_text(BASE["certificate"] + BASE["listen"] + backends + route)
+    load(folder / "mailroute.toml", reactor)
 
 
 def test_the_reference_has_what_slow_sources_have() -> None:
@@ -465,7 +497,7 @@ def test_the_reference_has_what_slow_sources_have() -> None:
 
 def test_the_reference_has_every_authenticator() -> None:
     """The kinds of authenticators, their keys and the schemes of hashes are those that there are."""
-    text = section(TEXT, "### `[[authenticate]]`")
+    text = section(TEXT, "`[[authenticate]]`")
     [kinds, on_error], *keys = tables(text)
     built_in = [source.name for source in authenticators._BUILT_IN]
     assert re.findall(r'`"([\w-]+)"`', kinds[2]) == built_in
@@ -493,7 +525,7 @@ def test_the_reference_has_every_authenticator() -> None:
 # --- bounds and the log -----------------------------------------------------
 
 
-@pytest.mark.parametrize("row", tables(section(TEXT, "## Security"))[0], ids=lambda row: row[2])
+@pytest.mark.parametrize("row", tables(section(TEXT, "Security"))[0], ids=lambda row: row[2])
 def test_every_bound_is_what_it_says(row: list[str]) -> None:
     """The bounds are the program's."""
     _, said, constant = row
@@ -509,7 +541,7 @@ def events() -> Iterator[list[dict[str, object]]]:
     globalLogPublisher.removeObserver(caught.append)
 
 
-LOG = section(TEXT, "### The log")
+LOG = section(TEXT, "The log")
 
 
 def names(line: str) -> list[str]:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 from attrs import frozen
-from readme import README, blocks
+from readme import TEXT, blocks
 from servers.accounts import Account, message
 from servers.auth_http import AuthServer
 from servers.certificates import Authority, Certificate
@@ -86,9 +86,7 @@ def both(
 
 def readme(word: str) -> dict[str, object]:
     """Return the route of the README's example with this word in it."""
-    (text,) = [
-        block.text for block in blocks(README.read_text(encoding="utf-8"), "toml") if word in block.text
-    ]
+    (text,) = [block.text for block in blocks(TEXT, "toml") if word in block.text]
     (route,) = tomllib.loads(text)["route"]
     return route
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from asking import explained
 from live import patient
-from readme import README, blocks
+from readme import TEXT, blocks
 from servers.accounts import Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
@@ -349,7 +349,7 @@ def test_a_login_from_end_to_end(
     directory: Slapd, certificate: Certificate, authority: Authority, tmp_path: Path
 ) -> None:
     """The README's example: the directory checks the password and says where; mailroute logs in there."""
-    every = blocks(README.read_text(encoding="utf-8"), "toml")
+    every = blocks(TEXT, "toml")
     (text,) = [block.text for block in every if 'source = "ldap"' in block.text]
     (route,) = tomllib.loads(text)["route"]
     (tmp_path / "secret").write_text(f"{SECRET}\n")

@@ -12,7 +12,7 @@ import pytest
 import pytest_twisted
 from asking import explained
 from live import patient
-from readme import README, blocks
+from readme import TEXT, blocks
 from servers.accounts import Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
@@ -349,7 +349,7 @@ async def test_a_server_that_hangs(redis, authority, name: str) -> None:
 
 def example(language: str) -> str:
     """Return the example of the README: the configuration's part, or Redis's."""
-    text = README.read_text("utf-8").partition('`source = "redis"`: a Redis server')[2]
+    text = TEXT.partition('`source = "redis"`: a Redis server')[2]
     return blocks(text, language)[0].text
 
 

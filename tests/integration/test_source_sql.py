@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 import pytest_twisted
 from asking import answered
-from readme import README, blocks
+from readme import TEXT, blocks
 from servers.accounts import ALICE, BOB, Account, message
 from servers.certificates import Authority, Certificate
 from servers.databases import PASSWORD, SERVERS, Database, Postgresql
@@ -413,7 +413,7 @@ async def test_it_is_asked_once_for_each_user(make: Maker) -> None:
 def test_a_login_from_end_to_end(certificate: Certificate, authority: Authority) -> None:
     """The README's example routes a login to the server and the mailbox that the database names."""
     begin = '[[route]]\nsource = "sql"'
-    example = next(block for block in blocks(README.read_text(), "toml") if begin in block.text)
+    example = next(block for block in blocks(TEXT, "toml") if begin in block.text)
     route = tomllib.loads(example.text)["route"][0]
     there = Account("there", ALICE.password, "west")
     with Postgresql() as server, Dovecot(Terms(certificate=certificate), there) as mail:
