@@ -6,9 +6,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal, Route
-from mailroute.routers import guard as module
-from mailroute.routers.guard import MAX_FLIGHTS, Guard
+from mailroute.routers.guard import GuardedRouter
+from mailroute.sources import guard as module
 from mailroute.sources.context import BadAnswer, BadOption, SourceContext
+from mailroute.sources.guard import MAX_FLIGHTS
 from mailroute.sources.options import SlowOptions, read_options, secret
 from mailroute.testing import CLIENT
 
@@ -30,7 +31,7 @@ class Source:
             tmp_path, frozenset({"east"}), str, self.clock, lambda call: call(), label="route[1] (slow)"
         )
         options = read_options(SlowOptions, options, context)
-        self.guard = Guard(self.ask, options, context, by_password=by_password)
+        self.guard = GuardedRouter(self.ask, options, context, by_password=by_password)
 
     async def ask(self, question):
         waiting = Deferred(self._cancel)

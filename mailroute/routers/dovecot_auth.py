@@ -12,7 +12,7 @@ from zope.interface import implementer
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.routers.answers import Answers
-from mailroute.routers.guard import Guard
+from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
 from mailroute.sources.dovecot import DovecotAuth, DovecotCannotTell, Said, refuse, route_fields
 
@@ -27,7 +27,7 @@ class DovecotOptions(SlowOptions):
     """The socket where Dovecot tells of any user without a password, such as ``auth-master``."""
 
 
-class DovecotRouter(Guard):
+class DovecotRouter(GuardedRouter):
     """Asks one auth service."""
 
     def __init__(self, options: DovecotOptions, context: SourceContext) -> None:
