@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote_plus, urlencode
 
 from attrs import field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.python.failure import Failure
 from twisted.python.url import URL
@@ -26,6 +26,9 @@ MAX_ANSWER = MAX_DOCUMENT + 64 * 1024
 
 MAX_ASKED = 256
 """Requests at once; whoever comes on top of that is told to come again."""
+
+PATIENCE = 30.0
+"""Seconds for a connection to be made where nothing else bounds a request."""
 
 _USUAL = {
     "Accept": ["application/json"],
@@ -55,17 +58,17 @@ class Web:
 
     :param clock: the reactor.
     :param tls: makes the client's side of TLS; says who may vouch for the servers.
-    :param timeout: seconds for one answer.
+    :param timeout: seconds for one answer; None: whoever asks sees to it.
     """
 
-    def __init__(self, clock: Any, tls: TLSByName, timeout: float) -> None:
+    def __init__(self, clock: Any, tls: TLSByName, timeout: float | None) -> None:
         self._clock = clock
         self._timeout = timeout
         self._asked = 0
         # A connection for each request: the server may close one that is kept just as it is used
         # again, and a POST is not repeated.
         self._client = WebClient(
-            clock, tls, patience=timeout, max_body=MAX_DOCUMENT, max_answer=MAX_ANSWER, pool=None
+            clock, tls, patience=timeout or PATIENCE, max_body=MAX_DOCUMENT, max_answer=MAX_ANSWER, pool=None
         )
 
     async def get(self, url: str) -> bytes:
@@ -95,7 +98,8 @@ class Web:
         self._asked += 1
         try:
             answer: Deferred[Answer] = Deferred.fromCoroutine(self._exchange(request))
-            answer.addTimeout(self._timeout, self._clock, _too_late)
+            if self._timeout is not None:
+                answer.addTimeout(self._timeout, self._clock, _too_late)
             answer.addErrback(_explained, request.url)
             return await answer
         finally:
@@ -126,7 +130,7 @@ def _too_late(result: object, timeout: float) -> Failure:
 
 
 def _explained(failure: Failure, url: str) -> Failure:
-    if failure.check(LoginRefused):
+    if failure.check(LoginRefused, CancelledError):
         return failure
     ours = failure.check(WebServerFails) is not None
     return Failure(_unavailable(url, str(failure.value) if ours else type(failure.value).__name__))
