@@ -514,7 +514,7 @@ def test_a_token_is_asked_about_once_in_a_while() -> None:
 
 
 def test_a_bad_token_is_asked_about_once_in_a_while() -> None:
-    """Neither is the server asked again about one that it does not take, and the client is told why as ever."""
+    """Neither is it asked again about one that it does not take, and the client is told why as ever."""
     oauth2, web = introspected({"active": False}, clock := Clock())
     for _ in range(10):
         no = refusal(oauth2.authenticate(ask("opaque")))
@@ -572,7 +572,7 @@ def test_a_long_answer_is_not_kept() -> None:
 
 @pytest.mark.parametrize("fails", [AWAY, b"<html>"])
 def test_a_server_that_fails_is_left_alone(fails: object) -> None:
-    """After some failures it is asked no more, until one question tries it; nobody is told that a token is bad."""
+    """After some failures it is not asked until one question tries it; no token is called bad meanwhile."""
     oauth2, web = introspected(fails, clock := Clock(), breaker_failures=3)
     for number in range(10):
         assert refusal(oauth2.authenticate(ask(f"token{number}"))).reason is Reason.UNAVAILABLE
@@ -593,7 +593,7 @@ def test_one_asks_for_all_and_not_for_long() -> None:
         assert refusal(each).reason is Reason.UNAVAILABLE
 
 
-def test_it_stops_while_it_asks(tmp_path: Path) -> None:
+def test_it_stops_while_it_asks() -> None:
     """What is asked when mailroute stops is given up."""
     oauth2, _ = introspected(Deferred())
     oauth2.startService()

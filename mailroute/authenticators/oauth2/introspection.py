@@ -12,7 +12,7 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
 from mailroute.authenticators.oauth2.authenticator import BadToken, Claims
-from mailroute.events import LoginRefused, Reason, Refusal
+from mailroute.events import LoginRefused
 from mailroute.sources import SourceContext
 from mailroute.sources.guard import Guard, Unanswered
 from mailroute.sources.options import GuardOptions
