@@ -61,7 +61,13 @@ class AskedAuthenticator(MultiService):
         if not right:
             detail = f"wrong password ({self._context.label})"
             raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, detail))
-        return lookup.user
+        return lookup.user if route.user is None else self._normalised(route.user)
+
+    def _normalised(self, user: str) -> str:
+        try:
+            return self._context.normalise(user)
+        except ValueError as error:
+            raise self._nonsense(f"it knows the user by a name that is none: {error}") from None
 
     async def _is_right(self, route: Route, lookup: Lookup) -> bool:
         if route.password is None:

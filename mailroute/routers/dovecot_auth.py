@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter, IRouteSource
-from mailroute.routers.answers import Answers
+from mailroute.routers.answers import Answers, text
 from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
 from mailroute.sources.dovecot import DovecotAuth, DovecotCannotTell, Said, refuse, route_fields
@@ -35,6 +35,7 @@ class DovecotRouter(GuardedRouter):
         super().__init__(self._find, options, context, by_password=self.proves)
         self._path = context.folder / (options.socket or options.master_socket or "")
         self._answers = Answers(context.backends, options.backend)
+        self._nowhere = options.backend is None
         self._backends = context.backends
         self._server = DovecotAuth(str(self._path), context.clock, masters=not self.proves)
 
@@ -45,7 +46,7 @@ class DovecotRouter(GuardedRouter):
 
     async def _find(self, lookup: Lookup) -> Route | None:
         if not self.proves:
-            return self._found(await self._server.find(lookup))
+            return self._found(await self._server.find(lookup), lookup)
         if lookup.credentials is None or not lookup.credentials.user:
             detail = f"{self._path} checks passwords, and there is none: use master_socket for this"
             raise LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
@@ -57,21 +58,23 @@ class DovecotRouter(GuardedRouter):
         if said.word != "OK":
             refuse(said.fields)
             raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, f"Dovecot refused ({self._path})"))
-        route = self._found(said)
+        route = self._found(said, lookup)
         return None if route is None else evolve(route, proven=True)
 
-    def _found(self, said: Said) -> Route | None:
+    def _found(self, said: Said, lookup: Lookup) -> Route | None:
         if said.word == "NOTFOUND":
             return None
         if said.word == "FAIL":
             refuse(said.fields)
             raise DovecotCannotTell
         answer = dict(route_fields(said.fields, self._backends))
+        user = text(said.fields, "user")
         # What it calls the user is the name there, unless a field says otherwise.
-        answer.setdefault("name", said.fields.get("user"))
-        if set(answer) == {"host", "name"} and not answer["host"]:
+        answer.setdefault("name", user)
+        if set(answer) == {"host", "name"} and not answer["host"] and (user == lookup.user or self._nowhere):
             del answer["name"]  # it says nothing of where the account lives
-        return self._answers.route(answer)
+        route = self._answers.route(answer)
+        return route if route is None or user in (None, lookup.user) else evolve(route, user=user)
 
     def __str__(self) -> str:
         return f"the Dovecot at {self._path} {'checks passwords and ' * self.proves}knows where users live"
