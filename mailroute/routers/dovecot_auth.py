@@ -35,7 +35,6 @@ class DovecotRouter(GuardedRouter):
         super().__init__(self._find, options, context, by_password=self.proves)
         self._path = context.folder / (options.socket or options.master_socket or "")
         self._answers = Answers(context.backends, options.backend)
-        self._nowhere = options.backend is None
         self._backends = context.backends
         self._server = DovecotAuth(str(self._path), context.clock, masters=not self.proves)
 
@@ -69,10 +68,9 @@ class DovecotRouter(GuardedRouter):
             raise DovecotCannotTell
         answer = dict(route_fields(said.fields, self._backends))
         user = text(said.fields, "user")
-        # What it calls the user is the name there, unless a field says otherwise.
-        answer.setdefault("name", user)
-        if set(answer) == {"host", "name"} and not answer["host"] and (user == lookup.user or self._nowhere):
-            del answer["name"]  # it says nothing of where the account lives
+        if any(answer.values()) or (self._answers.everywhere and user != lookup.user):
+            # What it calls the user is the name there, unless a field says otherwise.
+            answer.setdefault("name", user)
         route = self._answers.route(answer)
         return route if route is None or user in (None, lookup.user) else evolve(route, user=user)
 
