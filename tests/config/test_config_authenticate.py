@@ -152,7 +152,7 @@ def test_what_nobody_can_check_is_not_offered(mechanism: str, proof: str) -> Non
 @pytest.mark.parametrize("chain", [[], ["memory"], [Tokens()]], ids=["backend", "password", "token"])
 @pytest.mark.parametrize("protocol", ["imap", "pop3", "managesieve", "submission"])
 def test_no_mechanism_at_all_needs_another_way_in(protocol: str, chain: list[Any]) -> None:
-    """An empty list is an error where nobody could log in: no command for it, or nobody who checks passwords."""
+    """An empty list is an error where nobody could log in: no command for it, or no password is checked."""
     memory = {"source": "checker", "checker": "memory:a:b"}
     listen = {"protocol": protocol, "mechanisms": []}
     backend = {protocol: "tcp:127.0.0.1:143", "security": "none"}
