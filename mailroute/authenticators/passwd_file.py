@@ -41,14 +41,11 @@ class PasswdFile(UsersFile[str]):
     _examples: Mapping[str, str]
     """A hash for each duration that checking one may have."""
 
+    offers: frozenset[Proof]
+    """What all its users can show: SCRAM only if nobody has another hash."""
+
     secret = token_bytes(32)
     """What decides how users look whom the file does not have; no two files of one process need another."""
-
-    @property
-    def offers(self) -> frozenset[Proof]:
-        """What all its users can show: SCRAM only if nobody has another hash."""
-        schemes = {kind.split()[0] for kind in self._examples}
-        return self.proofs - {proof for proof in SCRAM if schemes != {SCHEMES[proof]}}
 
     def _reader(self) -> LineReader[str]:
         return _PasswdReader(self._context)
@@ -57,6 +54,8 @@ class PasswdFile(UsersFile[str]):
         super()._take(reader)
         assert isinstance(reader, _PasswdReader)  # noqa: S101 - see _reader
         self._examples = reader.examples
+        schemes = {kind.split()[0] for kind in self._examples}
+        self.offers = self.proofs - {proof for proof in SCRAM if schemes != {SCHEMES[proof]}}
 
     async def authenticate(self, lookup: Lookup) -> str | None:
         """Return the user's name if its password is the file's (`IAuthenticator.authenticate`)."""
@@ -70,7 +69,7 @@ class PasswdFile(UsersFile[str]):
             right = await self._verify(stored if usable else self._decoy(lookup.user), lookup)
         if usable and right:
             return lookup.user
-        why = "wrong password" if usable else "the account is locked"
+        why = _why(stored, _shown(lookup)) if usable else "the account is locked"
         raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, f"{why} ({self.path})"))
 
     async def pretend(self, lookup: Lookup) -> None:
@@ -122,6 +121,12 @@ class PasswdFile(UsersFile[str]):
 
     def __str__(self) -> str:
         return f"passwords are checked by {self.path}, which has {len(self)} users now"
+
+
+def _why(stored: str, shown: Credentials) -> str:
+    if shown.proof in SCRAM and hashes.stored_keys(stored, shown.mechanism) is None:
+        return f"the user has no keys for {base_name(shown.mechanism)}"
+    return "wrong password"
 
 
 def _shown(lookup: Lookup) -> Credentials:

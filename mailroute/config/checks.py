@@ -37,7 +37,7 @@ class Authenticators:
 
 def proofs(links: Iterable[Link]) -> frozenset[Proof]:
     """Return what the authenticators can check together."""
-    return AuthenticatorChain(tuple(links)).offers
+    return AuthenticatorChain(tuple(links)).proofs
 
 
 @frozen

@@ -296,13 +296,17 @@ def test_scram_is_offered_where_it_can_succeed(
     assert settings.mechanisms(settings.listeners[0]) == offered
 
 
-def test_scram_that_would_fail_some_cannot_be_listed(folder: Path) -> None:
-    """To list SCRAM where some users have other hashes is an error."""
+def test_scram_that_fails_some_may_be_listed(folder: Path) -> None:
+    """SCRAM is offered where it is listed, though some users have no keys; if none can, it is an error."""
     (folder / "hashes").write_text(f"{KEYS}\neve:{{PLAIN}}x\n")
     chain = [{"source": "passwd-file", "file": "hashes"}]
-    listen = {"client_ca": None, "mechanisms": ["SCRAM-SHA-256"]}
+    listen = {"client_ca": None, "mechanisms": ["PLAIN", "SCRAM-SHA-256"]}
+    made = certified(folder, authenticate=chain, listen=listen)
+    settings = build(MemoryReactorClock(), folder=folder, **made)
+    assert settings.mechanisms(settings.listeners[0]) == ("PLAIN", "SCRAM-SHA-256")
+    memory = [{"source": "checker", "checker": "memory:a:b"}]
     with pytest.raises(ConfigError, match='"SCRAM-SHA-256" sends a SCRAM-SHA-256 exchange, which no'):
-        build(MemoryReactorClock(), folder=folder, **certified(folder, authenticate=chain, listen=listen))
+        build(MemoryReactorClock(), folder=folder, **{**made, "authenticate": memory})
 
 
 def test_only_who_wants_certificates_asks_for_them(folder: Path) -> None:

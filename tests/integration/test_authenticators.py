@@ -22,6 +22,7 @@ from servers.accounts import ALICE, Account, message
 from servers.auth_http import AuthServer
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
+from servers.processes import wait_until
 from servers.programs import program
 from servers.proxy import Mailroute
 from servers.raw import RawImap
@@ -358,6 +359,24 @@ def with_keys(east: Dovecot, authority: Authority, certificate: Certificate) -> 
     lines = [f"{user(scheme).user}:{hashed('SCRAM-SHA-256')}" for scheme in SCHEMES]
     with proxy(east, authority, certificate, lines) as here:
         yield here
+
+
+def test_scram_goes_and_comes_with_who_has_no_keys(
+    east: Dovecot, authority: Authority, certificate: Certificate
+) -> None:
+    """Who connects while somebody in the file has another hash is not offered what would fail for them."""
+    keys = f"{user('ARGON2ID').user}:{hashed('SCRAM-SHA-256')}\n"
+
+    def offered(here: Mailroute) -> bool:
+        with imaplib.IMAP4("localhost", here.ports["plain"]) as session:
+            return "AUTH=SCRAM-SHA-256" in session.capabilities
+
+    with proxy(east, authority, certificate, [keys]) as here:
+        assert offered(here)
+        (here.folder / "hashes").write_text(f"{keys}eve:{hashed('BLF-CRYPT')}\n")
+        wait_until("SCRAM to go", lambda: not offered(here))
+        (here.folder / "hashes").write_text(keys)
+        wait_until("SCRAM to come", lambda: offered(here))
 
 
 def gsasl(with_keys: Mailroute, authority: Authority, mechanism: str, password: str) -> str:
