@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from mailroute.events import Lookup, Route
+from mailroute.events import LoginRefused, Lookup, Route
 from mailroute.interfaces import IRouter
-from mailroute.sources import SlowOptions, SourceContext
-from mailroute.sources.guard import Guard
+from mailroute.sources import BadAnswer, SlowOptions, SourceContext
+from mailroute.sources.echo import LEFT_OUT, echoes
+from mailroute.sources.guard import Guard, Unanswered
 
 Ask = Callable[[Lookup], Awaitable[Route | None]]
 
@@ -36,7 +38,24 @@ class GuardedRouter(Guard[Route]):
 
     def route(self, lookup: Lookup) -> Route | Deferred[Route | None] | None:
         """Return the route (`IRouter.route`): at once if it is known."""
-        return self.ask(self._key(lookup), partial(self._asks, lookup), lookup.note)
+        return self.ask(self._key(lookup), partial(self._discreetly, lookup), lookup.note)
+
+    async def _discreetly(self, lookup: Lookup) -> Route | None:
+        """Ask the source, and leave out what it says against a login if that repeats the client's secret."""
+        try:
+            return await self._asks(lookup)
+        except LoginRefused as refused:
+            if self._echoes(refused.refusal.detail, lookup):
+                raise LoginRefused(evolve(refused.refusal, detail=LEFT_OUT)) from None
+            raise
+        except (BadAnswer, Unanswered) as error:
+            if self._echoes(str(error), lookup):
+                raise type(error)(LEFT_OUT) from None
+            raise
+
+    @staticmethod
+    def _echoes(said: str, lookup: Lookup) -> bool:
+        return lookup.credentials is not None and echoes(said, lookup.credentials)
 
     def _key(self, lookup: Lookup) -> tuple[str, str, bytes]:
         secret = b""
