@@ -109,7 +109,7 @@ def test_a_token_that_comes_back_is_not_passed_on(make):
     shown = Credentials("XOAUTH2", b"bob", b"user=bob\1auth=Bearer a.t-k.n\1\1", proof=Proof.TOKEN)
     got = source.route(credentials=shown)
     source.answers(LoginRefused(Refusal(Reason.CONTACT_ADMIN, "bad a.t-k.n")))
-    assert refused(got).detail == LEFT_OUT
+    assert refused(got).detail == f"route[1] (slow): {LEFT_OUT}"
 
 
 @pytest.fixture
