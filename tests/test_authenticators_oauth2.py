@@ -33,6 +33,7 @@ from mailroute.interfaces import IAuthenticator
 from mailroute.names import UserNames
 from mailroute.proofs import Proof
 from mailroute.sources import BadOption, SourceContext
+from mailroute.web import MAX_ASKED
 
 ISSUER, AUDIENCE = "https://login.example.org", "mail"
 
@@ -591,6 +592,20 @@ def test_one_asks_for_all_and_not_for_long() -> None:
     clock.advance(5)
     for each in waiting:
         assert refusal(each).reason is Reason.UNAVAILABLE
+
+
+def test_many_tokens_at_once_are_not_the_servers_fault() -> None:
+    """Who comes on top of those that it may be asked is told to come again; it is not left alone for that."""
+    oauth2, web = introspected(held := Deferred())
+    waiting = [
+        Deferred.fromCoroutine(oauth2.authenticate(ask(f"t{number}"))) for number in range(MAX_ASKED + 20)
+    ]
+    assert len(web.asked) == MAX_ASKED
+    assert all(refusal(each).reason is Reason.UNAVAILABLE for each in waiting[MAX_ASKED:])
+    web.said = LONG
+    held.callback(None)
+    assert [answer(each) for each in waiting[:MAX_ASKED]] == ["alice"] * MAX_ASKED
+    assert answer(oauth2.authenticate(ask("another"))) == "alice"
 
 
 def test_it_stops_while_it_asks() -> None:

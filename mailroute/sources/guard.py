@@ -130,6 +130,7 @@ class Guard(Service, Generic[_Answer]):
     are not.
 
     :param keeps: whether answers are kept as the options say, or not at all.
+    :param flights: questions at a time; whoever comes on top of that is told to come again.
     :param end: says when an answer is of no use any more, by the clock.
     """
 
@@ -139,6 +140,7 @@ class Guard(Service, Generic[_Answer]):
         context: SourceContext,
         *,
         keeps: bool = True,
+        flights: int = MAX_FLIGHTS,
         end: Callable[[_Answer], float] = lambda _: inf,
     ) -> None:
         self.counts = Counts()
@@ -146,6 +148,7 @@ class Guard(Service, Generic[_Answer]):
         self._label = context.label
         self._clock = context.clock
         self._end = end
+        self._most = flights
         self._salt = secrets.token_bytes(16)
         # Apart, so that guesses at names do not drive answers out.
         self._positive: _Cache[_Answer] = _Cache(options.cache_size, options.cache_ttl * keeps)
@@ -153,7 +156,7 @@ class Guard(Service, Generic[_Answer]):
         self._stopping = False
         self._flights: dict[Hashable, list[Deferred[_Answer | None]]] = {}
         self._running: set[Deferred[_Answer | None]] = set()
-        self._breaker = _Breaker(options.breaker_failures, options.breaker_pause, self._label)
+        self._breaker = Breaker(options.breaker_failures, options.breaker_pause, self._label)
 
     def stopService(self) -> Deferred[None] | None:
         """Give up what is asked, and say how it went."""
@@ -198,9 +201,9 @@ class Guard(Service, Generic[_Answer]):
         if not self._breaker.lets_through(now):
             self.counts.spared += 1
             return self._instead(key, "it has failed too often lately, and is left alone")
-        if len(self._flights) >= MAX_FLIGHTS:
+        if len(self._flights) >= self._most:
             self.counts.spared += 1
-            return self._instead(key, f"it is asked {MAX_FLIGHTS} questions already")
+            return self._instead(key, f"it is asked {self._most} questions already")
         told("fresh")
         return self._fly(key, ask)
 
@@ -288,7 +291,7 @@ class Guard(Service, Generic[_Answer]):
             self._positive.keep(key, answer, now, self._end(answer))
 
 
-class _Breaker:
+class Breaker:
     """Leaves a source alone that has failed several times in a row, and then tries it with one question.
 
     :param failures: how many, 0 for never.

@@ -16,7 +16,7 @@ from mailroute.events import LoginRefused
 from mailroute.sources import SourceContext
 from mailroute.sources.guard import Guard, Unanswered
 from mailroute.sources.options import GuardOptions
-from mailroute.web import basic
+from mailroute.web import MAX_ASKED, basic
 
 MAX_KEPT = 4096
 """Bytes of an answer that is kept: those of the usual servers have some hundred."""
@@ -68,7 +68,8 @@ class Introspection(Guard[Known]):
         audience: Sequence[str],
         leeway: float,
     ) -> None:
-        super().__init__(options, context, end=lambda known: known.end)
+        # Not more than `Web` takes: to be told so by that would look like the server's fault.
+        super().__init__(options, context, flights=MAX_ASKED, end=lambda known: known.end)
         self._web = web
         self._url = url
         self._authorization = basic(*client)
