@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
@@ -15,6 +15,7 @@ from twisted.python.url import URL
 from twisted.web.http_headers import Headers
 
 from mailroute.events import LoginRefused, Reason, Refusal
+from mailroute.sources.guard import Breaker
 from mailroute.sources.trust import TLSByName
 from mailroute.sources.web_client import WebClient, WebServerFails
 
@@ -26,6 +27,12 @@ MAX_ANSWER = MAX_DOCUMENT + 64 * 1024
 
 MAX_ASKED = 256
 """Requests at once; whoever comes on top of that is told to come again."""
+
+FAILURES = 5
+"""Failures in a row after which a server that gives out tokens is left alone."""
+
+PAUSE = 10.0
+"""Seconds for which it is left alone; then one request tries it."""
 
 PATIENCE = 30.0
 """Seconds for a connection to be made where nothing else bounds a request."""
@@ -116,6 +123,37 @@ class Web:
         if any(value.strip().lower() != b"identity" for value in answer.values(b"Content-Encoding")):
             raise WebServerFails("it is encoded (Content-Encoding), which it was not asked for")
         return Answer(answer.status, answer.body)
+
+
+class SparedWeb:
+    """Sends forms to one server, which is left alone for a while when it has failed several times in a row.
+
+    :param label: what the log calls it.
+    :param seconds: the time.
+    """
+
+    def __init__(self, web: Web, label: str, seconds: Callable[[], float]) -> None:
+        self._web = web
+        self._seconds = seconds
+        self._breaker = Breaker(FAILURES, PAUSE, label)
+
+    async def submit(self, url: str, headers: Mapping[str, str], form: Mapping[str, str]) -> Answer:
+        """Send a form, and return the answer (`Web.submit`).
+
+        :raises LoginRefused: there is none now.
+        """
+        if not self._breaker.lets_through(self._seconds()):
+            raise _unavailable(url, "it has failed too often lately, and is left alone")
+        try:
+            answer = await self._web.submit(url, headers, form)
+        except LoginRefused:
+            self._breaker.failed(self._seconds())
+            raise
+        if answer.status >= 500:
+            self._breaker.failed(self._seconds())
+        else:
+            self._breaker.succeeded()
+        return answer
 
 
 def _good(url: str, answer: Answer) -> bytes:
