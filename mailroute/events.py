@@ -151,14 +151,13 @@ class Change:
 class Route:
     """The answer: where an account lives, and how to get in there.
 
-    ``backend``: the backend's name.  ``name``: the user's name there, if it
-    differs.  ``others``: backends to try in order if that one does not answer.
-    ``password``: what to log in with there, instead of what the client sent;
-    ``master``: in whose name, if not the user's own (SASL PLAIN with the user
-    as the authorization identity).  ``proven``: the source has checked the
-    lookup's credentials, and they are the user's.  ``change``: what the
-    backend's block has otherwise.  ``forward``: keys and values to hand to the
-    backend with the client's identity.
+    ``backend``: the backend's name.  ``name``: the user's name there, if it differs.  ``others``: backends
+    to try in order if that one does not answer.  ``password``: what to log in with there, instead of what
+    the client sent; ``master``: in whose name, if not the user's own (SASL PLAIN with the user as the
+    authorization identity).  ``proven``: the source has checked the lookup's credentials, and they are the
+    user's.  ``change``: what the backend's block has otherwise.  ``forward``: keys and values to hand to
+    the backend with the client's identity.  ``user``: who it is, in the source's words, if it knows the
+    user by another name than it was asked for.
     """
 
     backend: str
@@ -169,6 +168,7 @@ class Route:
     proven: bool = False
     change: Change | None = None
     forward: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
 
     def credentials(self, user: str) -> Credentials | None:
         """Return what to log in with as this user; None: with what the client sent."""

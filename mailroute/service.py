@@ -277,11 +277,28 @@ def _begin(listener: Listener, settings: Settings, house: House, authenticator: 
     protocol = listener.protocol
     if IDeliveryProtocol.providedBy(protocol):
         return _delivering(listener, settings.limits, house)
+    doors: dict[frozenset[Proof], Door] = {}
+
+    def begin(leg: IClientLeg) -> ISession:
+        # What can succeed may change with the users that a file has.
+        offers = frozenset() if authenticator is None else authenticator.offers
+        door = doors.get(offers)
+        if door is None:
+            terms = _terms(listener, settings)
+            door = Door(listener.name, ILoginProtocol(protocol), terms, authenticator, _fixed(listener))
+            doors[offers] = door
+        return Session(house, door, leg)
+
+    return begin
+
+
+def _terms(listener: Listener, settings: Settings) -> DialogTerms:
+    """Return what a listener's dialogs need to know, for what can be checked now."""
     starttls = listener.security is Security.STARTTLS
     proofs, mechanisms = settings.proofs(listener), settings.mechanisms(listener)
     certified = tuple(word for word in mechanisms if proof_of(word) is Proof.CERTIFICATE)
     bound = tuple(filter(needs_binding, mechanisms))
-    terms = DialogTerms(
+    return DialogTerms(
         tls_offered=starttls,
         login_allowed=not starttls or listener.cleartext_login,
         mechanisms=tuple(word for word in mechanisms if word not in (*certified, *bound)),
@@ -292,8 +309,6 @@ def _begin(listener: Listener, settings: Settings, house: House, authenticator: 
         bad_commands=settings.limits.bad_commands,
         host_name=_host_name(listener),
     )
-    door = Door(listener.name, ILoginProtocol(protocol), terms, authenticator, _fixed(listener))
-    return partial(Session, house, door)
 
 
 def _fixed(listener: Listener) -> Route | None:

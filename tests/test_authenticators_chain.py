@@ -121,7 +121,7 @@ def test_only_those_are_asked_that_can_check_it():
     )
 
 
-@pytest.mark.parametrize("name", ["", b"bob", 3, "bob\r\nx", True])
+@pytest.mark.parametrize("name", ["", b"bob", 3, "bob\r\nx", True, "b\ud800b", "b" * 513])
 def test_a_name_that_can_be_nobodys_lets_nobody_in(name):
     """An authenticator that answers with something else than a name is broken, and opens no door."""
     assert refusal(chain(Says(name)).authenticate(ASK)).reason is Reason.MISCONFIGURED

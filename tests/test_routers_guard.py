@@ -1,14 +1,21 @@
 """Around every slow source: caches, one question at a time, a timeout, a breaker."""
 
+import base64
+from urllib.parse import quote
+
 import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal, Route
-from mailroute.routers import guard as module
-from mailroute.routers.guard import MAX_FLIGHTS, Guard
+from mailroute.proofs import Proof
+from mailroute.routers.guard import GuardedRouter
+from mailroute.sources import guard as module
 from mailroute.sources.context import BadAnswer, BadOption, SourceContext
+from mailroute.sources.echo import LEFT_OUT
+from mailroute.sources.guard import MAX_FLIGHTS
 from mailroute.sources.options import SlowOptions, read_options, secret
 from mailroute.testing import CLIENT
 
@@ -30,7 +37,7 @@ class Source:
             tmp_path, frozenset({"east"}), str, self.clock, lambda call: call(), label="route[1] (slow)"
         )
         options = read_options(SlowOptions, options, context)
-        self.guard = Guard(self.ask, options, context, by_password=by_password)
+        self.guard = GuardedRouter(self.ask, options, context, by_password=by_password)
 
     async def ask(self, question):
         waiting = Deferred(self._cancel)
@@ -63,6 +70,46 @@ class Source:
         got = self.route(user)
         self.answers(answer)
         return got
+
+
+SECRET = "päss wörd\\"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        SECRET,
+        ascii(SECRET)[1:-1],
+        ascii(SECRET.encode())[2:-1],
+        quote(SECRET),
+        base64.b64encode(SECRET.encode()).decode(),
+    ],
+)
+@pytest.mark.parametrize("kind", [BadAnswer, module.Unanswered, LoginRefused])
+def test_a_secret_that_comes_back_is_not_passed_on(make, kind, echo):
+    """What a source says against a login is left out where it repeats what the client has shown."""
+    source = make(by_password=True)
+    said = f"not {echo}, I say"
+    shown = Credentials("PLAIN", b"bob", SECRET.encode())
+    with capturedLogs() as logs:
+        got = source.route(credentials=shown)
+        source.answers(
+            LoginRefused(Refusal(Reason.CONTACT_ADMIN, said)) if kind is LoginRefused else kind(said)
+        )
+    (outcome,) = got
+    assert echo not in "".join([str(outcome), *map(formatEvent, logs)])
+    other = source.route(credentials=evolve(shown, secret=b"another"))
+    source.answers(LoginRefused(Refusal(Reason.CONTACT_ADMIN, said)))
+    assert refused(other).detail == said
+
+
+def test_a_token_that_comes_back_is_not_passed_on(make):
+    """Of a token's message, the token alone is a secret as well."""
+    source = make(by_password=True)
+    shown = Credentials("XOAUTH2", b"bob", b"user=bob\1auth=Bearer a.t-k.n\1\1", proof=Proof.TOKEN)
+    got = source.route(credentials=shown)
+    source.answers(LoginRefused(Refusal(Reason.CONTACT_ADMIN, "bad a.t-k.n")))
+    assert refused(got).detail == f"route[1] (slow): {LEFT_OUT}"
 
 
 @pytest.fixture

@@ -361,7 +361,7 @@ async def test_a_server_that_is_down(make, json_server):
     router = make(url=json_server.url, dialect="json", cache_ttl=0.001, breaker_failures=2)
     assert (await ask(router, "a")).name == "a there"
     json_server.stop()
-    await patient(lambda: router._routes.fresh(router._key(lookup("a")), reactor.seconds()) is None)
+    await patient(lambda: router._positive.fresh(router._key(lookup("a")), reactor.seconds()) is None)
     assert (await ask(router, "a")).name == "a there"
     for user in ("b", "c", "d"):
         assert await ask(router, user) is Reason.UNAVAILABLE

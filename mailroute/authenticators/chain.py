@@ -178,7 +178,11 @@ def _checked(label: str, answer: object, kind: type[_Answer]) -> _Answer:
 
 
 def _can_be_a_name(name: str) -> bool:
-    return 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME and not CONTROL.search(name)
+    try:
+        length = len(name.encode("utf-8"))
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON may hold
+        return False
+    return 0 < length <= MAX_NAME and not CONTROL.search(name)
 
 
 def _shown(lookup: Lookup) -> Credentials:

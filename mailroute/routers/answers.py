@@ -78,11 +78,13 @@ class Answers:
     :param backends: the names of the backends that there are.
     :param backend: the one where an answer names none.
     :param proves: whether the source may have checked the password.
+    :ivar everywhere: whether one that names no backend means one all the same.
     """
 
     def __init__(self, backends: Iterable[str], backend: str | None = None, *, proves: bool = False) -> None:
         self._backends = frozenset(backends)
         self._backend = backend
+        self.everywhere = backend is not None
         self._fields = (*FIELDS, PROVEN) if proves else FIELDS
 
     def route(self, answer: Mapping[str, object]) -> Route | None:

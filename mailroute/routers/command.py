@@ -27,7 +27,7 @@ from zope.interface import implementer
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.routers.answers import Answers
-from mailroute.routers.guard import Guard
+from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.questions import question
 from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
 
@@ -159,7 +159,7 @@ class _Program(ProcessProtocol):
             self.transport.signalProcess(signal)
 
 
-class CommandRouter(Guard):
+class CommandRouter(GuardedRouter):
     """Asks the program, which it starts when there is a question, and again if it has ended."""
 
     def __init__(self, options: CommandOptions, context: SourceContext, program: str) -> None:

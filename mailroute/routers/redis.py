@@ -20,7 +20,7 @@ from zope.interface import implementer
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.routers.answers import Answers
-from mailroute.routers.guard import Guard
+from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import BadAnswer, BadOption, SlowOptions, SourceContext, read_options, secret
 from mailroute.sources.redis import Access, Redis
 from mailroute.sources.trust import tls_for
@@ -174,7 +174,7 @@ def _database(text: str) -> int:
 # --- asking ------------------------------------------------------------------------
 
 
-class RedisRouter(Guard):
+class RedisRouter(GuardedRouter):
     """Asks one server."""
 
     def __init__(

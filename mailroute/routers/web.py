@@ -22,7 +22,7 @@ from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.proofs import Proof
 from mailroute.routers.answers import Answers, shown
-from mailroute.routers.guard import Guard
+from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.questions import question
 from mailroute.sources import BadAnswer, BadOption, SlowOptions, SourceContext, read_options, secret
 from mailroute.sources.trust import tls_for
@@ -86,7 +86,7 @@ class HttpOptions(SlowOptions):
     """What nginx calls protocols that it has another name for."""
 
 
-class _WebRouter(Guard):
+class _WebRouter(GuardedRouter):
     """What both dialects have in common."""
 
     def __init__(self, options: HttpOptions, context: SourceContext, *, proves: bool) -> None:

@@ -23,8 +23,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from mailroute import routers
+from mailroute import authenticators, routers
 from mailroute.events import Change, Credentials, LoginRefused, Lookup, Reason, Route
+from mailroute.names import UserNames
 from mailroute.routers import SourceContext
 from mailroute.testing import CLIENT
 
@@ -37,6 +38,8 @@ EXTRAS = {
     "closed": "nologin=y reason=moving",
     "nonsense": "host=west port=99999",
     "plain": "",
+    "alias": "user=Plain",
+    "alias-there": "user=plain host=west",
 }
 PASSWORD = "se cret'\"%:*ü"
 
@@ -60,7 +63,8 @@ def made(server: Dovecot, **options: object):
         deferToThread,
         label="route[1]",
     )
-    router = routers.source("dovecot-auth").router({"backend": "east", **options}, context)
+    keys = {key: value for key, value in {"backend": "east", **options}.items() if value is not None}
+    router = routers.source("dovecot-auth").router(keys, context)
     IService(router).startService()
     return router
 
@@ -90,6 +94,8 @@ ROUTES = {
     "named": Route("west", "named"),
     "odd": Route("west", "odd", forward=(("what", 'a"b'),)),
     "plain": Route("east"),
+    "alias": Route("east", "Plain", user="Plain"),
+    "alias-there": Route("west", "plain", user="plain"),
 }
 
 
@@ -99,6 +105,52 @@ async def test_extra_fields_decide(checking, telling, user: str) -> None:
     """Both sockets give the route that the passdb's fields say; the one that checks passwords proves it."""
     assert await ask(telling, lookup(user)) == ROUTES[user]
     assert await ask(checking, lookup(user)) == evolve(ROUTES[user], proven=True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_no_backend_is_for_all_a_user_without_a_host_is_for_others(decider: Dovecot) -> None:
+    """Another name alone says nothing of where the account lives."""
+    router = made(decider, socket="auth-client", backend=None)
+    for user in ("plain", "alias"):
+        assert await ask(router, lookup(user)) is None
+    router.stopService()
+
+
+@pytest.mark.parametrize("user", ["moved", "plain", "alias", "alias-there"])
+@pytest_twisted.ensureDeferred
+async def test_who_is_checked_is_who_dovecot_says(decider: Dovecot, user: str) -> None:
+    """A password that Dovecot takes for another user's (``user=``) opens that one's account, and no other."""
+    context = SourceContext(decider.folder / "run", frozenset(), str.lower, reactor, deferToThread)
+    authenticator = authenticators.source("dovecot-auth").authenticator({"socket": "auth-client"}, context)
+    service = IService(authenticator)
+    service.startService()
+    expected = {"alias": "plain", "alias-there": "plain"}.get(user, user)
+    assert await authenticator.authenticate(lookup(user)) == expected
+    service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_domain_that_dovecot_cuts_off_is_not_another_ones() -> None:
+    """Where Dovecot knows users by less than the client has sent, nobody becomes the same name elsewhere."""
+    with Dovecot(Terms(ssl="no", auth_sockets=True, username_format="local"), ALICE) as server:
+        server.add(Account("bob", PASSWORD, "east"))
+        names = UserNames(default_domain="example.org")
+        context = SourceContext(
+            server.folder / "run",
+            frozenset(),
+            names.normalise,
+            reactor,
+            deferToThread,
+            label="authenticate[1]",
+        )
+        authenticator = authenticators.source("dovecot-auth").authenticator(
+            {"socket": "auth-client"}, context
+        )
+        service = IService(authenticator)
+        service.startService()
+        for name in ("bob@example.org", "bob@elsewhere.example", "BOB@example.org"):
+            assert await authenticator.authenticate(lookup(name)) == "bob@example.org"
+        service.stopService()
 
 
 @pytest_twisted.ensureDeferred

@@ -19,11 +19,12 @@ from zope.interface import implementer
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.routers.answers import Answers
-from mailroute.routers.guard import Guard, Unanswered
+from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.sql.drivers import Driver, driver
 from mailroute.routers.sql.pool import Pool, Row
 from mailroute.routers.sql.query import translated
 from mailroute.sources import CONTROL, BadOption, SlowOptions, SourceContext, read_options, secret
+from mailroute.sources.guard import Unanswered
 
 LAST_WORDS = 2.0
 """Seconds that connections have to end when mailroute stops; then it goes on without them."""
@@ -52,7 +53,7 @@ class SqlOptions(SlowOptions):
     """Connections at most, in each worker; 4 unless given."""
 
 
-class SqlRouter(Guard):
+class SqlRouter(GuardedRouter):
     """Asks a database, over connections that are made when there are questions."""
 
     def __init__(
