@@ -44,7 +44,8 @@ class Client:
 
     ``source`` and ``destination`` are ``None`` where the transport has no IP
     address (a UNIX socket).  ``tls`` is the negotiated version, such as
-    ``TLSv1.3``, or ``None`` in the clear; ``server_name`` the SNI it asked for.
+    ``TLSv1.3``, or ``None`` in the clear; ``cipher`` OpenSSL's name of the suite;
+    ``server_name`` the SNI it asked for.
     ``of_proxy``: a proxy in front has opened the connection and says nothing of
     a client (a health check, as a rule), so that ``source`` is its own address.
     ``certificate`` is ``None`` unless it has shown one that is to be trusted.
@@ -57,6 +58,7 @@ class Client:
     server_name: str | None = None
     of_proxy: bool = False
     certificate: ClientCertificate | None = None
+    cipher: str | None = None
 
 
 @passing
@@ -203,6 +205,8 @@ class Refusal:
     the words of its protocol, where the client may see it; ``challenge`` an
     OAuth server's error document (RFC 7628 section 3.2.2) for the client.
     ``unreached``: the backend has not said a word, so that another one may be tried.
+    ``wait``: seconds for which whoever refuses wants the client to wait for its answer, at the least;
+    ``final``: after that the client is to be sent away, however many logins may fail.
     """
 
     reason: Reason
@@ -210,6 +214,8 @@ class Refusal:
     reply: bytes | None = None
     challenge: bytes | None = None
     unreached: bool = False
+    wait: float = 0
+    final: bool = False
 
 
 class LoginRefused(Exception):
