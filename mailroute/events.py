@@ -42,13 +42,11 @@ class Address:
 class Client:
     """What is known of a connected client before it says who it is.
 
-    ``source`` and ``destination`` are ``None`` where the transport has no IP
-    address (a UNIX socket).  ``tls`` is the negotiated version, such as
-    ``TLSv1.3``, or ``None`` in the clear; ``cipher`` OpenSSL's name of the suite;
-    ``server_name`` the SNI it asked for.
-    ``of_proxy``: a proxy in front has opened the connection and says nothing of
-    a client (a health check, as a rule), so that ``source`` is its own address.
-    ``certificate`` is ``None`` unless it has shown one that is to be trusted.
+    ``source`` and ``destination`` are ``None`` where the transport has no IP address (a UNIX socket).
+    ``tls`` is the negotiated version, such as ``TLSv1.3``, or ``None`` in the clear; ``cipher`` OpenSSL's
+    name of the suite; ``server_name`` the SNI it asked for.  ``of_proxy``: a proxy in front has opened the
+    connection and says nothing of a client (a health check, as a rule), so that ``source`` is its own
+    address.  ``certificate`` is ``None`` unless it has shown one that is to be trusted.
     """
 
     session_id: str
@@ -153,13 +151,11 @@ class Change:
 class Route:
     """The answer: where an account lives, and how to get in there.
 
-    ``backend``: the backend's name.  ``name``: the user's name there, if it
-    differs.  ``others``: backends to try in order if that one does not answer.
-    ``password``: what to log in with there, instead of what the client sent;
-    ``master``: in whose name, if not the user's own (SASL PLAIN with the user
-    as the authorization identity).  ``proven``: the source has checked the
-    lookup's credentials, and they are the user's.  ``change``: what the
-    backend's block has otherwise.  ``forward``: keys and values to hand to the
+    ``backend``: the backend's name.  ``name``: the user's name there, if it differs.  ``others``: backends to
+    try in order if that one does not answer.  ``password``: what to log in with there, instead of what the
+    client sent; ``master``: in whose name, if not the user's own (SASL PLAIN with the user as the
+    authorization identity).  ``proven``: the source has checked the lookup's credentials, and they are the
+    user's.  ``change``: what the backend's block has otherwise.  ``forward``: keys and values to hand to the
     backend with the client's identity.
     """
 
@@ -332,14 +328,12 @@ LoginEvent = Send | StartTLS | Ready | LoggedIn | Refused
 class DialogTerms:
     """What a dialog needs to know of its listener.
 
-    ``tls_offered``: the client may ask for STARTTLS.  ``login_allowed``: it may
-    log in as things stand; a STARTTLS listener allows it once TLS is on.
-    ``passwords``: a login with name and password may succeed at all.
-    ``mechanisms``: the SASL mechanisms to offer, in order; ``certified`` and ``bound``
-    come before them once the client has shown its certificate, or TLS has channel binding.
-    ``capabilities``: what else to announce.  ``bad_commands``: how many are answered before
-    the client is sent away, 0 for any number.  ``host_name``: what mailroute calls itself, for
-    protocols that tell it.
+    ``tls_offered``: the client may ask for STARTTLS.  ``login_allowed``: it may log in as things stand; a
+    STARTTLS listener allows it once TLS is on.  ``passwords``: a login with name and password may succeed at
+    all.  ``mechanisms``: the SASL mechanisms to offer, in order; ``certified`` and ``bound`` come before them
+    once the client has shown its certificate, or TLS has channel binding.  ``capabilities``: what else to
+    announce.  ``bad_commands``: how many are answered before the client is sent away, 0 for any number.
+    ``host_name``: what mailroute calls itself, for protocols that tell it.
     """
 
     tls_offered: bool = False

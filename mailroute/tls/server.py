@@ -19,9 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -29,6 +27,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from mailroute.proofs import ClientCertificate
+from mailroute.tls.certificate import read_certificate
 from mailroute.tls.ciphers import OPTIONS, TLS_1_2, TLS_1_3
 from mailroute.wire.client_hello import MAX_HELLO, Incomplete, server_name
 
@@ -40,22 +39,6 @@ TICKET_KEY_LIFETIME = 86400.0
 
 Whoever gets hold of the key can read recorded TLS 1.2 sessions (RFC 9325 section 4.4 wants it renewed).
 """
-
-
-MAX_NAMES = 16
-"""Names of each kind that are read in a client's certificate."""
-
-MAX_DN = 1024
-"""Characters of a certificate's subject, and of its issuer; a longer one is not told."""
-
-_SHORT_NAMES = {
-    NameOID.EMAIL_ADDRESS: "emailAddress",
-    NameOID.GIVEN_NAME: "GN",
-    NameOID.SERIAL_NUMBER: "serialNumber",
-    NameOID.SURNAME: "SN",
-    NameOID.TITLE: "title",
-}
-"""What OpenSSL calls attributes for which RFC 4514 has no name."""
 
 
 @frozen
@@ -289,17 +272,7 @@ def client_certificate(connection: SSL.Connection) -> ClientCertificate | None:
     # A ticket outlives a certificate whose time is over meanwhile.
     if certificate is None or certificate.not_valid_after_utc < datetime.now(UTC):
         return None
-    try:
-        return ClientCertificate(
-            tuple(_emails(certificate)),
-            tuple(_common_names(certificate)),
-            _written(certificate.subject),
-            _written(certificate.issuer),
-            _serial(certificate),
-            certificate.fingerprint(SHA1()).hex(),  # noqa: S303 - a name that others look for
-        )
-    except ValueError:  # it is good, and says something that nobody can read
-        return ClientCertificate()
+    return read_certificate(certificate)
 
 
 def channel_binding(connection: SSL.Connection) -> bytes | None:
@@ -311,32 +284,6 @@ def channel_binding(connection: SSL.Connection) -> bytes | None:
         return None
     binding: bytes = connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
     return binding
-
-
-def _emails(certificate: x509.Certificate) -> list[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.RFC822Name)[:MAX_NAMES]
-
-
-def _common_names(certificate: x509.Certificate) -> list[str]:
-    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return [name.value for name in found if isinstance(name.value, str)][:MAX_NAMES]
-
-
-def _written(name: x509.Name) -> str:
-    """Return a name as OpenSSL writes it after RFC 2253: in printable ASCII."""
-    text = name.rfc4514_string(_SHORT_NAMES).encode()
-    written = "".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\{byte:02X}" for byte in text)
-    return written if len(written) <= MAX_DN else ""
-
-
-def _serial(certificate: x509.Certificate) -> str:
-    """Return the number in as many digits as its bytes have."""
-    digits = f"{certificate.serial_number:X}"
-    return digits.rjust(len(digits) + len(digits) % 2, "0")
 
 
 def _use(context: SSL.Context, pair: KeyPair, *, alone: bool) -> None:
