@@ -331,6 +331,20 @@ def test_stopping_gives_up_what_is_asked(make):
     assert refused(got).reason is Reason.UNAVAILABLE
 
 
+def test_whoever_comes_after_the_end_is_told_to_come_again(make):
+    """Nothing is begun that nobody would end; what is known is told."""
+    source = make(cache_ttl=60)
+    source.learns("carol")
+    source.guard.startService()
+    source.guard.stopService()
+    [no] = source.route()
+    assert no == Refusal(Reason.UNAVAILABLE, "route[1] (slow) cannot be asked: mailroute is about to end")
+    assert source.route("carol") == [EAST]
+    assert not source.questions
+    source.guard.startService()
+    assert source.learns() == [EAST]
+
+
 def test_a_note_says_where_an_answer_is_from(make):
     """Whoever asks for an account by hand is told whether the answer was fresh."""
     source = make()

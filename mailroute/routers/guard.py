@@ -154,6 +154,11 @@ class Guard(Service):
         self._running: set[Deferred[Route | None]] = set()
         self._breaker = _Breaker(options.breaker_failures, options.breaker_pause, self._label)
 
+    def startService(self) -> None:
+        """Begin to ask, or go on."""
+        super().startService()
+        self._stopping = False
+
     def stopService(self) -> Deferred[None] | None:
         """Give up what is asked, and say how it went."""
         super().stopService()
@@ -179,6 +184,8 @@ class Guard(Service):
             self.counts.joined += 1
             _note(lookup, "shared with a question under way")
             return self._join(flight)
+        if self._stopping:
+            return self._instead(key, "mailroute is about to end")
         if not self._breaker.lets_through(now):
             self.counts.spared += 1
             return self._instead(key, "it has failed too often lately, and is left alone")

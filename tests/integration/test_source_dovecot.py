@@ -25,6 +25,7 @@ from twisted.internet.threads import deferToThread
 
 from mailroute import routers
 from mailroute.events import Change, Credentials, LoginRefused, Lookup, Reason, Route
+from mailroute.proofs import Proof
 from mailroute.routers import SourceContext
 from mailroute.testing import CLIENT
 
@@ -110,6 +111,37 @@ async def test_a_wrong_password_is_refused(checking) -> None:
         assert await ask(checking, lookup(user)) is Reason.AUTHENTICATION_FAILED
     assert await ask(checking, lookup("named", "x" * 9000)) is Reason.AUTHENTICATION_FAILED
     assert await ask(checking, lookup("named")) == evolve(ROUTES["named"], proven=True)
+
+
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_token_is_refused(mechanism: str) -> None:
+    """Dovecot says why, has that acknowledged, and refuses: it is no failure, which would cost the others."""
+    terms = Terms(
+        ssl="no", auth_sockets=True, tokens=b"k" * 32, mechanisms=("plain", "xoauth2", "oauthbearer")
+    )
+    with Dovecot(terms, ALICE) as server:
+        router = made(server, socket="auth-client")
+        try:
+            for token, answer in ((server.token(ALICE), Route("east", proven=True)), ("x", None)):
+                message = f"user={ALICE.user}\1auth=Bearer {token}\1\1"
+                if mechanism == "OAUTHBEARER":
+                    message = f"n,a={ALICE.user},\1auth=Bearer {token}\1\1"
+                shown = Credentials(mechanism, ALICE.user.encode(), message.encode(), proof=Proof.TOKEN)
+                said = await ask(router, Lookup(ALICE.user, "imap", CLIENT, shown))
+                assert said == (answer or Reason.AUTHENTICATION_FAILED)
+            assert router.counts.failed == 0
+        finally:
+            router.stopService()
+
+
+@pytest.mark.parametrize("proof", [Proof.CERTIFICATE, Proof.SCRAM_SHA_256])
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_checked_is_not_asked(checking, proof: Proof) -> None:
+    """Whom a certificate or a SCRAM exchange has let in has nothing that Dovecot could check."""
+    shown = Credentials("…", b"named", b"", proof=proof)
+    assert await ask(checking, Lookup("named", "imap", CLIENT, shown)) is Reason.MISCONFIGURED
+    assert checking.counts.failed == 0
 
 
 @pytest_twisted.ensureDeferred
