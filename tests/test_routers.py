@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import BROKEN_NAMES, HOSTILE_NAMES
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, execute, fail, succeed
 from twisted.internet.task import Clock
@@ -324,6 +325,36 @@ def test_a_source_that_cannot_tell_may_be_passed_over(answer: Exception, passes:
         found = refused
     assert (found == EAST) is passes
     assert passes or isinstance(found, LoginRefused)
+
+
+FILES = {
+    "mailroute": ("table", "alice east"),
+    "perdition": ("table", "alice:east"),
+    "perdition-regex": ("table", "alice: east"),
+    "nginx": ("table", "alice east;"),
+    "passwd-file": ("passwd-file", "alice:{PLAIN}x:::::: host=east"),
+}
+
+
+@pytest.mark.parametrize("user", [*HOSTILE_NAMES, *BROKEN_NAMES])
+@pytest.mark.parametrize("kind", FILES)
+def test_no_name_is_more_than_a_name_to_a_file(tmp_path: Path, kind: str, user: str) -> None:
+    """Whatever a name holds, it is nobody's in a file that does not have it."""
+    source, line = FILES[kind]
+    (tmp_path / "file").write_text(line + "\n")
+    options = {"file": "file"} | ({"format": kind} if source == "table" else {})
+    router = routers.source(source).router(options, context(tmp_path))
+    assert ask(router, user) is None
+    assert ask(router, "alice").backend == "east"
+
+
+@pytest.mark.parametrize("user", HOSTILE_NAMES)
+def test_no_name_is_more_than_a_name_to_a_pattern(user: str) -> None:
+    """What a name holds is put into another name as it is, and a name has one home whatever it holds."""
+    renamed = ask(made("pattern", match="(?P<user>.*)", backend="east", as_=r"\g<user>"), user)
+    assert renamed in (Route("east"), Route("east", user))
+    spread = made("hash", backends=["east", "west"])
+    assert ask(spread, user) == ask(spread, user)
 
 
 def test_a_router_that_is_passed_over_runs() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from asking import explained
+from asking import HOSTILE_NAMES, explained
 from live import patient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -104,8 +104,8 @@ async def test_what_it_is_told(make):
         "session": "session-1",
         "tls": None,
     }
-    for user in ("a\"b'\\c", "ü€😀", "x" * 480, "a b;$(id)"):
-        assert (await setting.ask(user)).name == f"{user} there"
+    for user in HOSTILE_NAMES:
+        assert await setting.ask(user[:500]) == Route("east", f"{user[:500]} there", forward=(("of", "one"),))
 
 
 @pytest_twisted.ensureDeferred

@@ -1,5 +1,7 @@
 """Around every slow source: caches, one question at a time, a timeout, a breaker."""
 
+from random import Random
+
 import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -7,7 +9,7 @@ from twisted.internet.task import Clock
 
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.routers import guard as module
-from mailroute.routers.guard import MAX_FLIGHTS, Guard
+from mailroute.routers.guard import JITTER, MAX_FLIGHTS, Guard
 from mailroute.sources.context import BadAnswer, BadOption, SourceContext
 from mailroute.sources.options import SlowOptions, read_options, secret
 from mailroute.testing import CLIENT
@@ -137,6 +139,48 @@ def test_ten_thousand_logins_of_a_hundred_users_ask_a_hundred_times(make):
             source.answers()
         assert got == [EAST]
     assert source.guard.counts.asked == 100
+
+
+@pytest.mark.parametrize("order", ["by user", "in turn", "at random"])
+def test_ten_thousand_logins_at_once_ask_a_hundred_times(make, order):
+    """However they come, before any answer is there: each user is asked about once, and all get answers."""
+    source = make()
+    users = [f"user{login % 100}" for login in range(10000)]
+    if order == "by user":
+        users.sort()
+    elif order == "at random":
+        Random(1).shuffle(users)  # noqa: S311 - nothing depends on its being guessed
+    got = [source.route(user) for user in users]
+    assert not any(got)
+    assert len(source.questions) == 100
+    while source.questions:
+        source.answers()
+    assert got == [[EAST]] * 10000
+    assert source.guard.counts.asked == 100
+    assert source.guard.counts.joined == 9900
+
+
+def test_ten_thousand_logins_in_less_than_a_ttl_ask_a_hundred_times(tmp_path):
+    """The jitter takes a tenth of the time at most: within what is left of it nobody is asked about again."""
+    source = Source(tmp_path, cache_ttl=60)
+    for login in range(10000):
+        got = source.route(f"user{login % 100}")
+        if source.questions:
+            source.answers()
+        assert got == [EAST]
+        source.clock.advance(60 * (1 - JITTER) / 10000)
+    assert source.guard.counts.asked == 100
+
+
+def test_ten_thousand_logins_over_ten_ttls_ask_as_often_as_answers_get_old(tmp_path):
+    """Each user is asked about again when its answer is old, and not before."""
+    source = Source(tmp_path, cache_ttl=60)
+    for login in range(10000):
+        source.route(f"user{login % 100}")
+        if source.questions:
+            source.answers()
+        source.clock.advance(0.06)  # the same user comes again after 6 s
+    assert 1000 <= source.guard.counts.asked <= 1200
 
 
 def test_one_question_at_a_time_for_one_user(make):

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import pytest
 import pytest_twisted
-from asking import explained
+from asking import BROKEN_NAMES, HOSTILE_NAMES, explained
 from attrs import evolve
 from live import Backends, Talk, listening, patient
 from servers.auth_http import AuthServer
@@ -229,7 +229,7 @@ async def test_what_nginx_has_no_words_for_is_refused(make, server):
     assert not server.asked
 
 
-NAMES = ("a\"b'\\c", "*()\\", "ü€😀", "x" * 512, "a%0d%0ab", "/../..", "a\tb", "' OR 1=1", "Auth-Status: OK")
+NAMES = (*HOSTILE_NAMES, *BROKEN_NAMES, "Auth-Status: OK")
 
 
 @pytest.mark.parametrize("user", NAMES)
@@ -244,7 +244,7 @@ async def test_no_name_is_more_than_a_name(make, server, json_server, user):
         assert undone(told["Auth-User"]) == user
         assert undone(told["Auth-Pass"]) == password
     router = make(url=json_server.url, dialect="json")
-    if len(user) < 500 and "\t" not in user:
+    if len(user) < 500 and user not in BROKEN_NAMES:
         assert (await ask(router, user)).name == f"{user} there"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from asking import BROKEN_NAMES, HOSTILE_NAMES
 from asking import answered as ask
 from attrs import evolve
 from servers.accounts import ALICE, BOB, Account, message
@@ -111,6 +112,16 @@ async def test_a_wrong_password_is_refused(checking) -> None:
         assert await ask(checking, lookup(user)) is Reason.AUTHENTICATION_FAILED
     assert await ask(checking, lookup("named", "x" * 9000)) is Reason.AUTHENTICATION_FAILED
     assert await ask(checking, lookup("named")) == evolve(ROUTES["named"], proven=True)
+
+
+@pytest.mark.parametrize("user", [*HOSTILE_NAMES, *BROKEN_NAMES])
+@pytest_twisted.ensureDeferred
+async def test_no_name_is_more_than_a_name(checking, telling, user: str) -> None:
+    """Whatever a name holds, it is looked for as it is; it is nobody's, and the next question is answered."""
+    assert await ask(telling, lookup(user)) is None
+    assert await ask(checking, lookup(user)) is Reason.AUTHENTICATION_FAILED
+    assert await ask(telling, lookup("named")) == ROUTES["named"]
+    assert telling.counts.failed == checking.counts.failed == 0
 
 
 @pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
