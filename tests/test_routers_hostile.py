@@ -1,13 +1,14 @@
 """Sources whose servers hang, drip, talk rubbish or go away: who else is asked, and what is left of it."""
 
 import contextlib
+import socket
 import threading
 from pathlib import Path
 
 import pytest
 import pytest_twisted
 from asking import explained
-from live import Talk, patient
+from live import WAIT, Talk, patient
 from timers import waiting
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
@@ -259,3 +260,60 @@ async def test_a_connection_that_is_ignored_is_made_anew(answered, tmp_path):
         assert len(server.talks) == (1 if answered else 2)
         await maybeDeferred(router.stopService)
         await patient(lambda: server.heard_all())
+
+
+NOWHERE = {"port": 0, "path": ""}
+
+NAMED = {
+    "http": {"url": "http://hanging.example/"},
+    "ldap": {"urls": ["ldap://hanging.example"], "connections": 30},
+    "redis": {"url": "redis://hanging.example", "connections": 30},
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+@pytest_twisted.ensureDeferred
+async def test_names_that_cannot_be_looked_up_hold_up_nobody_else(kind, tmp_path, monkeypatch):
+    """Thirty questions to a host whose name server hangs take one thread, and none of those of everybody."""
+    hangs, asked = threading.Event(), []
+
+    def look(name, *_args, **_options):
+        asked.append(name)
+        hangs.wait(WAIT)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", look)
+        router = made(kind, tmp_path, NOWHERE, timeout=0.2, **NAMED[kind])
+        questions = [Deferred.fromCoroutine(explained(router, lookup(f"u{each}"))) for each in range(30)]
+        assert await deferToThread(lambda: "here") == "here"
+        assert set(await gatherResults(questions)) == {Reason.UNAVAILABLE}
+        assert await deferToThread(lambda: "here") == "here"
+        await maybeDeferred(router.stopService)
+        assert asked == ["hanging.example"]
+        hangs.set()
+        await patient(lambda: not any(each.name == "host" for each in threading.enumerate()))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_host_has_several_addresses(tmp_path, monkeypatch):
+    """Each is tried, of either family; a name without any is no server's."""
+    found = {
+        "here.example": [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::ffff:127.0.0.2", 0, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        ],
+        "nowhere.example": [],
+    }
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, *_args, **_options: found[name])
+    async with served("redis", Silent, tmp_path) as (server, address):
+        for name in found:
+            url = f"redis://{name}:{address['port']}"
+            router = made("redis", tmp_path, address, url=url, timeout=1)
+            asked = Deferred.fromCoroutine(explained(router, lookup("alice")))
+            if found[name]:
+                await patient(lambda: server.talks)
+            await maybeDeferred(router.stopService)
+            assert await asked is Reason.UNAVAILABLE
+        assert len(server.talks) == 1
+        await patient(server.heard_all)

@@ -19,7 +19,7 @@ from sansldap import (
 )
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as TookTooLong
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.endpoints import connectProtocol, wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -29,6 +29,7 @@ from twisted.internet.error import (
 from twisted.logger import Logger
 
 from mailroute.sources.context import BadAnswer
+from mailroute.sources.hosts import Hosts
 from mailroute.sources.ldap_connection import (
     Connection,
     DirectoryRefuses,
@@ -140,6 +141,7 @@ class Directory:
         self._servers = Turns(servers, reactor, label)
         self._access = access
         self._reactor = reactor
+        self._hosts = Hosts(reactor)
         self._tls = tls
         self._patience = patience / len(servers)
         self._turns = DeferredSemaphore(connections)
@@ -247,7 +249,7 @@ class Directory:
         return answer
 
     async def _open(self, server: Server, bind: bool) -> Connection:
-        endpoint: Any = HostnameEndpoint(self._reactor, server.host, server.port, self._patience)
+        endpoint: Any = self._hosts.endpoint(server.host, server.port, self._patience)
         if server.tls:
             endpoint = wrapClientTLS(self._tls(server.host), endpoint)
         connection = Connection()
