@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest_twisted
 from asking import BROKEN_NAMES, HOSTILE_NAMES
 from asking import answered as ask
 from attrs import evolve
+from readme import README, blocks
 from servers.accounts import ALICE, BOB, Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
@@ -243,14 +245,17 @@ def auth_processes(server: Dovecot) -> list[int]:
 
 
 def test_a_login_from_end_to_end(decider: Dovecot, certificate: Certificate, authority: Authority) -> None:
-    """Dovecot checks the password and says where; mailroute logs in there with what Dovecot says."""
+    """The README's example: Dovecot checks the password and says where; mailroute logs in there with that."""
+    every = blocks(README.read_text(encoding="utf-8"), "toml")
+    (text,) = [block.text for block in every if '[[route]]\nsource = "dovecot-auth"' in block.text]
+    (route,) = tomllib.loads(text)["route"]
     there = Account("there", "otherpassword", "east")
     with Dovecot(Terms(certificate=certificate), there) as mail:
         mail.deliver(there, message("for who moved"))
         decider.add(BOB, f"host=localhost port={mail.imap} destuser=there pass=otherpassword")
         socket = str(decider.folder / "run" / "auth-client")
-        route = {"source": "dovecot-auth", "socket": socket, "backend": "east"}
-        config = configuration(certificate, {"east": backend(mail, authority)}) | {"route": [route]}
+        route |= {"socket": socket}
+        config = configuration(certificate, {"shards": backend(mail, authority)}) | {"route": [route]}
         with Mailroute(listeners(), config) as proxy, RawImap("127.0.0.1", proxy.ports["plain"]) as session:
             session.greeting()
             assert b"a NO [AUTHENTICATIONFAILED]" in session.command(f'a LOGIN "{BOB.user}" "wrong"')
