@@ -43,6 +43,9 @@ from mailroute.tls import ClientTLS
 MAX_ENTRIES = 2
 """Entries that are asked for: one of them is one too many."""
 
+GOOD_BYE = 1.0
+"""Seconds for a server to take the end of a connection: over TLS one that hangs never would."""
+
 _log = Logger(namespace="mailroute.routers")
 
 _NOT_PLAIN = re.compile(rb"[^A-Za-z0-9@._+=-]")
@@ -197,7 +200,7 @@ class Directory:
         self._closed = True
         for idle in (self._searching, self._checking):
             while idle:
-                idle.pop()[1].close()
+                self._leave(idle.pop()[1])
 
     # --- connections ---
 
@@ -241,12 +244,17 @@ class Directory:
             connection.abort()
             raise
         if self._closed:
-            connection.close()
+            self._leave(connection)
         elif connection.lost is None:
             idle.append((server, connection))
             if len(self._searching) + len(self._checking) > self._most:
-                (self._searching or self._checking).popleft()[1].close()
+                self._leave((self._searching or self._checking).popleft()[1])
         return answer
+
+    def _leave(self, connection: Connection) -> None:
+        connection.close()
+        if connection.lost is None:
+            self._reactor.callLater(GOOD_BYE, connection.abort)
 
     async def _open(self, server: Server, bind: bool) -> Connection:
         endpoint: Any = self._hosts.endpoint(server.host, server.port, self._patience)
