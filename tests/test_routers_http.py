@@ -22,6 +22,7 @@ from mailroute.proofs import ClientCertificate, Proof
 from mailroute.routers import BadOption, SourceContext
 from mailroute.sources.web import MAX_ANSWER, MAX_BODY
 from mailroute.testing import CLIENT
+from mailroute.wire.nginx_auth import MAX_PASSWORD
 
 PASSWORD = "se cret'\"%:*ü"
 OK = {"Auth-Status": "OK", "Auth-Server": "10.0.0.5", "Auth-Port": "1143"}
@@ -227,6 +228,24 @@ async def test_what_nginx_has_no_words_for_is_refused(make, server):
     acting = Credentials("PLAIN", b"alice", PASSWORD.encode(), b"bob")
     assert await ask(router, Lookup("bob", "imap", CLIENT, acting)) is Reason.AUTHORIZATION_FAILED
     assert not server.asked
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_password_that_no_header_can_hold_is_wrong(make):
+    """A server that refuses long headers has not failed: whoever sends them costs nobody else the source."""
+
+    def short(headers, body):
+        if sum(map(len, headers.values())) > 8190:
+            return 431, {}, b"Request Header Fields Too Large"
+        return as_for_nginx(headers, body)
+
+    with AuthServer(short) as server:
+        router = make(url=server.url, breaker_failures=1)
+        for password in ("x" * 16000, " " * 3000, "x" * MAX_PASSWORD):
+            assert await ask(router, lookup("alice", password)) is Reason.AUTHENTICATION_FAILED
+        assert router.counts.failed == 0
+        assert len(server.asked) == 1
+        assert await ask(router, "alice") == THERE
 
 
 NAMES = (*HOSTILE_NAMES, *BROKEN_NAMES, "Auth-Status: OK")

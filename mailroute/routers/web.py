@@ -198,11 +198,11 @@ def _shown(lookup: Lookup) -> dict[bytes, bytes]:
         # It would check one name's password, and another one's account would be opened.
         detail = "an auth server as for nginx cannot tell who may act for whom"
         raise LoginRefused(Refusal(Reason.AUTHORIZATION_FAILED, detail))
-    return {
-        b"Auth-Method": b"plain",
-        b"Auth-User": nginx_auth.escape(user),
-        b"Auth-Pass": nginx_auth.escape(credentials.secret),
-    }
+    password = nginx_auth.escape(credentials.secret)
+    if len(password) > nginx_auth.MAX_PASSWORD:
+        detail = f"the password takes more than {nginx_auth.MAX_PASSWORD} bytes in a header"
+        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, detail))
+    return {b"Auth-Method": b"plain", b"Auth-User": nginx_auth.escape(user), b"Auth-Pass": password}
 
 
 def _in_tls(client: Client) -> dict[bytes, bytes]:

@@ -36,6 +36,13 @@ MAX_WAIT = 60
 A client that has to wait holds a connection meanwhile, and gives up after a minute or so.
 """
 
+MAX_PASSWORD = 4096
+"""Bytes of a password as it stands in its header.
+
+What nginx reads of a client at once is as long; and web servers refuse a header that is twice as long, which
+nobody could tell from a server that fails.
+"""
+
 NO_HOST = b"[UNAVAILABLE]"
 """The ``Client-Host`` of a client whose name nobody has looked up; nginx has the header for SMTP alone."""
 
