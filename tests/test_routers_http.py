@@ -344,6 +344,19 @@ async def test_answers_in_json(make, json_server):
     assert router.counts.failed == 3
 
 
+@pytest.mark.parametrize("dialect", ["json", "nginx"])
+@pytest.mark.parametrize("status", [400, 413, 414, 422, 431])
+@pytest_twisted.ensureDeferred
+async def test_a_question_that_is_not_taken_is_one_users(make, status, dialect):
+    """A name that a server finds wrong does not make it one that fails, which would cost everybody else."""
+    with AuthServer(lambda *_: (status, {}, b"no")) as server:
+        router = make(url=server.url, dialect=dialect, breaker_failures=1)
+        for user in ("alice", "bob"):
+            assert (await ask(router, user)).endswith("it does not take the question")
+        assert router.counts.failed == 0
+        assert len(server.asked) == 2
+
+
 @pytest_twisted.ensureDeferred
 async def test_an_empty_answer_is_none(make, json_server):
     """An object without members says that there is no such user, unless the block names a backend."""

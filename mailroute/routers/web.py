@@ -37,6 +37,9 @@ MAX_URLS = 8
 MIN_WAIT = 0.1
 """Seconds before a server that has said ``WAIT`` is asked again, at the least."""
 
+_NOT_TAKEN = {400, 413, 414, 422, 431}
+"""What a server says of a question that it finds wrong, or too long (RFC 9110 section 15.5, RFC 6585)."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _VALUE = re.compile(r"[\x20-\x7e]{0,1024}")
 _OURS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
@@ -116,6 +119,14 @@ class _WebRouter(Guard):
         return self._servers.close()
 
 
+def _unanswered(answer: WebAnswer, what: str) -> Exception:
+    """Return what is wrong: with the question, which is somebody's own, or with the server."""
+    said = f"status {answer.status}, {what}"
+    if answer.status in _NOT_TAKEN:
+        return BadAnswer(f"{said}: it does not take the question")
+    return WebServerFails(said)
+
+
 class NginxRouter(_WebRouter):
     """Asks servers that were written for nginx's mail proxy."""
 
@@ -174,7 +185,7 @@ class NginxRouter(_WebRouter):
         except BadAuthAnswer as error:
             raise BadAnswer(str(error)) from None
         if said is None:
-            raise WebServerFails(f"status {answer.status}, and no Auth-Status")
+            raise _unanswered(answer, "and no Auth-Status")
         return said
 
     def __str__(self) -> str:
@@ -266,7 +277,7 @@ class JsonRouter(_WebRouter):
             return None
         kind = b"".join(answer.values(b"Content-Type")).split(b";")[0].strip().lower()
         if answer.status != 200 or kind != b"application/json":
-            raise WebServerFails(f"status {answer.status}, Content-Type {shown(kind)}")
+            raise _unanswered(answer, f"Content-Type {shown(kind)}")
         try:
             said = json.loads(answer.body)
         except (ValueError, RecursionError):
