@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal, Route
@@ -214,6 +214,19 @@ def test_who_leaves_takes_the_answer_from_nobody(make):
     source.answers()
     assert second == [EAST]
     assert source.route() == [EAST]
+
+
+def test_one_who_is_answered_may_have_another_one_leave(make):
+    """Who leaves while the answer is given out has left, and all others get it."""
+    source = make()
+    got = [source.route()]
+    first = source.last
+    got += [source.route(), source.route()]
+    leaving = source.last
+    first.addCallback(lambda _: leaving.cancel())
+    source.answers()
+    assert got[:2] == [[EAST], [EAST]]
+    assert isinstance(got[2][0], CancelledError)
 
 
 def test_all_may_leave(make):

@@ -240,9 +240,9 @@ class Guard(Service):
             self._breaker.succeeded()
         else:
             outcome = self._failure(key, outcome)
-        waiting, flight[:] = list(flight), []
-        for each in waiting:
-            each.callback(outcome)
+        # One by one: whoever gets the answer may have another one leave.
+        while flight:
+            flight.pop(0).callback(outcome)
 
     def _failure(self, key: _Key, failure: Failure) -> Route | Failure | None:
         """The source did not answer: return what is given instead."""

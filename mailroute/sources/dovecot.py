@@ -6,6 +6,7 @@ The same words stand in the lines of a passwd-file, behind the account's.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -193,12 +194,17 @@ class DovecotAuth:
             return succeed(self._connection)
         # Whoever leaves does not take it from the others.  Not a lock: each of them would go on
         # inside the call that lets the one before it go on, and hundreds of them are too deep.
-        waiting: Deferred[_Connection] = Deferred(lambda left: self._waiting.remove(left))
+        waiting: Deferred[_Connection] = Deferred(self._leave)
         self._waiting.append(waiting)
         if self._opening is None:
             self._opening = Deferred.fromCoroutine(self._connect())
             self._opening.addBoth(self._connected_or_not)
         return waiting
+
+    def _leave(self, waiting: Deferred[_Connection]) -> None:
+        # While the others are told, it is not among those who wait any more.
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(waiting)
 
     async def _connect(self) -> _Connection:
         made = _Connection(self._handshake(), not self._masters)
