@@ -95,6 +95,7 @@ class ProxyServer(Protocol):
             tls=connection.get_protocol_version_name(),
             server_name=name.decode("ascii", "backslashreplace")[:255] if name else None,
             certificate=client_certificate(connection),
+            cipher=connection.get_cipher_name(),
         )
         if self._tls_first:
             self._tls_first = False

@@ -1,11 +1,12 @@
 """Around every slow source: caches, one question at a time, a timeout, a breaker."""
 
 import base64
+from random import Random
 from urllib.parse import quote
 
 import pytest
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
@@ -15,7 +16,7 @@ from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import guard as module
 from mailroute.sources.context import BadAnswer, BadOption, SourceContext
 from mailroute.sources.echo import LEFT_OUT
-from mailroute.sources.guard import MAX_FLIGHTS
+from mailroute.sources.guard import JITTER, MAX_FLIGHTS
 from mailroute.sources.options import SlowOptions, read_options, secret
 from mailroute.testing import CLIENT
 
@@ -186,6 +187,48 @@ def test_ten_thousand_logins_of_a_hundred_users_ask_a_hundred_times(make):
     assert source.guard.counts.asked == 100
 
 
+@pytest.mark.parametrize("order", ["by user", "in turn", "at random"])
+def test_ten_thousand_logins_at_once_ask_a_hundred_times(make, order):
+    """However they come, before any answer is there: each user is asked about once, and all get answers."""
+    source = make()
+    users = [f"user{login % 100}" for login in range(10000)]
+    if order == "by user":
+        users.sort()
+    elif order == "at random":
+        Random(1).shuffle(users)  # noqa: S311 - nothing depends on its being guessed
+    got = [source.route(user) for user in users]
+    assert not any(got)
+    assert len(source.questions) == 100
+    while source.questions:
+        source.answers()
+    assert got == [[EAST]] * 10000
+    assert source.guard.counts.asked == 100
+    assert source.guard.counts.joined == 9900
+
+
+def test_ten_thousand_logins_in_less_than_a_ttl_ask_a_hundred_times(tmp_path):
+    """The jitter takes a tenth of the time at most: within what is left of it nobody is asked about again."""
+    source = Source(tmp_path, cache_ttl=60)
+    for login in range(10000):
+        got = source.route(f"user{login % 100}")
+        if source.questions:
+            source.answers()
+        assert got == [EAST]
+        source.clock.advance(60 * (1 - JITTER) / 10000)
+    assert source.guard.counts.asked == 100
+
+
+def test_ten_thousand_logins_over_ten_ttls_ask_as_often_as_answers_get_old(tmp_path):
+    """Each user is asked about again when its answer is old, and not before."""
+    source = Source(tmp_path, cache_ttl=60)
+    for login in range(10000):
+        source.route(f"user{login % 100}")
+        if source.questions:
+            source.answers()
+        source.clock.advance(0.06)  # the same user comes again after 6 s
+    assert 1000 <= source.guard.counts.asked <= 1200
+
+
 def test_one_question_at_a_time_for_one_user(make):
     """A thousand at once wait for the same answer; another user has a question of its own."""
     source = make()
@@ -217,6 +260,19 @@ def test_who_leaves_takes_the_answer_from_nobody(make):
     source.answers()
     assert second == [EAST]
     assert source.route() == [EAST]
+
+
+def test_one_who_is_answered_may_have_another_one_leave(make):
+    """Who leaves while the answer is given out has left, and all others get it."""
+    source = make()
+    got = [source.route()]
+    first = source.last
+    got += [source.route(), source.route()]
+    leaving = source.last
+    first.addCallback(lambda _: leaving.cancel())
+    source.answers()
+    assert got[:2] == [[EAST], [EAST]]
+    assert isinstance(got[2][0], CancelledError)
 
 
 def test_all_may_leave(make):
@@ -376,6 +432,20 @@ def test_stopping_gives_up_what_is_asked(make):
     source.guard.stopService()
     assert source.cancelled == 1
     assert refused(got).reason is Reason.UNAVAILABLE
+
+
+def test_whoever_comes_after_the_end_is_told_to_come_again(make):
+    """Nothing is begun that nobody would end; what is known is told."""
+    source = make(cache_ttl=60)
+    source.learns("carol")
+    source.guard.startService()
+    source.guard.stopService()
+    [no] = source.route()
+    assert no == Refusal(Reason.UNAVAILABLE, "route[1] (slow) cannot be asked: mailroute is about to end")
+    assert source.route("carol") == [EAST]
+    assert not source.questions
+    source.guard.startService()
+    assert source.learns() == [EAST]
 
 
 def test_a_note_says_where_an_answer_is_from(make):

@@ -40,13 +40,15 @@ class DovecotRouter(GuardedRouter):
 
     def stopService(self) -> Deferred[None] | None:
         """Close the connection."""
+        super().stopService()
         self._server.close()
-        return super().stopService()
+        return None
 
     async def _find(self, lookup: Lookup) -> Route | None:
         if not self.proves:
             return self._found(await self._server.find(lookup), lookup)
-        if lookup.credentials is None or not lookup.credentials.user:
+        shown = lookup.credentials
+        if shown is None or not shown.user or not shown.proof.replayable:
             detail = f"{self._path} checks passwords, and there is none: use master_socket for this"
             raise LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
         try:

@@ -158,6 +158,11 @@ class Guard(Service, Generic[_Answer]):
         self._running: set[Deferred[_Answer | None]] = set()
         self._breaker = Breaker(options.breaker_failures, options.breaker_pause, self._label)
 
+    def startService(self) -> None:
+        """Begin to ask, or go on."""
+        super().startService()
+        self._stopping = False
+
     def stopService(self) -> Deferred[None] | None:
         """Give up what is asked, and say how it went."""
         super().stopService()
@@ -198,6 +203,8 @@ class Guard(Service, Generic[_Answer]):
             self.counts.joined += 1
             told("shared with a question under way")
             return self._join(flight)
+        if self._stopping:
+            return self._instead(key, "mailroute is about to end")
         if not self._breaker.lets_through(now):
             self.counts.spared += 1
             return self._instead(key, "it has failed too often lately, and is left alone")
@@ -244,9 +251,9 @@ class Guard(Service, Generic[_Answer]):
             self._breaker.succeeded()
         else:
             outcome = self._failure(key, outcome)
-        waiting, flight[:] = list(flight), []
-        for each in waiting:
-            each.callback(outcome)
+        # One by one: whoever gets the answer may have another one leave.
+        while flight:
+            flight.pop(0).callback(outcome)
 
     def _failure(self, key: Hashable, failure: Failure) -> _Answer | Failure:
         """The source did not answer: return what is given instead."""

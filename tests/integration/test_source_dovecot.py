@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import pytest_twisted
+from asking import BROKEN_NAMES, HOSTILE_NAMES
 from asking import answered as ask
 from attrs import evolve
+from readme import README, blocks
 from servers.accounts import ALICE, BOB, Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
@@ -26,6 +29,7 @@ from twisted.internet.threads import deferToThread
 from mailroute import authenticators, routers
 from mailroute.events import Change, Credentials, LoginRefused, Lookup, Reason, Route
 from mailroute.names import UserNames
+from mailroute.proofs import Proof
 from mailroute.routers import SourceContext
 from mailroute.testing import CLIENT
 
@@ -164,6 +168,47 @@ async def test_a_wrong_password_is_refused(checking) -> None:
     assert await ask(checking, lookup("named")) == evolve(ROUTES["named"], proven=True)
 
 
+@pytest.mark.parametrize("user", [*HOSTILE_NAMES, *BROKEN_NAMES])
+@pytest_twisted.ensureDeferred
+async def test_no_name_is_more_than_a_name(checking, telling, user: str) -> None:
+    """Whatever a name holds, it is looked for as it is; it is nobody's, and the next question is answered."""
+    assert await ask(telling, lookup(user)) is None
+    assert await ask(checking, lookup(user)) is Reason.AUTHENTICATION_FAILED
+    assert await ask(telling, lookup("named")) == ROUTES["named"]
+    assert telling.counts.failed == checking.counts.failed == 0
+
+
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_token_is_refused(mechanism: str) -> None:
+    """Dovecot says why, has that acknowledged, and refuses: it is no failure, which would cost the others."""
+    terms = Terms(
+        ssl="no", auth_sockets=True, tokens=b"k" * 32, mechanisms=("plain", "xoauth2", "oauthbearer")
+    )
+    with Dovecot(terms, ALICE) as server:
+        router = made(server, socket="auth-client")
+        try:
+            for token, answer in ((server.token(ALICE), Route("east", proven=True)), ("x", None)):
+                message = f"user={ALICE.user}\1auth=Bearer {token}\1\1"
+                if mechanism == "OAUTHBEARER":
+                    message = f"n,a={ALICE.user},\1auth=Bearer {token}\1\1"
+                shown = Credentials(mechanism, ALICE.user.encode(), message.encode(), proof=Proof.TOKEN)
+                said = await ask(router, Lookup(ALICE.user, "imap", CLIENT, shown))
+                assert said == (answer or Reason.AUTHENTICATION_FAILED)
+            assert router.counts.failed == 0
+        finally:
+            router.stopService()
+
+
+@pytest.mark.parametrize("proof", [Proof.CERTIFICATE, Proof.SCRAM_SHA_256])
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_checked_is_not_asked(checking, proof: Proof) -> None:
+    """Whom a certificate or a SCRAM exchange has let in has nothing that Dovecot could check."""
+    shown = Credentials("…", b"named", b"", proof=proof)
+    assert await ask(checking, Lookup("named", "imap", CLIENT, shown)) is Reason.MISCONFIGURED
+    assert checking.counts.failed == 0
+
+
 @pytest_twisted.ensureDeferred
 async def test_the_name_that_is_checked_is_the_one_that_is_opened(checking) -> None:
     """Dovecot is asked for the name in its one form, and not as the client wrote it."""
@@ -252,14 +297,17 @@ def auth_processes(server: Dovecot) -> list[int]:
 
 
 def test_a_login_from_end_to_end(decider: Dovecot, certificate: Certificate, authority: Authority) -> None:
-    """Dovecot checks the password and says where; mailroute logs in there with what Dovecot says."""
+    """The README's example: Dovecot checks the password and says where; mailroute logs in there with that."""
+    every = blocks(README.read_text(encoding="utf-8"), "toml")
+    (text,) = [block.text for block in every if '[[route]]\nsource = "dovecot-auth"' in block.text]
+    (route,) = tomllib.loads(text)["route"]
     there = Account("there", "otherpassword", "east")
     with Dovecot(Terms(certificate=certificate), there) as mail:
         mail.deliver(there, message("for who moved"))
         decider.add(BOB, f"host=localhost port={mail.imap} destuser=there pass=otherpassword")
         socket = str(decider.folder / "run" / "auth-client")
-        route = {"source": "dovecot-auth", "socket": socket, "backend": "east"}
-        config = configuration(certificate, {"east": backend(mail, authority)}) | {"route": [route]}
+        route |= {"socket": socket}
+        config = configuration(certificate, {"shards": backend(mail, authority)}) | {"route": [route]}
         with Mailroute(listeners(), config) as proxy, RawImap("127.0.0.1", proxy.ports["plain"]) as session:
             session.greeting()
             assert b"a NO [AUTHENTICATIONFAILED]" in session.command(f'a LOGIN "{BOB.user}" "wrong"')

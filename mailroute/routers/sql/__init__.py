@@ -24,7 +24,6 @@ from mailroute.routers.sql.drivers import Driver, driver
 from mailroute.routers.sql.pool import Pool, Row
 from mailroute.routers.sql.query import translated
 from mailroute.sources import CONTROL, BadOption, SlowOptions, SourceContext, read_options, secret
-from mailroute.sources.guard import Unanswered
 
 LAST_WORDS = 2.0
 """Seconds that connections have to end when mailroute stops; then it goes on without them."""
@@ -80,8 +79,6 @@ class SqlRouter(GuardedRouter):
         values = _values(lookup)
         if values is None:
             return None
-        if self._stopping:
-            raise Unanswered("mailroute is about to end")
         if self._pool is None:
             self._pool = Pool(self._driver, self._query, self._size, self._clock, self._hidden)
         row = await self._pool.ask(values)
