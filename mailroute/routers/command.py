@@ -197,7 +197,7 @@ class CommandRouter(Guard):
 
     def _alive(self) -> _Program:
         if self._program is None or not self._program.usable:
-            self._program = _Program(self._label)
+            self._program = _Program(self.label)
             self._reactor.spawnProcess(
                 self._program,
                 self._arguments[0],

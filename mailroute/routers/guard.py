@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
-from attrs import define, frozen
+from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TookTooLong
@@ -20,6 +20,7 @@ from zope.interface import implementer
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter
 from mailroute.sources.context import BadAnswer, SourceContext
+from mailroute.sources.counts import Counts, Durations
 from mailroute.sources.options import SlowOptions
 
 MAX_FLIGHTS = 1000
@@ -35,38 +36,6 @@ Ask = Callable[[Lookup], Awaitable[Route | None]]
 
 class Unanswered(Exception):
     """The source did not answer; the text is for the log, and holds no secret."""
-
-
-@define
-class Counts:
-    """What a source has been asked, and what became of it."""
-
-    cached: int = 0
-    """Answers from the cache."""
-
-    joined: int = 0
-    """Questions that waited for an answer that somebody else had asked for."""
-
-    asked: int = 0
-    """Questions to the source itself."""
-
-    failed: int = 0
-    """Those that it did not answer, the slow ones among them."""
-
-    slow: int = 0
-    """Those that it did not answer in time."""
-
-    stale: int = 0
-    """Old answers given because it failed."""
-
-    spared: int = 0
-    """Questions that it was not asked because it had failed too often."""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.asked} asked, {self.cached} from the cache, {self.joined} shared, {self.failed} failed "
-            f"({self.slow} too slow), {self.stale} stale, {self.spared} not asked"
-        )
 
 
 _Answer = TypeVar("_Answer")
@@ -118,6 +87,9 @@ class _Cache(Generic[_Answer]):
         """Forget an answer."""
         self._known.pop(key, None)
 
+    def __len__(self) -> int:
+        return len(self._known)
+
 
 @implementer(IRouter)
 class Guard(Service):
@@ -136,9 +108,11 @@ class Guard(Service):
         self, ask: Ask, options: SlowOptions, context: SourceContext, *, by_password: bool = False
     ) -> None:
         self.counts = Counts()
+        self.durations: Durations | None = None
+        """How long the source took each time it was asked; None unless somebody wants to know."""
+        self.label = context.label
         self._ask = ask
         self._options = options
-        self._label = context.label
         self._clock = context.clock
         self._by_password = by_password
         ttl, negative_ttl = options.cache_ttl, options.negative_ttl
@@ -152,7 +126,7 @@ class Guard(Service):
         self._stopping = False
         self._flights: dict[_Key, _Flight] = {}
         self._running: set[Deferred[Route | None]] = set()
-        self._breaker = _Breaker(options.breaker_failures, options.breaker_pause, self._label)
+        self._breaker = _Breaker(options.breaker_failures, options.breaker_pause, self.label)
 
     def stopService(self) -> Deferred[None] | None:
         """Give up what is asked, and say how it went."""
@@ -160,8 +134,23 @@ class Guard(Service):
         self._stopping = True
         for question in list(self._running):
             question.cancel()
-        _log.info("{source}: {counts}", source=self._label, counts=str(self.counts))
+        _log.info("{source}: {counts}", source=self.label, counts=str(self.counts))
         return None
+
+    @property
+    def under_way(self) -> int:
+        """How many questions the source has not answered yet."""
+        return len(self._flights)
+
+    @property
+    def left_alone(self) -> bool:
+        """Whether the source has failed too often lately to be asked."""
+        return self._breaker.is_open
+
+    @property
+    def known(self) -> tuple[int, int]:
+        """How many routes are in the cache, and how many other answers."""
+        return len(self._routes), len(self._others)
 
     def route(self, lookup: Lookup) -> Route | Deferred[Route | None] | None:
         """Return the route (`IRouter.route`): at once if it is known."""
@@ -186,7 +175,7 @@ class Guard(Service):
             self.counts.spared += 1
             return self._instead(key, f"it is asked {MAX_FLIGHTS} questions already")
         _note(lookup, "fresh")
-        return self._fly(key, lookup)
+        return self._fly(key, lookup, now)
 
     def _key(self, lookup: Lookup) -> _Key:
         secret = b""
@@ -200,7 +189,7 @@ class Guard(Service):
 
     # --- asking ---
 
-    def _fly(self, key: _Key, lookup: Lookup) -> Deferred[Route | None]:
+    def _fly(self, key: _Key, lookup: Lookup, now: float) -> Deferred[Route | None]:
         """Ask the source, for whoever wants to know."""
         flight: _Flight = []
         self._flights[key] = flight
@@ -210,7 +199,7 @@ class Guard(Service):
         question = Deferred.fromCoroutine(_coroutine(self._ask, lookup))
         self._running.add(question)
         question.addTimeout(self._options.timeout, self._clock)
-        question.addBoth(self._landed, key, flight)
+        question.addBoth(self._landed, key, flight, now)
         question.addBoth(lambda _: self._running.discard(question))
         return waiting
 
@@ -221,8 +210,10 @@ class Guard(Service):
         flight.append(waiting)
         return waiting
 
-    def _landed(self, outcome: Route | Failure | None, key: _Key, flight: _Flight) -> None:
+    def _landed(self, outcome: Route | Failure | None, key: _Key, flight: _Flight, began: float) -> None:
         self._flights.pop(key, None)
+        if self.durations is not None:
+            self.durations.add(self._clock.seconds() - began)
         if not isinstance(outcome, Failure):
             self._breaker.succeeded()
             self._keep(key, outcome)
@@ -251,7 +242,7 @@ class Guard(Service):
             if isinstance(failure.value, Unanswered):
                 why = str(failure.value)
         if not self._stopping:
-            _log.warn("{source} failed: {why}", source=self._label, why=why)
+            _log.warn("{source} failed: {why}", source=self.label, why=why)
             self._breaker.failed(self._clock.seconds())
         try:
             return self._instead(key, why)
@@ -267,7 +258,7 @@ class Guard(Service):
         if known is not None and self._clock.seconds() < known.until + self._options.stale_if_error:
             self.counts.stale += 1
             return known.answer
-        raise LoginRefused(Refusal(Reason.UNAVAILABLE, f"{self._label} cannot be asked: {why}"))
+        raise LoginRefused(Refusal(Reason.UNAVAILABLE, f"{self.label} cannot be asked: {why}"))
 
     def _keep(self, key: _Key, answer: Route | Refusal | None) -> None:
         now = self._clock.seconds()
@@ -292,6 +283,11 @@ class _Breaker:
         self._label = label
         self._failures = 0
         self._until: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the source is left alone, or has been and is yet to answer."""
+        return self._until is not None
 
     def lets_through(self, now: float) -> bool:
         """Tell whether the source may be asked; the first to ask after the pause is the one who tries."""
