@@ -27,7 +27,6 @@ from mailroute.metrics.service import MetricsService
 from mailroute.routers import Forgiving
 from mailroute.routers.guard import Guard
 from mailroute.sources import SlowOptions, SourceContext, read_options
-from mailroute.testing import CLIENT
 
 METRICS = {"address": "127.0.0.1:0"}
 SOURCE = "route[1] (slow)"
@@ -77,7 +76,7 @@ async def told(source: Source, **tables: Any) -> AsyncIterator[Live]:
         yield mailroute
 
 
-async def login(mailroute: Live, user: str, *, password: str = "hush") -> Talk:
+async def login(mailroute: Live, user: str, password: str) -> Talk:
     client = await mailroute.greeted()
     client.say(f"a LOGIN {user} {password}\r\n".encode())
     return client
@@ -101,9 +100,9 @@ async def test_questions_are_counted_by_what_became_of_them() -> None:
     async with told(source) as mailroute:
         before = await page(mailroute)
         assert questions(before) == {"asked": 0, "cached": 0, "shared": 0, "not_asked": 0}
-        await login(mailroute, "bob")
+        await login(mailroute, "bob", "hush")
         await patient(lambda: bool(source.questions))
-        await login(mailroute, "bob")
+        await login(mailroute, "bob", "hush")
         await patient(lambda: source.guard.counts.joined == 1)
         during = await page(mailroute)
         assert questions(during) == {"asked": 1, "cached": 0, "shared": 1, "not_asked": 0}
@@ -112,7 +111,7 @@ async def test_questions_are_counted_by_what_became_of_them() -> None:
         await source.answers(Route("east"))
         for _ in range(2):
             await let_in(await mailroute.east.next())
-        await login(mailroute, "bob")
+        await login(mailroute, "bob", "hush")
         await let_in(await mailroute.east.next())
         after = await page(mailroute)
         assert questions(after) == {"asked": 1, "cached": 1, "shared": 1, "not_asked": 0}
@@ -126,7 +125,7 @@ async def test_failures_are_counted_and_the_breaker_is_shown() -> None:
     """What was asked in vain is counted by why; a source that is left alone is to be seen."""
     source = Source(breaker_failures=2, timeout=0.05, breaker_pause=600)
     async with told(source) as mailroute:
-        client = await login(mailroute, "bob")
+        client = await login(mailroute, "bob", "hush")
         await source.answers(ConnectionError("the password is hush"))
         await client.until(b"a NO")
         found = await page(mailroute)
@@ -150,7 +149,7 @@ async def test_durations_are_a_histogram() -> None:
     """The buckets add up, and the sum is that of the questions that were asked."""
     source = Source(timeout=0.05)
     async with told(source) as mailroute:
-        client = await login(mailroute, "bob")
+        client = await login(mailroute, "bob", "hush")
         await client.until(b"a NO")
         found = await page(mailroute)
         assert of_source(found, "answer_seconds_count") == 1
@@ -164,7 +163,7 @@ async def test_nobody_who_asks_is_named() -> None:
     """No user, password, client or session is on the page: all labels are the operator's own words."""
     source = Source()
     async with told(source) as mailroute:
-        client = await login(mailroute, "secretive-bob", password="opensesame")
+        client = await login(mailroute, "secretive-bob", "opensesame")
         await source.answers(
             LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, "secretive-bob has opensesame"))
         )
@@ -291,7 +290,7 @@ async def test_listeners_of_one_name_have_one_sample() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_without_the_table_nothing_is_measured() -> None:
-    """Who does not ask for metrics does not pay for them: no clock is read for a duration, no port is open."""
+    """Who does not ask for metrics does not pay for them: nothing is timed, and no port is open."""
     source = Source()
     async with live([source.guard]) as mailroute:
         assert source.guard.durations is None
@@ -320,7 +319,7 @@ async def test_it_can_be_stopped_and_started_again() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_unix_socket_serves_whoever_may_open_it(tmp_path: Path) -> None:
     """A path is a socket for its owner and group."""
-    path = tmp_path / "metrics.sock"
+    path = tmp_path / "a:b=c"
     async with live([Source().guard], metrics={"address": str(path)}):
         assert path.stat().st_mode & 0o777 == 0o660
         talk = await connectProtocol(UNIXClientEndpoint(reactor, str(path)), Talk())

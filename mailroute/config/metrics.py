@@ -35,7 +35,9 @@ class Address:
     def endpoint(self) -> str:
         """Twisted's string for it.  A socket is for its owner and group, whatever the umask."""
         if self.ip is None:
-            return f"unix:{quoteStringArgument(str(self.path))}:mode=660"
+            # Twisted leaves the character that would make it a name and a value.
+            path = quoteStringArgument(str(self.path)).replace("=", r"\=")
+            return f"unix:{path}:mode=660"
         kind = "tcp" if self.ip.version == 4 else "tcp6"
         return f"{kind}:{self.port}:interface={quoteStringArgument(str(self.ip))}"
 
