@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import pytest_twisted
 from live import Live, Talk, let_in, live, patient
 from metrics import GET, Page, taken_apart
+from readme import README, code, section, tables
 from twisted.application.service import MultiService
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -295,6 +297,19 @@ async def test_without_the_table_nothing_is_measured() -> None:
     async with live([source.guard]) as mailroute:
         assert source.guard.durations is None
         assert not [child for child in mailroute.running if isinstance(child, MetricsService)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_readme_has_every_metric() -> None:
+    """The names and kinds of the README's tables are those of the page, and the other way round."""
+    rows = [
+        row for table in tables(section(README.read_text(encoding="utf-8"), "### Metrics")) for row in table
+    ]
+    said = {code(row[0]): row[1] for row in rows}
+    async with told(Source()) as mailroute:
+        kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", (await page(mailroute)).text, re.MULTILINE))
+    assert said.pop("process_…") == ""
+    assert said == {name: kind for name, kind in kinds.items() if not name.startswith("process_")}
 
 
 # --- the service ----------------------------------------------------------------
