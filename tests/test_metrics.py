@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
+import twistd
 from live import Live, Talk, let_in, live, patient
 from metrics import GET, Page, taken_apart
 from readme import README, code, section, tables
@@ -26,6 +29,7 @@ from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.listening import StartError
 from mailroute.metrics.figures import Figures, Process
 from mailroute.metrics.service import MetricsService
+from mailroute.metrics.tally import Tally
 from mailroute.routers import Forgiving
 from mailroute.routers.guard import Guard
 from mailroute.sources import SlowOptions, SourceContext, read_options
@@ -212,6 +216,67 @@ async def test_a_joined_session_is_a_connection() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_sessions_and_failed_logins_are_counted() -> None:
+    """What a session leaves in the log is counted by listener: its end, its bytes, each failed login."""
+    listener = "imap tcp:0:interface=127.0.0.1"
+    async with live({"bob": Route("east")}, metrics=METRICS) as mailroute:
+        before = await page(mailroute)
+        reasons = {reason.value for reason in Reason}
+        assert before.labels("why") == reasons
+        refused = dict.fromkeys(reasons, 0.0)
+        client, backend = await mailroute.logged_in()
+        client.say(b"b NOOP\r\n")
+        await backend.until(b"b NOOP\r\n")
+        client.transport.loseConnection()
+        await patient(lambda: not mailroute.factory.sessions)
+        stranger = await login(mailroute, "nobody", "hush")
+        await stranger.until(b"a NO")
+        found = await page(mailroute)
+        refused["authentication failed"] = 1
+        labels = {"listener": listener, "worker": "1"}
+        assert {
+            why: found.value("mailroute_logins_refused_total", why=why, **labels) for why in reasons
+        } == refused
+        assert found.value("mailroute_sessions_total", **labels) == 1
+        assert found.value("mailroute_session_bytes_total", direction="in", **labels) == len(b"b NOOP\r\n")
+        assert found.value("mailroute_session_bytes_total", direction="out", **labels) == len(
+            b"a OK [CAPABILITY IMAP4rev1] Hi\r\n"
+        )
+
+
+def test_only_what_is_known_beforehand_is_counted() -> None:
+    """Neither another's session nor a failure's line is counted, and no text from a line becomes a label."""
+    tally = Tally(["imap tcp:143"])
+
+    def counted() -> dict[tuple[str, ...], float]:
+        samples = [sample for family in tally.collect() for sample in family.samples]
+        return {(each.name, *each.labels.values()): each.value for each in samples if each.value}
+
+    session = {"log_namespace": "mailroute.session", "listener": "imap tcp:143"}
+    message = {"log_namespace": "mailroute.delivery"}
+    for event in (
+        {**session, "log_namespace": "elsewhere", "duration": 1.0},
+        {**session, "listener": "imap tcp:144", "duration": 1.0, "bytes_in": 1, "bytes_out": 1},
+        {**session, "session_id": "a", "state": "asking"},
+        {**message, "failure": "a"},
+    ):
+        tally(event)
+    assert counted() == {}
+    tally({**session, "duration": 1.0, "bytes_in": 3, "bytes_out": 4})
+    for outcome in "delivered", "delivered in part", "refused", "the client closed the connection":
+        tally({**message, "outcome": outcome})
+    assert counted() == {
+        ("mailroute_sessions_total", "imap tcp:143"): 1,
+        ("mailroute_session_bytes_total", "imap tcp:143", "in"): 3,
+        ("mailroute_session_bytes_total", "imap tcp:143", "out"): 4,
+        **{
+            ("mailroute_messages_total", outcome): 1
+            for outcome in ("delivered", "partial", "refused", "unfinished")
+        },
+    }
+
+
+@pytest_twisted.ensureDeferred
 async def test_no_limit_is_no_sample() -> None:
     """Where any number of clients may connect, no limit is told: 0 would look like one."""
     async with told(Source(), limits={"connections": 0}) as mailroute:
@@ -235,6 +300,20 @@ async def test_process_figures_come_from_a_thread() -> None:
     waiting = Process(reactor).collect()
     assert not waiting.called
     assert await waiting
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_process_that_sees_only_processes_tells_its_figures(tmp_path: Path) -> None:
+    """The unit for systemd (ProcSubset=pid) hides the rest of /proc, and none of these needs it."""
+    (tmp_path / "self").symlink_to("/proc/self")
+    here, there = [await Process(reactor, proc).collect() for proc in ("/proc", str(tmp_path))]
+    assert {family.name for family in there} == {family.name for family in here} != set()
+    [began, same] = [
+        next(sample.value for family in found for sample in family.samples if "start_time" in sample.name)
+        for found in (here, there)
+    ]
+    assert began == pytest.approx(same, abs=2)
+    assert await Process(reactor, "/nowhere").collect() == []
 
 
 def test_sources_of_authenticators_are_told_too() -> None:
@@ -310,6 +389,15 @@ async def test_the_readme_has_every_metric() -> None:
         kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", (await page(mailroute)).text, re.MULTILINE))
     assert said.pop("process_…") == ""
     assert said == {name: kind for name, kind in kinds.items() if not name.startswith("process_")}
+
+
+def test_who_wants_no_metrics_needs_no_library() -> None:
+    """All that runs without them can be imported where the library is not installed."""
+    names = "cli", "tap", "service", "workers.parent", "workers.worker", "demo"
+    script = "import sys; sys.modules['prometheus_client'] = None\n" + "".join(
+        f"import mailroute.{name}\n" for name in names
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env=twistd.environment())
 
 
 # --- the service ----------------------------------------------------------------

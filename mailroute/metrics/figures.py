@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,10 +13,12 @@ from prometheus_client.metrics_core import (
     HistogramMetricFamily,
     Metric,
 )
-from twisted.application.service import IService, IServiceCollection
+from twisted.application.service import IService, IServiceCollection, MultiService, Service
 from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
 
 from mailroute.computing import Computing
+from mailroute.metrics.tally import Tally
 from mailroute.routers.guard import Guard
 from mailroute.service import ListenerService
 from mailroute.sources.counts import Durations
@@ -24,22 +27,36 @@ Collect = Callable[[], Deferred[list[Metric] | None]]
 """Collects the families of whoever carries mail; None if there is nobody at the moment."""
 
 
-class Figures:
-    """What is told of what runs below a service: sources that are asked elsewhere, and listeners.
+class Figures(Service):
+    """What is told of what runs below a service: sources that are asked elsewhere, listeners and sessions.
 
-    From now on the sources also measure how long they are waited for.
+    From now on the sources also measure how long they are waited for; sessions are counted while it runs.
+
+    :param service: becomes its parent.
     """
 
-    def __init__(self, service: IService) -> None:
+    def __init__(self, service: MultiService) -> None:
         found = list(_all(service))
         self._guards = [each for each in found if isinstance(each, Guard)]
         self._listeners = [each for each in found if isinstance(each, ListenerService)]
         for guard in self._guards:
             guard.durations = Durations()
+        self._tally = Tally(each.listener for each in self._listeners)
+        self.setServiceParent(service)
+
+    def startService(self) -> None:
+        """Begin to count."""
+        super().startService()
+        globalLogPublisher.addObserver(self._tally)
+
+    def stopService(self) -> None:
+        """Count no longer."""
+        super().stopService()
+        globalLogPublisher.removeObserver(self._tally)
 
     def collect(self) -> list[Metric]:
         """Return them as they are now."""
-        return [*_of_sources(self._guards), *_of_listeners(self._listeners)]
+        return [*_of_sources(self._guards), *_of_listeners(self._listeners), *self._tally.collect()]
 
 
 def _all(service: IService) -> Iterator[IService]:
@@ -121,15 +138,22 @@ def _of_listeners(listeners: list[ListenerService]) -> list[Metric]:
     return [now, ever]
 
 
+class _Collector(ProcessCollector):
+    """The library's, where there is nothing in ``/proc`` but processes (ProcSubset= of systemd), too."""
+
+    def _boot_time(self) -> float:
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Process:
     """What this process takes of the machine: memory, time, descriptors.
 
     They are read in a thread of their own: to count 20 000 descriptors takes 40 ms.
     """
 
-    def __init__(self, reactor: object) -> None:
+    def __init__(self, reactor: object, proc: str = "/proc") -> None:
         self._thread = Computing(reactor, threads=1)
-        self._collector = ProcessCollector(registry=None)
+        self._collector = _Collector(proc=proc, registry=None)
 
     def collect(self) -> Deferred[list[Metric]]:
         """Return it as it is now; nothing where there is no ``/proc``."""

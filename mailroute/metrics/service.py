@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from twisted.application.service import IService
+from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.logger import Logger
@@ -110,7 +110,7 @@ def _too_late(failure: Failure) -> None:
     failure.trap(TookTooLong)
 
 
-def of_one_process(block: Metrics, limits: Limits, root: IService, reactor: Any) -> MetricsService:
+def of_one_process(block: Metrics, limits: Limits, root: MultiService, reactor: Any) -> MetricsService:
     """Make the service of a mailroute that carries the mail in this process.
 
     :param root: what runs here.

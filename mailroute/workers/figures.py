@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
-from twisted.application.service import IService
+from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -24,7 +24,7 @@ _log = Logger(namespace="mailroute.workers")
 class Answers:
     """The worker's side: tells its figures, and what its process takes."""
 
-    def __init__(self, service: IService, reactor: Any, channel: Channel) -> None:
+    def __init__(self, service: MultiService, reactor: Any, channel: Channel) -> None:
         self._figures = Figures(service)
         self._process = Process(reactor)
         self._channel = channel

@@ -10,7 +10,6 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from twisted.application.service import IService
 from twisted.logger import globalLogBeginner
 
 from mailroute.listening import StartError
@@ -77,7 +76,7 @@ class Worker:
             given.salt,
             announced=True,
         )
-        self._service: IService = assemble(given.settings, reactor, share)
+        self._service = assemble(given.settings, reactor, share)
         self._answer: Callable[[bytes], object] | None = None
         if given.settings.metrics is not None:
             # Not above, as it needs a library that only some have.
