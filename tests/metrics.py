@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from http.client import HTTPConnection
+
 from attrs import frozen
 from prometheus_client.parser import text_string_to_metric_families
+from servers.processes import PATIENCE
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -25,6 +29,15 @@ def taken_apart(said: bytes) -> Answer:
     return Answer(int(first.split()[1]), headers, body)
 
 
+def got(port: int) -> bytes:
+    """Get the page of a mailroute in another process, as it is."""
+    with closing(HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        return answer.read()
+
+
 @frozen
 class Page:
     """The samples of a page."""
@@ -42,6 +55,11 @@ class Page:
         assert len({family.name for family in families}) == len(families)
         assert all(family.documentation for family in families if family.samples)
         return cls(samples, body.decode("utf-8"))
+
+    @classmethod
+    def at(cls, port: int) -> Page:
+        """Get the page of a mailroute in another process."""
+        return cls.of(got(port))
 
     def value(self, name: str, **labels: str) -> float:
         """Return the value of a sample with just these labels."""

@@ -25,6 +25,7 @@ from twisted.logger import capturedLogs, eventAsText
 
 from mailroute import config, service
 from mailroute.authenticators.asked import AskedAuthenticator
+from mailroute.computing import Computing
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.listening import StartError
 from mailroute.metrics.figures import Figures, Process
@@ -297,7 +298,7 @@ async def test_the_process_is_told_in_the_words_of_all_exporters() -> None:
 @pytest_twisted.ensureDeferred
 async def test_process_figures_come_from_a_thread() -> None:
     """To count thousands of descriptors holds up no session."""
-    waiting = Process(reactor).collect()
+    waiting = Process(Computing(reactor, 1)).collect()
     assert not waiting.called
     assert await waiting
 
@@ -305,15 +306,16 @@ async def test_process_figures_come_from_a_thread() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_process_that_sees_only_processes_tells_its_figures(tmp_path: Path) -> None:
     """The unit for systemd (ProcSubset=pid) hides the rest of /proc, and none of these needs it."""
+    thread = Computing(reactor, 1)
     (tmp_path / "self").symlink_to("/proc/self")
-    here, there = [await Process(reactor, proc).collect() for proc in ("/proc", str(tmp_path))]
+    here, there = [await Process(thread, proc).collect() for proc in ("/proc", str(tmp_path))]
     assert {family.name for family in there} == {family.name for family in here} != set()
     [began, same] = [
         next(sample.value for family in found for sample in family.samples if "start_time" in sample.name)
         for found in (here, there)
     ]
     assert began == pytest.approx(same, abs=2)
-    assert await Process(reactor, "/nowhere").collect() == []
+    assert await Process(thread, "/nowhere").collect() == []
 
 
 def test_sources_of_authenticators_are_told_too() -> None:

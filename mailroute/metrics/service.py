@@ -12,6 +12,7 @@ from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailroute.computing import Computing
 from mailroute.config import Limits, Metrics
 from mailroute.config.endpoints import server_endpoint
 from mailroute.listening import Listening
@@ -48,7 +49,9 @@ class MetricsService(Listening):
         self._limits = limits
         self._workers = workers
         self._reactor = reactor
-        self._process = Process(reactor)
+        # One of its own: whatever occupies the reactor's is what somebody wants to see here.
+        self._thread = Computing(reactor, threads=1)
+        self._process = Process(self._thread)
         self._about = about_program()
 
     def startService(self) -> None:
@@ -82,14 +85,12 @@ class MetricsService(Listening):
         )
         for number, families in told.items():
             up.add_metric([str(number)], families is not None)
-        return text(
-            together(
-                [
-                    ({}, [*self._about, up, *self._limit(), *await self._process.collect()]),
-                    *(({"worker": str(number)}, families or []) for number, families in told.items()),
-                ]
-            )
-        )
+        parts: list[tuple[Mapping[str, str], list[Metric]]] = [
+            ({}, [*self._about, up, *self._limit(), *await self._process.collect()]),
+            *(({"worker": str(number)}, families or []) for number, families in told.items()),
+        ]
+        # Thirty sources of sixteen workers are 0.1 s of text, in which the reactor has its turns.
+        return await self._thread(lambda: text(together(parts)))
 
     def _ask(self, collect: Collect) -> Deferred[list[Metric] | None]:
         return collect().addTimeout(ANSWER_TIMEOUT, self._reactor).addErrback(_too_late)

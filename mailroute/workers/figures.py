@@ -10,6 +10,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from mailroute.computing import Computing
 from mailroute.config import Limits, Metrics
 from mailroute.metrics.families import packed, unpacked
 from mailroute.metrics.figures import Collect, Figures, Process
@@ -26,7 +27,7 @@ class Answers:
 
     def __init__(self, service: MultiService, reactor: Any, channel: Channel) -> None:
         self._figures = Figures(service)
-        self._process = Process(reactor)
+        self._process = Process(Computing(reactor, threads=1))
         self._channel = channel
 
     def __call__(self, number: bytes) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from metrics import got
 from readme import README, blocks, section
 from servers.processes import free_port, wait_until
 from servers.programs import program
@@ -61,10 +61,7 @@ def mailroute(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
 
 def test_prometheus_finds_no_fault_with_the_page(mailroute: Measured) -> None:
     """Names, units and helps are as Prometheus' own linter wants them."""
-    connection = HTTPConnection("127.0.0.1", mailroute.port, timeout=20)
-    connection.request("GET", "/metrics")
-    page = connection.getresponse().read()
-    connection.close()
+    page = got(mailroute.port)
     checked = subprocess.run(
         [program("promtool", "prometheus"), "check", "metrics"], input=page, capture_output=True, check=False
     )

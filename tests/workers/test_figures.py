@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import ExitStack, closing
-from http.client import HTTPConnection
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -30,11 +29,7 @@ class Measured:
         self.port = port
 
     def page(self) -> Page:
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
-            connection.request("GET", "/metrics")
-            answer = connection.getresponse()
-            assert answer.status == 200, self.running.log.text()
-            return Page.of(answer.read())
+        return Page.at(self.port)
 
     def login(self, user: str) -> None:
         with self.running.greeted() as client:
@@ -49,7 +44,7 @@ class Measured:
         ]
 
 
-def measured(files: Files, stack: ExitStack, workers: int = 2) -> Measured:
+def measured(files: Files, stack: ExitStack, workers: int = 2, *options: str) -> Measured:
     program = files.folder / "where.py"
     program.write_text(PROGRAM)
     program.chmod(0o755)
@@ -59,7 +54,7 @@ def measured(files: Files, stack: ExitStack, workers: int = 2) -> Measured:
         "route": [{"source": "command", "command": ["./where.py"]}],
         "metrics": {"address": f"127.0.0.1:{port}"},
     }
-    return Measured(stack.enter_context(files.run()), port)
+    return Measured(stack.enter_context(files.run(*options)), port)
 
 
 def test_one_process_is_worker_1(files: Files, stack: ExitStack) -> None:
@@ -101,6 +96,18 @@ def test_what_each_process_takes_is_told(files: Files, stack: ExitStack) -> None
         assert page.value("process_resident_memory_bytes", **labels) > 1e6
         assert page.value("process_open_fds", **labels) > 3
     assert page.value("mailroute_connections_limit") == 10000
+    mailroute.running.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up being root")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_whoever_mailroute_becomes_can_tell(files: Files, stack: ExitStack, workers: int) -> None:
+    """What a process takes it can still read about itself once it is another user's, and not dumpable."""
+    mailroute = measured(files, stack, workers, "--uid", "65534", "--gid", "65534")
+    page = mailroute.page()
+    for labels in ({}, *({"worker": str(number + 1)} for number in range(workers) if workers > 1)):
+        assert page.value("process_open_fds", **labels) > 3
+        assert page.value("process_max_fds", **labels) > 3
     mailroute.running.stop()
 
 
