@@ -28,6 +28,7 @@ from mailroute.authenticators.asked import AskedAuthenticator
 from mailroute.computing import Computing
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.listening import StartError
+from mailroute.metrics import web
 from mailroute.metrics.figures import Figures, Process
 from mailroute.metrics.service import MetricsService
 from mailroute.metrics.tally import Tally
@@ -406,8 +407,9 @@ def test_who_wants_no_metrics_needs_no_library() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_can_be_stopped_and_started_again() -> None:
+async def test_it_can_be_stopped_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a stop nobody is connected or let in; after another start there is a page again."""
+    monkeypatch.setattr(web, "MAX_TIME", 600)
     async with told(Source()) as mailroute:
         idle = await dial(mailroute)
         metrics = server(mailroute)

@@ -59,6 +59,12 @@ async def serving() -> AsyncIterator[Server]:
         await patient(lambda: not server.factory.channels)
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no connection end because its time is up, unless a test is about that."""
+    monkeypatch.setattr(web, "MAX_TIME", 600)
+
+
 def logged(captured: list[Any]) -> list[Any]:
     """Return what was logged, but for the beginnings and ends of the test's own connections."""
     return [event for event in captured if not event["log_namespace"].endswith(".OneShotFactory")]

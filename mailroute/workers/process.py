@@ -278,7 +278,6 @@ class Worker:
             self._figures.received(rest)
 
     def _lost(self) -> None:
-        self._figures.lost()
         if not self._nursery.alive():
             self.unseen()
             return
