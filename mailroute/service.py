@@ -122,7 +122,13 @@ def service(settings: Settings, reactor: Any = None) -> IService:
     limits = settings.limits
     gate = Gate(limits.connections, limits.connections_per_address)
     endpoints = [partial(_server_endpoint, listener, reactor) for listener in settings.listeners]
-    return assemble(settings, reactor, Share(gate, endpoints, server_contexts(settings)))
+    running = assemble(settings, reactor, Share(gate, endpoints, server_contexts(settings)))
+    if settings.metrics is not None:
+        # Nor above, as it needs a library that only some have.
+        from mailroute.metrics.service import of_one_process
+
+        of_one_process(settings.metrics, limits, running, reactor).setServiceParent(running)
+    return running
 
 
 ServerContexts = Sequence[ServerTLS | None]
@@ -167,7 +173,7 @@ class Share:
     announced: bool = False
 
 
-def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
+def assemble(settings: Settings, reactor: Any, share: Share) -> MailrouteService:
     """Put the rooms together, for this process."""
     authenticator = _authenticators(settings, reactor, share.salt)
     names = settings.user_names

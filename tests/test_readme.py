@@ -27,6 +27,7 @@ from twisted.logger import eventAsText, globalLogPublisher
 from mailroute import authenticators, routers
 from mailroute.authenticators import hashes
 from mailroute.config import Backend, Certificate, Limits, Listener, Settings, load, sourced
+from mailroute.config.metrics import Metrics
 from mailroute.config.models import UserNamesTable
 from mailroute.config.oauth2 import OAuth2
 from mailroute.config.values import MAX_WORKERS
@@ -43,7 +44,7 @@ TEXT = README.read_text(encoding="utf-8")
 
 # --- what is typed ----------------------------------------------------------
 
-PORTS = re.compile(r"\b(?:10143|20143|1143|1993|2143|8143)\b")
+PORTS = re.compile(r"\b(?:10143|20143|1143|1993|2143|8143|9317)\b")
 
 ELSEWHERE = {
     "make demo\n": "tests/test_demo.py and tests/test_demo_installed.py run what it runs",
@@ -191,6 +192,7 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
             "haproxy",
             "nginx",
             "redis",
+            "yaml",
         )
     }
     assert TEXT.count("\n```") == 2 * len(blocks(TEXT))
@@ -326,6 +328,7 @@ MODELS = {
     "### `[backend.NAME.oauth2]`": OAuth2,
     "### `[limits]`": Limits,
     "### `[user_names]`": UserNamesTable,
+    "### `[metrics]`": Metrics,
 }
 
 NEW = {

@@ -15,6 +15,7 @@ from mailroute.proofs import Proof
 from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import guard as module
 from mailroute.sources.context import BadAnswer, BadOption, SourceContext
+from mailroute.sources.counts import BUCKETS, Durations
 from mailroute.sources.echo import LEFT_OUT
 from mailroute.sources.guard import JITTER, MAX_FLIGHTS
 from mailroute.sources.options import SlowOptions, read_options, secret
@@ -496,3 +497,54 @@ def test_secrets_are_in_files(tmp_path):
         secret(context, "password_file", "empty")
     with pytest.raises(BadOption, match=r"cannot read .*missing: No such file"):
         secret(context, "password_file", "missing")
+
+
+# --- what is told of it ---------------------------------------------------------
+
+
+def test_what_is_under_way_and_known_can_be_seen(make):
+    """Questions count until they are answered, routes and other answers as long as they are kept."""
+    source = make(cache_ttl=60, negative_ttl=10, cache_size=2)
+    source.route("bob")
+    source.route("bob")
+    source.route("carol")
+    assert source.guard.under_way == 2
+    source.answers()
+    source.answers(None)
+    assert source.guard.under_way == 0
+    assert source.guard.known == (1, 1)
+    for user in "dave", "eve":
+        source.learns(user)
+    assert source.guard.known == (2, 1)
+
+
+def test_it_can_be_seen_that_the_source_is_left_alone(make):
+    """From the last failure in a row to the first answer, the trial's time included."""
+    source = make(breaker_failures=2, breaker_pause=10)
+    seen = []
+    for answer in ValueError(), ValueError(), EAST:
+        source.clock.advance(10)
+        source.learns(answer=answer)
+        seen.append(source.guard.left_alone)
+    assert seen == [False, True, False]
+
+
+def test_durations_are_measured_for_whoever_wants_them(make):
+    """Each question that the source was asked counts, the late and the failed as well."""
+    source = make(timeout=5)
+    source.learns("alice")
+    assert source.guard.durations is None
+    source.guard.durations = Durations()
+    source.route("bob")
+    source.clock.advance(0.25)
+    source.answers()
+    source.route("bob")
+    source.route("carol")
+    source.clock.advance(2)
+    source.answers(ValueError())
+    source.route("dave")
+    source.clock.advance(5)
+    assert source.guard.durations.total == 7.25
+    counted = dict(source.guard.durations.up_to())
+    assert list(counted) == [*BUCKETS, float("inf")]
+    assert [counted[bound] for bound in (0.1, 0.25, 1, 2.5, 5, 10, float("inf"))] == [0, 1, 1, 2, 3, 3, 3]

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from mailroute import dialogs
 from mailroute.authenticators import AuthenticatorChain, Link
-from mailroute.config import oauth2
+from mailroute.config import metrics, oauth2
 from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Settings
@@ -82,6 +82,8 @@ def check(settings: Settings) -> None:
     found = [Problem(None, written(fault.path), fault.message) for fault in faults(whole)]
     if whole.shared and settings.source is None:
         found.append(Problem(None, "workers", _NO_SOURCE))
+    if settings.metrics is not None:
+        found += [Problem(None, "metrics", lack) for lack in metrics.missing()]
     if found:
         raise ConfigError(found)
 

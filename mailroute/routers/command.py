@@ -209,7 +209,7 @@ class CommandRouter(GuardedRouter):
 
     def _alive(self) -> _Program:
         if self._program is None or not self._program.usable:
-            program = _Program(self._label, self._reactor)
+            program = _Program(self.label, self._reactor)
             self._reactor.spawnProcess(
                 program,
                 self._arguments[0],

@@ -46,7 +46,7 @@ class GuardedRouter(Guard[Route]):
             return await self._asks(lookup)
         except LoginRefused as refused:
             if self._echoes(refused.refusal.detail, lookup):
-                raise LoginRefused(evolve(refused.refusal, detail=f"{self._label}: {LEFT_OUT}")) from None
+                raise LoginRefused(evolve(refused.refusal, detail=f"{self.label}: {LEFT_OUT}")) from None
             raise
         except (BadAnswer, Unanswered) as error:
             if self._echoes(str(error), lookup):

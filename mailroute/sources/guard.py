@@ -10,7 +10,7 @@ from hashlib import blake2b
 from math import inf
 from typing import Generic, TypeVar
 
-from attrs import define, frozen
+from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TookTooLong
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from mailroute.events import LoginRefused, Reason, Refusal
 from mailroute.sources.context import BadAnswer, SourceContext
+from mailroute.sources.counts import Counts, Durations
 from mailroute.sources.options import GuardOptions
 
 MAX_FLIGHTS = 1000
@@ -35,38 +36,6 @@ Note = Callable[[str], object]
 
 class Unanswered(Exception):
     """The source did not answer; the text is for the log, and holds no secret."""
-
-
-@define
-class Counts:
-    """What a source has been asked, and what became of it."""
-
-    cached: int = 0
-    """Answers from the cache."""
-
-    joined: int = 0
-    """Questions that waited for an answer that somebody else had asked for."""
-
-    asked: int = 0
-    """Questions to the source itself."""
-
-    failed: int = 0
-    """Those that it did not answer, the slow ones among them."""
-
-    slow: int = 0
-    """Those that it did not answer in time."""
-
-    stale: int = 0
-    """Old answers given because it failed."""
-
-    spared: int = 0
-    """Questions that it was not asked because it had failed too often."""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.asked} asked, {self.cached} from the cache, {self.joined} shared, {self.failed} failed "
-            f"({self.slow} too slow), {self.stale} stale, {self.spared} not asked"
-        )
 
 
 _Answer = TypeVar("_Answer")
@@ -121,6 +90,9 @@ class _Cache(Generic[_Answer]):
         """Forget an answer."""
         self._known.pop(key, None)
 
+    def __len__(self) -> int:
+        return len(self._known)
+
 
 class Guard(Service, Generic[_Answer]):
     """Asks a slow source, and spares it.
@@ -144,8 +116,10 @@ class Guard(Service, Generic[_Answer]):
         end: Callable[[_Answer], float] = lambda _: inf,
     ) -> None:
         self.counts = Counts()
+        self.durations: Durations | None = None
+        """How long the source took each time it was asked; None unless somebody wants to know."""
         self._options = options
-        self._label = context.label
+        self.label = context.label
         self._clock = context.clock
         self._end = end
         self._most = flights
@@ -156,7 +130,7 @@ class Guard(Service, Generic[_Answer]):
         self._stopping = False
         self._flights: dict[Hashable, list[Deferred[_Answer | None]]] = {}
         self._running: set[Deferred[_Answer | None]] = set()
-        self._breaker = Breaker(options.breaker_failures, options.breaker_pause, self._label)
+        self._breaker = Breaker(options.breaker_failures, options.breaker_pause, self.label)
 
     def startService(self) -> None:
         """Begin to ask, or go on."""
@@ -169,8 +143,23 @@ class Guard(Service, Generic[_Answer]):
         self._stopping = True
         for question in list(self._running):
             question.cancel()
-        _log.info("{source}: {counts}", source=self._label, counts=str(self.counts))
+        _log.info("{source}: {counts}", source=self.label, counts=str(self.counts))
         return None
+
+    @property
+    def under_way(self) -> int:
+        """How many questions the source has not answered yet."""
+        return len(self._flights)
+
+    @property
+    def left_alone(self) -> bool:
+        """Whether the source has failed too often lately to be asked."""
+        return self._breaker.is_open
+
+    @property
+    def known(self) -> tuple[int, int]:
+        """How many answers are in the cache, and how many that there is none."""
+        return len(self._positive), len(self._others)
 
     def hidden(self, *parts: bytes) -> bytes:
         """Return what stands for secrets in a key: a hash that nobody else can make."""
@@ -212,11 +201,13 @@ class Guard(Service, Generic[_Answer]):
             self.counts.spared += 1
             return self._instead(key, f"it is asked {self._most} questions already")
         told("fresh")
-        return self._fly(key, ask)
+        return self._fly(key, ask, now)
 
     # --- asking ---
 
-    def _fly(self, key: Hashable, ask: Callable[[], Awaitable[_Answer | None]]) -> Deferred[_Answer | None]:
+    def _fly(
+        self, key: Hashable, ask: Callable[[], Awaitable[_Answer | None]], now: float
+    ) -> Deferred[_Answer | None]:
         """Ask the source, for whoever wants to know."""
         flight: list[Deferred[_Answer | None]] = []
         self._flights[key] = flight
@@ -226,7 +217,7 @@ class Guard(Service, Generic[_Answer]):
         question = Deferred.fromCoroutine(_coroutine(ask))
         self._running.add(question)
         question.addTimeout(self._options.timeout, self._clock)
-        question.addBoth(self._landed, key, flight)
+        question.addBoth(self._landed, key, flight, now)
         question.addBoth(lambda _: self._running.discard(question))
         return waiting
 
@@ -238,9 +229,15 @@ class Guard(Service, Generic[_Answer]):
         return waiting
 
     def _landed(
-        self, outcome: _Answer | Failure | None, key: Hashable, flight: list[Deferred[_Answer | None]]
+        self,
+        outcome: _Answer | Failure | None,
+        key: Hashable,
+        flight: list[Deferred[_Answer | None]],
+        began: float,
     ) -> None:
         self._flights.pop(key, None)
+        if self.durations is not None:
+            self.durations.add(self._clock.seconds() - began)
         if not isinstance(outcome, Failure):
             self._breaker.succeeded()
             self._keep(key, outcome)
@@ -269,7 +266,7 @@ class Guard(Service, Generic[_Answer]):
             if isinstance(failure.value, Unanswered):
                 why = str(failure.value)
         if not self._stopping:
-            _log.warn("{source} failed: {why}", source=self._label, why=why)
+            _log.warn("{source} failed: {why}", source=self.label, why=why)
             self._breaker.failed(self._clock.seconds())
         try:
             return self._instead(key, why)
@@ -285,7 +282,7 @@ class Guard(Service, Generic[_Answer]):
         if known is not None and now < min(known.until + self._options.stale_if_error, known.end):
             self.counts.stale += 1
             return known.answer
-        raise LoginRefused(Refusal(Reason.UNAVAILABLE, f"{self._label} cannot be asked: {why}"))
+        raise LoginRefused(Refusal(Reason.UNAVAILABLE, f"{self.label} cannot be asked: {why}"))
 
     def _keep(self, key: Hashable, answer: _Answer | Refusal | None) -> None:
         now = self._clock.seconds()
@@ -311,6 +308,11 @@ class Breaker:
         self._label = label
         self._failures = 0
         self._until: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the source is left alone, or has been and is yet to answer."""
+        return self._until is not None
 
     def lets_through(self, now: float) -> bool:
         """Tell whether the source may be asked; the first to ask after the pause is the one who tries."""
