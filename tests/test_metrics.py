@@ -33,7 +33,7 @@ from mailroute.metrics.figures import Figures, Process
 from mailroute.metrics.service import MetricsService
 from mailroute.metrics.tally import Tally
 from mailroute.routers import Forgiving
-from mailroute.routers.guard import Guard
+from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import SlowOptions, SourceContext, read_options
 
 METRICS = {"address": "127.0.0.1:0"}
@@ -48,7 +48,7 @@ class Source:
         context = SourceContext(Path(), frozenset({"east"}), str, reactor, lambda call: call(), label=label)
         options = {"cache_ttl": 60, **options}
         read = read_options(SlowOptions, options, context)
-        self.guard = Guard(self._ask, read, context, by_password=True)
+        self.guard = GuardedRouter(self._ask, read, context, by_password=True)
 
     async def _ask(self, lookup: Lookup) -> Any:
         waiting: Deferred[Any] = Deferred()
