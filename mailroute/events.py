@@ -234,6 +234,7 @@ class Farewell(enum.Enum):
     LOGIN_TIMEOUT = "no login in time"
     INJECTION = "bytes behind STARTTLS"
     NOT_THIS_PROTOCOL = "another protocol's request"
+    PROXY_HEADER = "a PROXY header, and its address is not in this listener's proxy_from"
     SHUTDOWN = "shutting down"
     LOGGED_OUT = "logged out"
     FAULT = "internal error"

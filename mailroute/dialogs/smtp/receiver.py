@@ -5,6 +5,7 @@ from __future__ import annotations
 from zope.interface import implementer
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD
+from mailroute.dialogs.common.foreign import foreign
 from mailroute.dialogs.smtp import arguments, replies
 from mailroute.dialogs.smtp.bounds import MAX_COMMAND, MAX_COMMANDS
 from mailroute.dialogs.smtp.commands import COMMANDS, Commands, State
@@ -17,7 +18,7 @@ from mailroute.envelope import (
 )
 from mailroute.events import Farewell, Send
 from mailroute.interfaces import IReceiver
-from mailroute.wire.lines import Stop, is_http
+from mailroute.wire.lines import Stop
 
 
 @implementer(IReceiver)
@@ -125,8 +126,8 @@ class Receiver(Commands):
         if self._commands > MAX_COMMANDS:
             self._hang_up(Farewell.TOO_MANY_COMMANDS)
             return True
-        if is_http(line):
-            self._hang_up(Farewell.NOT_THIS_PROTOCOL)
+        if (why := foreign(line)) is not None:
+            self._hang_up(why)
             return True
         verb, rest = arguments.read_command(line)
         command = COMMANDS.get(verb)
