@@ -352,9 +352,8 @@ class DialogTerms:
 class LoginTerms:
     """What a login needs to know of its backend, whoever it will be for.
 
-    ``master``: the master user's name and password.  ``starttls``: insist on
-    TLS before anything else.  ``tell_client``: hand over the client's identity
-    in the protocol's own words.
+    ``master``: the master user's name and password.  ``starttls``: insist on TLS before anything
+    else.  ``tell_client``: hand over the client's identity in the protocol's own words.
     """
 
     method: Method = Method.REPLAY

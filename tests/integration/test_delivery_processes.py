@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import smtplib
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.lmtp import LMTP
-from servers.processes import accepts, free_port, wait_until
+from servers.certificates import Authority, Certificate
+from servers.processes import PATIENCE, accepts, free_port, wait_until
 from servers.proxy import Mailroute
 
 pytestmark = pytest.mark.integration
@@ -170,3 +174,53 @@ def test_many_sessions_leave_nothing_behind(sinks: dict[str, Sink]) -> None:
         wait_until("the sessions' end", mailroute.idle)
         assert mailroute.memory() - memory < 2_000_000
         assert subjects(sinks["east"]) == subjects(sinks["west"]) == list(range(0, 1000, 2))
+
+
+class Slow(Sink):
+    """A backend that takes a message when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.allowed = threading.Event(), threading.Event()
+
+    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802
+        self.asked.set()
+        await asyncio.get_running_loop().run_in_executor(None, self.allowed.wait, PATIENCE)
+        return await super().handle_DATA(server, session, envelope)
+
+
+@pytest.mark.parametrize(("workers", "security"), [(1, "none"), (1, "starttls"), (2, "starttls")])
+def test_a_message_that_a_backend_may_have_is_waited_for_when_it_ends(
+    authority: Authority, certificate: Certificate, workers: int, security: str
+) -> None:
+    """SIGTERM between a message's end and its backend's answer: the sender still hears the answer."""
+    backend = Slow()
+    backend.start()
+    config = to({"east": backend.port}, workers=workers)
+    config["certificate"] = [{"chain": str(certificate.chain), "key": str(certificate.key)}]
+    try:
+        with ThreadPoolExecutor() as threads:
+            mailroute = Mailroute({"lmtp": {"protocol": "lmtp", "security": security}}, config)
+            mailroute.start()
+            if workers > 1:
+                mailroute.log.wait_for("worker 2 is ready")
+            client = smtplib.LMTP("localhost", mailroute.ports["lmtp"], timeout=PATIENCE)
+            if security == "starttls":
+                client.starttls(context=authority.context())
+            client.ehlo()
+            client.mail(SENDER)
+            client.rcpt("user@east.example.org")
+            client.docmd("DATA")
+            client.send(b"Subject: 1\r\n\r\ntext\r\n.\r\n")
+            assert backend.asked.wait(PATIENCE)
+            stopped = threads.submit(mailroute.stop)
+            mailroute.log.wait_for("its message is with its backends")
+            backend.allowed.set()
+            assert client.getreply() == (250, b"2.0.0 taken")
+            assert client.getreply()[0] == 421
+            stopped.result()
+            client.close()
+        assert subjects(backend) == [1]
+    finally:
+        backend.allowed.set()
+        backend.stop()
