@@ -235,6 +235,7 @@ class Farewell(enum.Enum):
     INJECTION = "bytes behind STARTTLS"
     NOT_THIS_PROTOCOL = "another protocol's request"
     PROXY_HEADER = "a PROXY header, and its address is not in this listener's proxy_from"
+    BAD_LINE_ENDS = "a message with lines that do not end with CR LF"
     SHUTDOWN = "shutting down"
     LOGGED_OUT = "logged out"
     FAULT = "internal error"
@@ -366,10 +367,9 @@ class LoginTerms:
 class LoginOrder:
     """Which account to open, and for whom.
 
-    ``user`` is the name to use at the backend; ``seam`` the dialog's message
-    to the login.  ``forward`` is that of the route.  ``patience``: seconds for
-    the backend to say its first word, when there are others to try; 0 for no
-    bound but the backend's own.
+    ``user`` is the name to use at the backend; ``seam`` the dialog's message to the login.
+    ``forward`` is that of the route.  ``patience``: seconds for the backend to say its first word,
+    when there are others to try; 0 for no bound but the backend's own.
     """
 
     credentials: Credentials

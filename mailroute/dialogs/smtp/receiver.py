@@ -80,10 +80,14 @@ class Receiver(Commands):
         else:
             self._out.append(Send(written(together(outcomes))))
         data_refused = self._state is State.BEGINNING and self._chunk is None
+        adrift = self._content is not None and self._content.adrift
         self._forget_transaction()
         self._commands = self._bad = 0
         self._state = State.COMMAND
-        if data_refused:
+        if adrift:
+            # What follows may be a part of the message, that a stranger wrote.
+            self._hang_up(Farewell.BAD_LINE_ENDS)
+        elif data_refused:
             self._nothing_may_follow()
         return self._go_on()
 
