@@ -102,12 +102,18 @@ def test_starttls_from_the_client(
         assert subjects == {"tls 0", "tls 1", "tls 2"}
 
 
-def test_a_large_message_arrives_whole(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
-    """50 MB arrive byte for byte in two mailboxes, and mailroute grows by a few megabytes at most."""
+def large_message() -> bytes:
+    """Return 50 MB of lines of all lengths, with bytes of 8 bits and dots at their beginnings."""
     line = bytes(b".abcdefgh \xe9\xff"[number * number % 12] for number in range(996)) + b"\r\n"
     lines = [line[n % 900 :] for n in range(95000)]
     text = message("large", number=3).replace(b"Content-Type", b"X-Was") + b"".join(lines)
     assert len(text) > 50_000_000
+    return text
+
+
+def test_a_large_message_arrives_whole(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
+    """50 MB arrive byte for byte in two mailboxes, and mailroute grows by a few megabytes at most."""
+    text = large_message()
     before = proxy.memory()
     with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"]) as client:
         assert send(client, [EAST[2], WEST[2]], text, ("BODY=8BITMIME",)) == [250, 250]
@@ -181,6 +187,36 @@ def test_a_mail_server_delivers_through_it(servers: dict[str, Dovecot], proxy: M
         postfix.log.wait_for(r"to=<nobody@west.example.org>.* dsn=5\.1\.1, status=bounced")
     for server, account in ((servers["east"], EAST[10]), (servers["west"], WEST[10])):
         assert len(server.delivered(account)) == 1
+
+
+@pytest.mark.parametrize("command", ["DATA", "BDAT"])
+def test_a_large_message_goes_through_mail_servers(servers: dict[str, Dovecot], command: str) -> None:
+    """50 MB that come by SMTP, in one go or in chunks, go by SMTP to a Postfix that delivers the same."""
+    account, text = EAST[9 if command == "DATA" else 11], large_message()
+    transport = f"lmtp:inet:127.0.0.1:{servers['east'].lmtp}"
+    with Postfix(default_transport=transport, message_size_limit="100000000") as postfix:
+        settings = {"backend": {"mx": {"smtp": f"tcp:127.0.0.1:{postfix.port}", "security": "none"}}}
+        listen = {"smtp": {"protocol": "smtp", "security": "none", "backend": "mx"}}
+        with (
+            Mailroute(listen, settings) as mailroute,
+            smtplib.SMTP("127.0.0.1", mailroute.ports["smtp"]) as client,
+        ):
+            before = mailroute.memory()
+            client.ehlo()
+            client.mail(SENDER, ["BODY=8BITMIME"])
+            assert client.rcpt(account.user)[0] == 250
+            if command == "DATA":
+                assert client.data(text)[0] == 250
+            else:
+                half = len(text) // 2
+                client.send(b"BDAT %d\r\n" % half + text[:half])
+                assert client.getreply()[0] == 250
+                client.send(b"BDAT %d LAST\r\n" % (len(text) - half) + text[half:])
+                assert client.getreply()[0] == 250
+            assert mailroute.memory() - before < 10_000_000
+        postfix.log.wait_for(rf"to=<{account.user}>.* status=sent")
+    [delivered] = servers["east"].delivered(account)
+    assert hashlib.sha256(body(delivered)).digest() == hashlib.sha256(body(text)).digest()
 
 
 def test_mail_servers_before_and_behind_it() -> None:
