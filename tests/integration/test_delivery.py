@@ -196,7 +196,7 @@ def test_postfix_learns_who_the_client_is(certificate: Certificate, identity: st
 
 
 def test_a_mail_server_tries_recipients_elsewhere_again(servers: dict[str, Dovecot]) -> None:
-    """A Postfix in front hears 451 for recipients that route elsewhere, and delivers to them a little later."""
+    """A Postfix in front hears 451 for recipients that route elsewhere, and delivers to them soon after."""
     soon = {"queue_run_delay": "1s", "minimal_backoff_time": "1s"}
     stores = {
         name: Postfix(default_transport=f"lmtp:inet:127.0.0.1:{server.lmtp}")
@@ -229,7 +229,7 @@ def test_a_mail_server_tries_recipients_elsewhere_again(servers: dict[str, Dovec
 
 @pytest.mark.parametrize("command", ["DATA", "BDAT"])
 def test_a_server_that_dies_at_any_step_loses_nothing(certificate: Certificate, command: str) -> None:
-    """Killed before it has answered for a message, its recipient is to be tried again; the other one has it."""
+    """Killed before it has answered, its recipient is to be tried again; the other one has the message."""
     terms = Terms(certificate=certificate, lmtp=True)
     text = message("killed", "line\n" * 10_000, number=10)
     half = len(text) // 2

@@ -50,12 +50,13 @@ def sinks() -> Iterator[dict[str, Sink]]:
         yield found
 
 
-def to(ports: dict[str, int], **keys: object) -> dict[str, object]:
+def to(ports: dict[str, int], identity: str = "native", **keys: object) -> dict[str, object]:
     """Return a configuration in which each backend has the users of its own domain."""
     return {
         **keys,
         "backend": {
-            name: {"lmtp": f"tcp:127.0.0.1:{port}", "security": "none"} for name, port in ports.items()
+            name: {"lmtp": f"tcp:127.0.0.1:{port}", "security": "none", "identity": identity}
+            for name, port in ports.items()
         },
         "route": [
             {"source": "pattern", "match": rf".+@{name}\.example\.org", "backend": name} for name in ports
@@ -109,10 +110,12 @@ def test_a_loop_through_itself_is_seen(workers: int) -> None:
         mailroute.log.wait_for("the backend is this mailroute itself: the routes form a loop")
 
 
-def test_a_loop_over_two_ends_by_their_limits() -> None:
-    """Two whose routes lead to each other use up the connections that one address may have, and no more.
+@pytest.mark.parametrize("identity", ["native", "none"])
+def test_a_loop_over_two_ends(identity: str) -> None:
+    """Two whose routes lead to each other see it after a few connections, if they tell each other.
 
-    The client is told to try again, and when it is gone nothing is left.
+    If not, they use up those that one address may have.  The client is told to
+    try again, and when it is gone nothing is left.
     """
     ports = {"one": free_port(), "two": free_port()}
     limits = {"connections_per_address": 20}
@@ -120,16 +123,23 @@ def test_a_loop_over_two_ends_by_their_limits() -> None:
         running = {}
         for name, other in (("one", "two"), ("two", "one")):
             listen = {"lmtp": {**PROTOCOL["lmtp"], "endpoint": f"tcp:{ports[name]}:interface=127.0.0.1"}}
-            config = {**to({"east": ports[other]}), "limits": limits}
+            config = {**to({"east": ports[other]}, identity), "limits": limits}
             running[name] = stack.enter_context(Mailroute(listen, config))
             wait_until("the listener", lambda name=name: accepts("127.0.0.1", ports[name]))
         with smtplib.LMTP("127.0.0.1", ports["one"]) as client:
             client.ehlo()
             client.mail(SENDER)
             code, text = client.rcpt("user@east.example.org")
-            assert (code, text[:6]) == (451, b"4.4.1 ")
-            # A limit's worth of clients at each, and as many backends, and the listener.
-            assert all(20 <= mailroute.sockets() <= 2 * 20 + 1 for mailroute in running.values())
+            if identity == "native":
+                assert (code, text[:6]) == (451, b"4.3.5 ")
+                # Seven proxies are the most, and each of the two is every other one.
+                assert all(mailroute.sockets() <= 2 * 4 + 1 for mailroute in running.values())
+                logs = [mailroute.log.text() for mailroute in running.values()]
+                assert any("do the routes form a loop?" in log for log in logs)
+            else:
+                assert (code, text[:6]) == (451, b"4.4.1 ")
+                # A limit's worth of clients at each, and as many backends, and the listener.
+                assert all(20 <= mailroute.sockets() <= 2 * 20 + 1 for mailroute in running.values())
         for mailroute in running.values():
             wait_until("the loop's end", lambda mailroute=mailroute: mailroute.sockets() == 1)
 

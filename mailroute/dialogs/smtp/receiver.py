@@ -29,8 +29,7 @@ class Receiver(Commands):
 
     def greet(self) -> list[ReceiverEvent]:
         """Greet (RFC 5321 section 4.3.1)."""
-        name = self._dialect.name.upper().encode("ascii")
-        self._say(replies.greeting(self._host, name))
+        self._greet()
         return self._flush()
 
     def receive(self, data: bytes) -> list[ReceiverEvent]:
@@ -93,7 +92,7 @@ class Receiver(Commands):
 
     def seam(self) -> Seam:
         """Return what logins at backends have to know."""
-        return Seam(self._terms.host_name, self._hello)
+        return Seam(self._terms.host_name, self._hello, self._ttl)
 
     # --- running ---
 
