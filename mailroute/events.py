@@ -235,6 +235,8 @@ class Farewell(enum.Enum):
     LOGIN_TIMEOUT = "no login in time"
     INJECTION = "bytes behind STARTTLS"
     NOT_THIS_PROTOCOL = "another protocol's request"
+    PROXY_HEADER = "a PROXY header, and its address is not in this listener's proxy_from"
+    BAD_LINE_ENDS = "a message with lines that do not end with CR LF"
     SHUTDOWN = "shutting down"
     LOGGED_OUT = "logged out"
     FAULT = "internal error"
@@ -350,9 +352,8 @@ class DialogTerms:
 class LoginTerms:
     """What a login needs to know of its backend, whoever it will be for.
 
-    ``master``: the master user's name and password.  ``starttls``: insist on
-    TLS before anything else.  ``tell_client``: hand over the client's identity
-    in the protocol's own words.
+    ``master``: the master user's name and password.  ``starttls``: insist on TLS before anything
+    else.  ``tell_client``: hand over the client's identity in the protocol's own words.
     """
 
     method: Method = Method.REPLAY
@@ -365,10 +366,9 @@ class LoginTerms:
 class LoginOrder:
     """Which account to open, and for whom.
 
-    ``user`` is the name to use at the backend; ``seam`` the dialog's message
-    to the login.  ``forward`` is that of the route.  ``patience``: seconds for
-    the backend to say its first word, when there are others to try; 0 for no
-    bound but the backend's own.
+    ``user`` is the name to use at the backend; ``seam`` the dialog's message to the login.
+    ``forward`` is that of the route.  ``patience``: seconds for the backend to say its first word,
+    when there are others to try; 0 for no bound but the backend's own.
     """
 
     credentials: Credentials

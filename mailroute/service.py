@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.application.service import IService, MultiService
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLServerConnectionCreator,
@@ -81,8 +81,8 @@ class ListenerService(Listening):
 
     def stopService(self) -> Deferred[Any]:
         """Stop listening, and end the sessions."""
-        self.factory.leave(Farewell.SHUTDOWN)
-        return super().stopService()
+        left = self.factory.leave(Farewell.SHUTDOWN)
+        return gatherResults([left, super().stopService()])
 
 
 class MailrouteService(MultiService):
