@@ -120,7 +120,8 @@ def test_lmtp_answers_each_recipient_and_smtp_the_message():
         (RCPT[:-2], b"503 5.5.1 "),
         (b"AUTH PLAIN AGEAYg==", b"502 5.5.1 "), (b"XCLIENT ADDR=1.2.3.4", b"502 5.5.1 "),
         (b"XCLIENT TTL=6 ADDR=1.2.3.4", b"502 5.5.1 "), (b"XCLIENT", b"502 5.5.1 "),
-        (b"XCLIENT TTL=-1", b"502 5.5.1 "), (b"XCLIENT TTL=1", b"550 5.4.6 "), (b"XCLIENT TTL=0", b"550 5.4.6 "),
+        (b"XCLIENT TTL=-1", b"502 5.5.1 "), (b"XCLIENT TTL=1", b"550 5.4.6 "),
+        (b"XCLIENT TTL=0", b"550 5.4.6 "),
         (b"XFORWARD ADDR=1.2.3.4", b"502 5.5.1 "), (b"VRFY bob", b"252 2.5.0 "), (b"EXPN x", b"502 5.5.1 "),
         (b"what", b"500 5.5.2 "), (b"", b"500 5.5.2 "), (b"NOOP\nRSET", b"500 5.5.2 "),
         (b"NOOP \rx", b"500 5.5.2 "),
@@ -485,7 +486,7 @@ def logging_in(client=CLIENT, seam=None, **changes) -> Conversation:
     ("said", "handed_on"), [((), 6), ((6,), 5), ((3, 5), 2), ((999999999,), 6), ((2,), 1)]
 )
 def test_how_far_a_connection_has_come(said, handed_on):
-    """Each XCLIENT begins anew, and only lowers what the backend is told: less than the client said by one."""
+    """Each XCLIENT begins anew, and only lowers what the backend is told: one less than the client said."""
     talk = talking()
     for ttl in said:
         assert told(talk, b"XCLIENT TTL=%d" % ttl).startswith(b"220 mx.example LMTP ")
