@@ -4,6 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+METRICS = ["prometheus-client>=0.22"]
 OAUTH2 = ["PyJWT>=2.11"]
 
 setup(
@@ -30,9 +31,11 @@ setup(
     extras_require={
         "ldap": ["sansldap>=0.1"],
         "mariadb": ["PyMySQL>=1.1.1"],
+        "metrics": METRICS,
         "oauth2": OAUTH2,
         "postgresql": ["psycopg[binary]>=3.2"],
         "test": [
+            *METRICS,
             *OAUTH2,
             "aiosmtpd>=1.4.5",
             "coverage[toml]>=7.5",

@@ -220,7 +220,7 @@ def _add_route(commands: Any) -> None:
         metavar="FILE",
         help="the user's password is its first line (- is standard input), for sources that check it",
     )
-    route.add_argument("--json", action="store_true", help="write JSON")
+    route.add_argument("--json", action="store_true", help="write JSON, as docs/route.schema.json has it")
     route.set_defaults(run=_route)
 
 

@@ -24,7 +24,7 @@ from mailroute.tokens.backend import TokenBackend
 from mailroute.tokens.cache import Tokens
 from mailroute.tokens.files import TokenFiles
 from mailroute.tokens.grant import Grant
-from mailroute.web import Web, basic
+from mailroute.web import SparedWeb, Web, basic
 
 MAX_CHANGED = 1024
 """Changed copies of a backend that are kept, with their TLS sessions; the one used longest ago goes first."""
@@ -104,7 +104,7 @@ def _tokens(block: OAuth2, reactor: Any) -> Tokens:
     else:
         headers = basic(block.client_id.encode("utf-8"), block.client_secret_file.value)
     tls = trusting(None if block.ca is None else block.ca.root)
-    web = Web(reactor, tls, block.timeout)
+    web = SparedWeb(Web(reactor, tls, block.timeout), block.token_url, reactor.seconds)
     grant = Grant(web, block.token_url, headers, form, block.personal, lambda: reactor.seconds())
     files = None
     if block.token_folder is not None and block.token_key_file is not None:

@@ -42,12 +42,11 @@ class Address:
 class Client:
     """What is known of a connected client before it says who it is.
 
-    ``source`` and ``destination`` are ``None`` where the transport has no IP
-    address (a UNIX socket).  ``tls`` is the negotiated version, such as
-    ``TLSv1.3``, or ``None`` in the clear; ``server_name`` the SNI it asked for.
-    ``of_proxy``: a proxy in front has opened the connection and says nothing of
-    a client (a health check, as a rule), so that ``source`` is its own address.
-    ``certificate`` is ``None`` unless it has shown one that is to be trusted.
+    ``source`` and ``destination`` are ``None`` where the transport has no IP address (a UNIX socket).
+    ``tls`` is the negotiated version, such as ``TLSv1.3``, or ``None`` in the clear; ``cipher`` OpenSSL's
+    name of the suite; ``server_name`` the SNI it asked for.  ``of_proxy``: a proxy in front has opened the
+    connection and says nothing of a client (a health check, as a rule), so that ``source`` is its own
+    address.  ``certificate`` is ``None`` unless it has shown one that is to be trusted.
     """
 
     session_id: str
@@ -57,17 +56,17 @@ class Client:
     server_name: str | None = None
     of_proxy: bool = False
     certificate: ClientCertificate | None = None
+    cipher: str | None = None
 
 
 @passing
 class Credentials:
     """What a client sent to say who it is; its repr does not show the secret.
 
-    ``user`` is the authentication identity as it was sent, ``authorize_as``
-    the account to open if that is another one (the SASL authorization
-    identity, RFC 4422 section 3.4.1).  ``secret`` is the password, or for a
-    token the whole SASL message as it came.  A token without a mechanism is one
-    of mailroute's own: the bare token, for any mechanism that takes one.
+    ``user`` is the authentication identity as it was sent, ``authorize_as`` the account to open if that is
+    another one (the SASL authorization identity, RFC 4422 section 3.4.1).  ``secret`` is the password, or for
+    a token the whole SASL message as it came.  A token without a mechanism is one of mailroute's own: the
+    bare token, for any mechanism that takes one.
     """
 
     mechanism: str
@@ -93,10 +92,9 @@ NOBODY = Credentials("", b"", b"")
 class Lookup:
     """The question that a router answers; ``user`` is normalised.
 
-    ``credentials``: what the client shows, for a source that checks it; None
-    where nobody logs in.  ``attempt``: which of the logins of its connection
-    this is, from 1.  ``note`` takes what a person who asks where an account
-    lives may like to know of the way to the answer; None: nobody does.
+    ``credentials``: what the client shows, for a source that checks it; None where nobody logs in.
+    ``attempt``: which of the logins of its connection this is, from 1.  ``note`` takes what a person who asks
+    where an account lives may like to know of the way to the answer; None: nobody does.
     """
 
     user: str
@@ -151,14 +149,12 @@ class Change:
 class Route:
     """The answer: where an account lives, and how to get in there.
 
-    ``backend``: the backend's name.  ``name``: the user's name there, if it
-    differs.  ``others``: backends to try in order if that one does not answer.
-    ``password``: what to log in with there, instead of what the client sent;
-    ``master``: in whose name, if not the user's own (SASL PLAIN with the user
-    as the authorization identity).  ``proven``: the source has checked the
-    lookup's credentials, and they are the user's.  ``change``: what the
-    backend's block has otherwise.  ``forward``: keys and values to hand to the
-    backend with the client's identity.
+    ``backend``: the backend's name.  ``name``: the user's name there, if it differs.  ``others``: backends to
+    try in order if that one does not answer.  ``password``: what to log in with there, instead of what the
+    client sent; ``master``: in whose name, if not the user's own (SASL PLAIN with the user as the
+    authorization identity).  ``proven``: the source has checked the lookup's credentials, and they are the
+    user's.  ``change``: what the backend's block has otherwise.  ``forward``: keys and values to hand to the
+    backend with the client's identity.  ``user``: the source's own name for the user, if it is another one.
     """
 
     backend: str
@@ -169,6 +165,7 @@ class Route:
     proven: bool = False
     change: Change | None = None
     forward: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
 
     def credentials(self, user: str) -> Credentials | None:
         """Return what to log in with as this user; None: with what the client sent."""
@@ -203,6 +200,8 @@ class Refusal:
     the words of its protocol, where the client may see it; ``challenge`` an
     OAuth server's error document (RFC 7628 section 3.2.2) for the client.
     ``unreached``: the backend has not said a word, so that another one may be tried.
+    ``wait``: seconds for which whoever refuses wants the client to wait for its answer, at the least;
+    ``final``: after that the client is to be sent away, however many logins may fail.
     """
 
     reason: Reason
@@ -210,6 +209,8 @@ class Refusal:
     reply: bytes | None = None
     challenge: bytes | None = None
     unreached: bool = False
+    wait: float = 0
+    final: bool = False
 
 
 class LoginRefused(Exception):
@@ -234,6 +235,8 @@ class Farewell(enum.Enum):
     LOGIN_TIMEOUT = "no login in time"
     INJECTION = "bytes behind STARTTLS"
     NOT_THIS_PROTOCOL = "another protocol's request"
+    PROXY_HEADER = "a PROXY header, and its address is not in this listener's proxy_from"
+    BAD_LINE_ENDS = "a message with lines that do not end with CR LF"
     SHUTDOWN = "shutting down"
     LOGGED_OUT = "logged out"
     FAULT = "internal error"
@@ -326,14 +329,12 @@ LoginEvent = Send | StartTLS | Ready | LoggedIn | Refused
 class DialogTerms:
     """What a dialog needs to know of its listener.
 
-    ``tls_offered``: the client may ask for STARTTLS.  ``login_allowed``: it may
-    log in as things stand; a STARTTLS listener allows it once TLS is on.
-    ``passwords``: a login with name and password may succeed at all.
-    ``mechanisms``: the SASL mechanisms to offer, in order; ``certified`` and ``bound``
-    come before them once the client has shown its certificate, or TLS has channel binding.
-    ``capabilities``: what else to announce.  ``bad_commands``: how many are answered before
-    the client is sent away, 0 for any number.  ``host_name``: what mailroute calls itself, for
-    protocols that tell it.
+    ``tls_offered``: the client may ask for STARTTLS.  ``login_allowed``: it may log in as things stand; a
+    STARTTLS listener allows it once TLS is on.  ``passwords``: a login with name and password may succeed at
+    all.  ``mechanisms``: the SASL mechanisms to offer, in order; ``certified`` and ``bound`` come before them
+    once the client has shown its certificate, or TLS has channel binding.  ``capabilities``: what else to
+    announce.  ``bad_commands``: how many are answered before the client is sent away, 0 for any number.
+    ``host_name``: what mailroute calls itself, for protocols that tell it.
     """
 
     tls_offered: bool = False
@@ -351,9 +352,8 @@ class DialogTerms:
 class LoginTerms:
     """What a login needs to know of its backend, whoever it will be for.
 
-    ``master``: the master user's name and password.  ``starttls``: insist on
-    TLS before anything else.  ``tell_client``: hand over the client's identity
-    in the protocol's own words.
+    ``master``: the master user's name and password.  ``starttls``: insist on TLS before anything
+    else.  ``tell_client``: hand over the client's identity in the protocol's own words.
     """
 
     method: Method = Method.REPLAY
@@ -366,10 +366,9 @@ class LoginTerms:
 class LoginOrder:
     """Which account to open, and for whom.
 
-    ``user`` is the name to use at the backend; ``seam`` the dialog's message
-    to the login.  ``forward`` is that of the route.  ``patience``: seconds for
-    the backend to say its first word, when there are others to try; 0 for no
-    bound but the backend's own.
+    ``user`` is the name to use at the backend; ``seam`` the dialog's message to the login.
+    ``forward`` is that of the route.  ``patience``: seconds for the backend to say its first word,
+    when there are others to try; 0 for no bound but the backend's own.
     """
 
     credentials: Credentials

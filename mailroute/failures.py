@@ -66,6 +66,9 @@ class FailureTiming:
         :param backend: the backend that has refused, None for none.
         :param taken: seconds since the login's last part began.
         """
+        return max(self._delay(refusal, user, backend, taken), refusal.wait)
+
+    def _delay(self, refusal: Refusal, user: str, backend: str | None, taken: float) -> float:
         if refusal is UNKNOWN:
             # Counted from the end of the look-up, as it is where a backend refuses.
             return self.unknown(user)

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import evolve
 from OpenSSL import SSL
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
@@ -95,6 +96,7 @@ class ProxyServer(Protocol):
             tls=connection.get_protocol_version_name(),
             server_name=name.decode("ascii", "backslashreplace")[:255] if name else None,
             certificate=client_certificate(connection),
+            cipher=connection.get_cipher_name(),
         )
         if self._tls_first:
             self._tls_first = False
@@ -323,7 +325,7 @@ class ProxyServerFactory(Factory[Protocol]):
         self.made += 1
         return ProxyServer(self)
 
-    def leave(self, why: Farewell) -> None:
-        """End all sessions."""
-        for session in list(self.sessions):
-            session.leave(why)
+    def leave(self, why: Farewell) -> Deferred[Any]:
+        """End all sessions; fires when the last of them has ended."""
+        left = [session.leave(why) for session in list(self.sessions)]
+        return DeferredList([each for each in left if each is not None])

@@ -146,6 +146,7 @@ class IMailProtocol(Interface):
         "`mailroute.events.NOBODY`; unless its messages are routed (`IDeliveryProtocol`), a listener "
         "says to which backend that leads."
     )
+    password_command: bool = Attribute("Whether a client can log in with name and password without SASL.")
     starttls: bool = Attribute("Whether TLS can begin in the middle of it.")
 
     def check_capability(word: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, ITransport
 from zope.interface import Interface
 
@@ -29,8 +30,8 @@ class ISession(Interface):
     def lost(why: str) -> None:
         """The client's connection is gone."""
 
-    def leave(why: Farewell) -> None:
-        """End the connection."""
+    def leave(why: Farewell) -> Deferred[None] | None:
+        """End the connection; a Deferred that fires when that is done, if it cannot be at once."""
 
 
 class IClientLeg(Interface):

@@ -32,6 +32,7 @@ class Listening(Service):
     :param name: what the log calls the listener.
     :param endpoint: returns what to listen on, or raises `ValueError`.
     :param announced: the log has it already that there is this listener.
+    :param key: what says in the configuration where it listens, for the operator who has to change it.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class Listening(Service):
         endpoint: Callable[[], IStreamServerEndpoint],
         *,
         announced: bool = False,
+        key: str = "the listener's endpoint",
     ) -> None:
+        self.listener = name
+        self._key = key
         self._announced = announced
         self._accepting = factory
-        self._listener = name
         self._endpoint = endpoint
         self._listening: Deferred[IListeningPort] | None = None
         self._port: IListeningPort | None = None
@@ -79,11 +82,11 @@ class Listening(Service):
     def _listens(self, port: IListeningPort) -> None:
         self._port = port
         if not self._announced:
-            _log.info("listening: {listener}", listener=self._listener)
+            _log.info("listening: {listener}", listener=self.listener)
 
     def _cannot(self, error: BaseException | None) -> str:
         reason = getattr(error, "socketError", None) or error
         busy = getattr(reason, "errno", None) == errno.EADDRINUSE
-        advice = "stop what uses it, or change the listener's endpoint" if busy else "change its endpoint"
+        advice = f"stop what uses it, or change {self._key}" if busy else f"change {self._key}"
         advice = remedy(reason).removeprefix("; ") or advice
-        return f"mailroute: cannot listen on {self._listener}: {reason}: {advice}"
+        return f"mailroute: cannot listen on {self.listener}: {reason}: {advice}"

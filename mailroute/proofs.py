@@ -62,7 +62,16 @@ def proof_of(mechanism: str) -> Proof:
 
 @frozen
 class ClientCertificate:
-    """Addresses (rfc822Name) and common names in a client's certificate, which is to be trusted."""
+    """What a client's certificate says, which is to be trusted.
+
+    ``emails``: its addresses (rfc822Name).  ``subject`` and ``issuer``: their names as RFC 2253 writes them,
+    in printable ASCII; ``serial``: its number in hexadecimal; ``fingerprint``: SHA-1 of it, likewise.  They
+    are empty where they cannot be read.
+    """
 
     emails: tuple[str, ...] = ()
     common_names: tuple[str, ...] = ()
+    subject: str = ""
+    issuer: str = ""
+    serial: str = ""
+    fingerprint: str = ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol
@@ -53,11 +54,12 @@ class RelayedFactory(ProxyServerFactory):
         self.made += 1
         return Introduction(self)
 
-    def leave(self, why: Farewell) -> None:
+    def leave(self, why: Farewell) -> Deferred[Any]:
         """End all sessions, and what would become one."""
-        super().leave(why)
+        left = super().leave(why)
         for introduction in list(self._waiting):
             introduction.close()
+        return left
 
     # --- for those whose header has not come ---
 

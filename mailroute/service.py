@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.application.service import IService, MultiService
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLServerConnectionCreator,
@@ -81,8 +81,8 @@ class ListenerService(Listening):
 
     def stopService(self) -> Deferred[Any]:
         """Stop listening, and end the sessions."""
-        self.factory.leave(Farewell.SHUTDOWN)
-        return super().stopService()
+        left = self.factory.leave(Farewell.SHUTDOWN)
+        return gatherResults([left, super().stopService()])
 
 
 class MailrouteService(MultiService):
@@ -122,7 +122,13 @@ def service(settings: Settings, reactor: Any = None) -> IService:
     limits = settings.limits
     gate = Gate(limits.connections, limits.connections_per_address)
     endpoints = [partial(_server_endpoint, listener, reactor) for listener in settings.listeners]
-    return assemble(settings, reactor, Share(gate, endpoints, server_contexts(settings)))
+    running = assemble(settings, reactor, Share(gate, endpoints, server_contexts(settings)))
+    if settings.metrics is not None:
+        # Nor above, as it needs a library that only some have.
+        from mailroute.metrics.service import of_one_process
+
+        of_one_process(settings.metrics, limits, running, reactor).setServiceParent(running)
+    return running
 
 
 ServerContexts = Sequence[ServerTLS | None]
@@ -167,7 +173,7 @@ class Share:
     announced: bool = False
 
 
-def assemble(settings: Settings, reactor: Any, share: Share) -> IService:
+def assemble(settings: Settings, reactor: Any, share: Share) -> MailrouteService:
     """Put the rooms together, for this process."""
     authenticator = _authenticators(settings, reactor, share.salt)
     names = settings.user_names
@@ -277,11 +283,28 @@ def _begin(listener: Listener, settings: Settings, house: House, authenticator: 
     protocol = listener.protocol
     if IDeliveryProtocol.providedBy(protocol):
         return _delivering(listener, settings.limits, house)
+    doors: dict[frozenset[Proof], Door] = {}
+
+    def begin(leg: IClientLeg) -> ISession:
+        # What can succeed may change with the users that a file has.
+        offers = frozenset() if authenticator is None else authenticator.offers
+        door = doors.get(offers)
+        if door is None:
+            terms = _terms(listener, settings)
+            door = Door(listener.name, ILoginProtocol(protocol), terms, authenticator, _fixed(listener))
+            doors[offers] = door
+        return Session(house, door, leg)
+
+    return begin
+
+
+def _terms(listener: Listener, settings: Settings) -> DialogTerms:
+    """Return what a listener's dialogs need to know, for what can be checked now."""
     starttls = listener.security is Security.STARTTLS
     proofs, mechanisms = settings.proofs(listener), settings.mechanisms(listener)
     certified = tuple(word for word in mechanisms if proof_of(word) is Proof.CERTIFICATE)
     bound = tuple(filter(needs_binding, mechanisms))
-    terms = DialogTerms(
+    return DialogTerms(
         tls_offered=starttls,
         login_allowed=not starttls or listener.cleartext_login,
         mechanisms=tuple(word for word in mechanisms if word not in (*certified, *bound)),
@@ -292,8 +315,6 @@ def _begin(listener: Listener, settings: Settings, house: House, authenticator: 
         bad_commands=settings.limits.bad_commands,
         host_name=_host_name(listener),
     )
-    door = Door(listener.name, ILoginProtocol(protocol), terms, authenticator, _fixed(listener))
-    return partial(Session, house, door)
 
 
 def _fixed(listener: Listener) -> Route | None:

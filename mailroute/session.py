@@ -293,7 +293,7 @@ class Session:
             return
         events = self._dialog.reject(found)
         self._failed += 1
-        if self._house.failed_logins and self._failed >= self._house.failed_logins:
+        if found.final or (self._house.failed_logins and self._failed >= self._house.failed_logins):
             if events and isinstance(events[0], HangUp):
                 self._obey(events)  # for a reason of its own
                 return

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
 from attrs import field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.python.failure import Failure
 from twisted.python.url import URL
 from twisted.web.http_headers import Headers
 
 from mailroute.events import LoginRefused, Reason, Refusal
+from mailroute.sources.guard import Breaker
 from mailroute.sources.trust import TLSByName
 from mailroute.sources.web_client import WebClient, WebServerFails
 
@@ -26,6 +27,15 @@ MAX_ANSWER = MAX_DOCUMENT + 64 * 1024
 
 MAX_ASKED = 256
 """Requests at once; whoever comes on top of that is told to come again."""
+
+FAILURES = 5
+"""Failures in a row after which a server that gives out tokens is left alone."""
+
+PAUSE = 10.0
+"""Seconds for which it is left alone; then one request tries it."""
+
+PATIENCE = 30.0
+"""Seconds for a connection to be made where nothing else bounds a request."""
 
 _USUAL = {
     "Accept": ["application/json"],
@@ -55,17 +65,17 @@ class Web:
 
     :param clock: the reactor.
     :param tls: makes the client's side of TLS; says who may vouch for the servers.
-    :param timeout: seconds for one answer.
+    :param timeout: seconds for one answer; None: whoever asks sees to it.
     """
 
-    def __init__(self, clock: Any, tls: TLSByName, timeout: float) -> None:
+    def __init__(self, clock: Any, tls: TLSByName, timeout: float | None) -> None:
         self._clock = clock
         self._timeout = timeout
         self._asked = 0
         # A connection for each request: the server may close one that is kept just as it is used
         # again, and a POST is not repeated.
         self._client = WebClient(
-            clock, tls, patience=timeout, max_body=MAX_DOCUMENT, max_answer=MAX_ANSWER, pool=None
+            clock, tls, patience=timeout or PATIENCE, max_body=MAX_DOCUMENT, max_answer=MAX_ANSWER, pool=None
         )
 
     async def get(self, url: str) -> bytes:
@@ -95,7 +105,8 @@ class Web:
         self._asked += 1
         try:
             answer: Deferred[Answer] = Deferred.fromCoroutine(self._exchange(request))
-            answer.addTimeout(self._timeout, self._clock, _too_late)
+            if self._timeout is not None:
+                answer.addTimeout(self._timeout, self._clock, _too_late)
             answer.addErrback(_explained, request.url)
             return await answer
         finally:
@@ -114,6 +125,37 @@ class Web:
         return Answer(answer.status, answer.body)
 
 
+class SparedWeb:
+    """Sends forms to one server, which is left alone for a while when it has failed several times in a row.
+
+    :param label: what the log calls it.
+    :param seconds: the time.
+    """
+
+    def __init__(self, web: Web, label: str, seconds: Callable[[], float]) -> None:
+        self._web = web
+        self._seconds = seconds
+        self._breaker = Breaker(FAILURES, PAUSE, label)
+
+    async def submit(self, url: str, headers: Mapping[str, str], form: Mapping[str, str]) -> Answer:
+        """Send a form, and return the answer (`Web.submit`).
+
+        :raises LoginRefused: there is none now.
+        """
+        if not self._breaker.lets_through(self._seconds()):
+            raise _unavailable(url, "it has failed too often lately, and is left alone")
+        try:
+            answer = await self._web.submit(url, headers, form)
+        except LoginRefused:
+            self._breaker.failed(self._seconds())
+            raise
+        if answer.status >= 500:
+            self._breaker.failed(self._seconds())
+        else:
+            self._breaker.succeeded()
+        return answer
+
+
 def _good(url: str, answer: Answer) -> bytes:
     if answer.status != 200:
         raise _unavailable(url, f"status {answer.status}")
@@ -126,7 +168,7 @@ def _too_late(result: object, timeout: float) -> Failure:
 
 
 def _explained(failure: Failure, url: str) -> Failure:
-    if failure.check(LoginRefused):
+    if failure.check(LoginRefused, CancelledError):
         return failure
     ours = failure.check(WebServerFails) is not None
     return Failure(_unavailable(url, str(failure.value) if ours else type(failure.value).__name__))

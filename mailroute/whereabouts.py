@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, field, replace
+from typing import Any, Literal
 
-from attrs import asdict, evolve, field, frozen, mutable
+from attrs import evolve, mutable
+from attrs import field as attribute
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -21,50 +25,75 @@ SESSION = "mailroute-route"
 """What a source that is told of sessions hears as the name of this one."""
 
 
-@frozen
-class Asked:
-    """A source that was asked: what it said, and how long it took (seconds).
+# ``docs/route.schema.json`` tells other programs of these.
+_TOLD = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    ``outcome`` is ``route``, ``unknown``, ``refused`` or ``failed``; ``notes`` tell
-    how it came to its answer, such as that this was from its cache.
-    """
+
+@dataclass(frozen=True, config=_TOLD)
+class Asked:
+    """A source that was asked, and what it said."""
 
     source: str
-    outcome: str
+    """What the log calls its block."""
+
+    outcome: Literal["route", "unknown", "refused", "failed"]
+    """It knows where the account lives, does not know the user, turns the login away, or could not tell."""
+
     seconds: float
+    """How long it took."""
+
     notes: tuple[str, ...] = ()
+    """How it came to its answer, such as that this was from its cache."""
 
 
-@frozen
+@dataclass(frozen=True, config=_TOLD)
 class Place:
-    """A backend that would be tried, and how: as which ``user``, with whose credentials."""
+    """A backend that would be tried, and how."""
 
     backend: str
+    """Its name in the configuration."""
+
     endpoint: str
-    security: str
+    """Where it would be dialled."""
+
+    security: Literal["starttls", "tls", "none"]
+    """How the connection would be protected."""
+
     identity: str
+    """How it would be told who the client is."""
+
     login: str
+    """With whose credentials somebody would be logged in; it holds no secret."""
+
     user: str
+    """As whom."""
 
 
-@frozen
+@dataclass(frozen=True, config=_TOLD)
 class Whereabouts:
-    """What is known of an account.
-
-    ``name`` is the user's name in the form in which it is looked up; ``forward`` what is handed to the
-    backend.  Where the login would be refused, ``places`` is empty and ``refused`` says why.
-    """
+    """Where an account lives."""
 
     name: str
+    """The user's name in the form in which it is looked up."""
+
     protocol: str
+    """In which protocol the login would be."""
+
     asked: tuple[Asked, ...] = ()
+    """The sources that were asked, in order."""
+
     places: tuple[Place, ...] = ()
-    forward: tuple[tuple[str, str], ...] = ()
+    """The backends that would be tried, in order; none where the login would be refused."""
+
+    forward: Mapping[str, str] = field(default_factory=dict)
+    """What would be handed to the backend with the client's identity."""
+
     refused: str | None = None
+    """Why the login would be refused; null: it would not."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as what `json.dumps` takes."""
-        return {**asdict(self), "forward": dict(self.forward)}
+        return asdict(self)
 
 
 class CannotAsk(Exception):
@@ -110,10 +139,10 @@ async def find(
         route = await _answer(chain.route(lookup))
         found = _placed(found, settings, route)
     except LoginRefused as refused:
-        found = evolve(found, refused=str(refused))
+        found = replace(found, refused=str(refused))
     finally:
         await running.stopService()
-    return evolve(found, asked=tuple(each.asked for each in watched if each.asked is not None))
+    return replace(found, asked=tuple(each.asked for each in watched if each.asked is not None))
 
 
 async def _answer(answer: object) -> Any:
@@ -123,17 +152,17 @@ async def _answer(answer: object) -> Any:
 def _placed(found: Whereabouts, settings: Settings, route: Route | None) -> Whereabouts:
     """Add where a route leads."""
     if route is None:
-        return evolve(found, refused="no route knows the user")
+        return replace(found, refused="no route knows the user")
     try:
         blocks = {name: _block(name, settings, route, found) for name in (route.backend, *route.others)}
     except ValueError as error:
-        return evolve(found, refused=f"the route leads nowhere: {error}")
+        return replace(found, refused=f"the route leads nowhere: {error}")
     if not _is_checked(settings, found.protocol):
         for name, block in blocks.items():
             if needs_proof(route, block.login):
-                return evolve(found, refused=f"nobody checks passwords for {name}: {_REMEDY}")
+                return replace(found, refused=f"nobody checks passwords for {name}: {_REMEDY}")
     places = tuple(_place(name, block, route, found) for name, block in blocks.items())
-    return evolve(found, places=places, forward=route.forward)
+    return replace(found, places=places, forward=dict(route.forward))
 
 
 _REMEDY = "add an [[authenticate]] block, or ask a route's source that checks them, with --password-file"
@@ -190,7 +219,7 @@ class _Watched:
     seconds: Callable[[], float]
     asked: Asked | None = None
     _since: float = 0.0
-    _notes: list[str] = field(factory=list)
+    _notes: list[str] = attribute(factory=list)
 
     def route(self, lookup: Lookup) -> Any:
         """Ask the router (`IRouter.route`)."""
@@ -209,7 +238,7 @@ class _Watched:
         return self._said(answer)
 
     def _said(self, answer: object) -> object:
-        outcome = "unknown" if answer is None else "route"
+        outcome: Literal["route", "unknown", "refused", "failed"] = "unknown" if answer is None else "route"
         if isinstance(answer, Failure):
             outcome = "refused" if answer.check(LoginRefused, BadAnswer) else "failed"
             if not answer.check(LoginRefused, CancelledError):
@@ -233,5 +262,5 @@ def lines(found: Whereabouts) -> Sequence[str]:
             f"{'lives at' if not number else 'or else at'} {place.backend}: {place.endpoint}, "
             f"security {place.security}, identity {place.identity}, login {place.login}, as {place.user}"
         )
-    said += (f"forwards {key} = {value}" for key, value in found.forward)
+    said += (f"forwards {key} = {value}" for key, value in found.forward.items())
     return said

@@ -8,6 +8,29 @@ from mailroute.events import LoginRefused, Lookup, Reason, Route
 from mailroute.interfaces import IRouter
 from mailroute.routers import BadAnswer
 
+HOSTILE_NAMES = (
+    "a\"b'\\c",
+    "' or '1'='1",
+    "*()\\",
+    "*)(uid=*))(|(uid=*",
+    "%s%(user)s%0d%0a",
+    "{user}{0.__class__}",
+    "$1\\1\\g<0>",
+    ":user",
+    "a:b:c",
+    "a b;$(id)",
+    "/../..",
+    "# a",
+    "[a-z].*",
+    "a,b=c+d",
+    "Ω\u202e𝄞",
+    "x" * 512,
+)
+"""Names that a client may have, and that would be syntax somewhere."""
+
+BROKEN_NAMES = ("a\tb", "a\r\nb", "a\0b", "a\x01tb")
+"""Names with what no client's can hold; a source that is asked without one in between is none the worse."""
+
 
 async def answered(router: IRouter, question: Lookup) -> Route | Reason | None:
     """Return the route, or why there is none."""

@@ -202,14 +202,17 @@ async def ended(running: Any, ports: Iterable[Any], talks: Iterable[Talk]) -> No
 
 @contextlib.asynccontextmanager
 async def live(
-    routes: dict[str, Any],
+    routes: dict[str, Any] | list[Any],
     *,
     listen: dict[str, Any] | None = None,
     backend: dict[str, Any] | None = None,
     others: dict[str, Any] | None = None,
     **tables: Any,
 ) -> AsyncIterator[Live]:
-    """Run mailroute with these tables, in front of a backend that the test plays, and of others."""
+    """Run mailroute with these tables, in front of a backend that the test plays, and of others.
+
+    :param routes: the users whom a `FakeRouter` knows, or the ``[[route]]`` blocks.
+    """
     east = Backends()
     east_port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(east)
     tables.setdefault("limits", {}).setdefault("failure_delay", 0)
@@ -227,7 +230,7 @@ async def live(
             | (backend or {}),
             **(others or {}),
         },
-        route=[FakeRouter(routes)],
+        route=[FakeRouter(routes)] if isinstance(routes, dict) else routes,
         **tables,
     )
     running, listener = started(settings)

@@ -1,10 +1,13 @@
 """Authenticators that ask where routes can be asked too."""
 
+import base64
 import sqlite3
 import sys
 
 import pytest
 import pytest_twisted
+from attrs import evolve
+from authenticating import ScramClient
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -14,10 +17,15 @@ from zope.interface.verify import verifyObject
 
 from mailroute import authenticators
 from mailroute.authenticators import hashes
-from mailroute.authenticators.chain import IDecoy
+from mailroute.authenticators.chain import AuthenticatorChain, IKeyDecoy, Link
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason
+from mailroute.interfaces import IKeyholder
+from mailroute.proofs import Proof
 from mailroute.sources import BadOption, SourceContext
 from mailroute.testing import CLIENT
+from mailroute.wire.scram import ScramExchange, make_keys
+
+KEYS = make_keys("sha256", b"pencil", b"saltsalt", 10)
 
 ROWS = [
     ("alice", "{PLAIN}wonder land"),
@@ -26,6 +34,7 @@ ROWS = [
     ("odd", "no hash at all"),
     ("empty", None),
     ("named", "{PLAIN}x"),
+    ("keys", f"{{SCRAM-SHA-256}}10,{','.join(base64.b64encode(each).decode() for each in KEYS[1:])}"),
 ]
 
 PROGRAM = f"""#!{sys.executable} -u
@@ -59,7 +68,8 @@ def make(tmp_path):
             tmp_path, frozenset(), str.lower, reactor, deferToThread, label=f"authenticate[1] ({source})"
         )
         made.append(authenticators.source(source).authenticator(options, context))
-        verifyObject(IDecoy, made[-1])
+        verifyObject(IKeyDecoy, made[-1])
+        verifyObject(IKeyholder, made[-1])
         IService(made[-1]).startService()
         return made[-1]
 
@@ -143,6 +153,61 @@ async def test_a_locked_account_looks_like_a_wrong_password(make):
         assert await outcome(sql, "bob", "guess") is Reason.AUTHENTICATION_FAILED
         assert await outcome(sql, "locked", "guess") is Reason.AUTHENTICATION_FAILED
     assert checked == [(ROWS[1][1], b"guess")] * 2
+
+
+async def exchange(authenticator, user, password):
+    """Log in by SCRAM, as a session does, and return the name, None, or why not."""
+    chain = AuthenticatorChain([Link("a", authenticator)])
+    first = Credentials("SCRAM-SHA-256", user.encode(), b"", proof=Proof.SCRAM_SHA_256)
+    client, talk = ScramClient("SCRAM-SHA-256", password.encode()), ScramExchange("SCRAM-SHA-256", b"x", None)
+    talk.respond(base64.b64encode(client.first(user.encode())))
+    talk.take(await chain.keys(Lookup(user, "imap", CLIENT, first)))
+    final = client.final(base64.b64decode(talk.prompt()))
+    shown = talk.respond(base64.b64encode(final)) or talk.respond(b"")
+    asked = Lookup(user, "imap", CLIENT, evolve(first, secret=shown.secret))
+    try:
+        return await authenticator.authenticate(asked)
+    except LoginRefused as refused:
+        return refused.refusal
+
+
+@pytest_twisted.ensureDeferred
+async def test_stored_keys_do_for_scram(make):
+    """Who has stored keys in a database may prove to know the password; no promise is made that all have."""
+    sql = make("sql", **SQL)
+    assert Proof.SCRAM_SHA_256 in sql.proofs
+    assert sql.offers == {Proof.PASSWORD}
+    assert await exchange(sql, "keys", "pencil") == "keys"
+    assert await outcome(sql, "keys", "pencil") == "keys"
+    assert (await exchange(sql, "keys", "pen")).detail == "wrong password (authenticate[1] (sql))"
+    assert (await exchange(sql, "alice", "wonder land")).detail.startswith(
+        "the user has no keys for SCRAM-SHA"
+    )
+    assert (await exchange(sql, "locked", "*")).detail.startswith("the account is locked")
+    assert await exchange(sql, "nobody", "x") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_has_no_keys_looks_like_one_who_has(make):
+    """Iterations and salts of unknown users, and of those with other hashes, are like a known one's."""
+    sql = make("sql", **SQL)
+    chain = AuthenticatorChain([Link("a", sql)])
+
+    async def keys(user):
+        shown = Credentials("SCRAM-SHA-256", user.encode(), b"", proof=Proof.SCRAM_SHA_256)
+        found = await chain.keys(Lookup(user, "imap", CLIENT, shown))
+        return found.iterations, len(found.salt), found.salt
+
+    known = await keys("keys")
+    for user in ("nobody", "alice", "locked"):
+        assert (await keys(user))[:2] == known[:2] == (10, 8)
+        assert await keys(user) == await keys(user)
+    assert len({(await keys(user))[2] for user in ("nobody", "alice", "locked", "keys")}) == 4
+
+
+def test_what_a_program_checks_cannot_be_proven(make):
+    """Without hashes there are no keys."""
+    assert make("command", command=["./check.py"], send_password=True).proofs == {Proof.PASSWORD}
 
 
 @pytest_twisted.ensureDeferred

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from attrs import evolve
 from authenticating import answer, lookup, refusal
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -15,6 +18,7 @@ from mailroute.authenticators.chain import IDecoy
 from mailroute.events import LoginRefused, Reason, Refusal
 from mailroute.interfaces import IAuthenticator
 from mailroute.proofs import Proof
+from mailroute.sources import BadAnswer
 
 NO = LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, "wrong"))
 AWAY = LoginRefused(Refusal(Reason.UNAVAILABLE, "away"))
@@ -91,6 +95,31 @@ def test_who_cannot_answer_ends_the_search(error):
     assert "secret" not in repr(logs)
 
 
+def test_a_fault_is_told_by_its_place_and_not_by_its_words():
+    """The log says what was raised and where, and holds nothing of what was said or at hand."""
+
+    def careless():
+        password = "s3cret"
+        raise ValueError(f"{password} is wrong")
+
+    with capturedLogs() as logs:
+        refused = refusal(chain(Says(careless)).authenticate(ASK))
+    assert refused == Refusal(Reason.UNAVAILABLE, "[0] failed: ValueError")
+    [said] = [formatEvent(event) for event in logs]
+    assert re.search(r"ValueError in \S*test_authenticators_chain\.py:\d+ \(careless\) in ", said)
+    assert "s3cret" not in repr(logs)
+    assert not any(isinstance(value, Failure | Exception) for event in logs for value in event.values())
+
+
+@pytest.mark.parametrize("lenient", [(), (0,)])
+def test_an_answer_without_sense_is_the_operators_to_mend(lenient):
+    """It is no failure that passes: nobody else is asked, and the client is not told to come again."""
+    second = Says("bob")
+    refused = refusal(chain(Says(BadAnswer("two of them")), second, lenient=lenient).authenticate(ASK))
+    assert refused == Refusal(Reason.MISCONFIGURED, "[0] gave nonsense: two of them")
+    assert second.asked == 0
+
+
 @pytest.mark.parametrize("error", [AWAY, OSError("disk")])
 def test_with_on_error_next_the_next_one_is_asked(error):
     """Where the operator wants it so, the next one may decide, and the log says what has happened."""
@@ -121,7 +150,7 @@ def test_only_those_are_asked_that_can_check_it():
     )
 
 
-@pytest.mark.parametrize("name", ["", b"bob", 3, "bob\r\nx", True])
+@pytest.mark.parametrize("name", ["", b"bob", 3, "bob\r\nx", True, "b\ud800b", "b" * 513])
 def test_a_name_that_can_be_nobodys_lets_nobody_in(name):
     """An authenticator that answers with something else than a name is broken, and opens no door."""
     assert refusal(chain(Says(name)).authenticate(ASK)).reason is Reason.MISCONFIGURED

@@ -33,6 +33,7 @@ from mailroute.interfaces import IAuthenticator
 from mailroute.names import UserNames
 from mailroute.proofs import Proof
 from mailroute.sources import BadOption, SourceContext
+from mailroute.web import MAX_ASKED
 
 ISSUER, AUDIENCE = "https://login.example.org", "mail"
 
@@ -420,16 +421,27 @@ class FakeWeb:
         self.asked.append((url, headers, form))
         if isinstance(self.said, Exception):
             raise self.said
+        if isinstance(self.said, Deferred):
+            await self.said
         return self.said if isinstance(self.said, bytes) else json.dumps(self.said).encode()
 
 
-def introspected(said: object, **changes: Any) -> tuple[Any, FakeWeb]:
+def introspected(said: object, clock: Clock | None = None, **changes: Any) -> tuple[Any, FakeWeb]:
+    """Return an authenticator that asks such a server, at the time 1000, and the server."""
+    from mailroute.authenticators.oauth2 import OAuth2Options
     from mailroute.authenticators.oauth2.authenticator import TokenAuthenticator
 
-    web = FakeWeb(said)
-    usual = {"issuer": None, "audience": (), "leeway": 30, "seconds": lambda: 1000.0, **changes}
+    web, clock = FakeWeb(said), clock or Clock()
+    clock.advance(1000)
+    checks = {"issuer": None, "audience": (), "leeway": 30}
+    checks |= {key: changes.pop(key) for key in [*checks] if key in changes}
     server: Any = Introspection(
-        web, "https://login.example.org/i", (b"mail:route", b"p:w d\xc3\xa4"), **usual
+        web,
+        "https://login.example.org/i",
+        (b"mail:route", b"p:w d\xc3\xa4"),
+        OAuth2Options(**changes),
+        context(Path(), clock),
+        **checks,
     )
     return TokenAuthenticator(server, str, claim="username", scope=("mail",), openid_configuration=None), web
 
@@ -466,6 +478,8 @@ def test_a_server_says_who_it_is(said: Any, changes: Any) -> None:
         ({**ACTIVE, "exp": 960}, {}),
         ({**ACTIVE, "exp": "never"}, {}),
         ({**ACTIVE, "exp": float("nan")}, {}),
+        ({**ACTIVE, "exp": 10**400}, {}),
+        ({**ACTIVE, "nbf": -(10**400)}, {}),
         ({**ACTIVE, "nbf": 1040}, {}),
         ({**ACTIVE, "username": None}, {}),
         (ACTIVE, {"issuer": "https://elsewhere.example.org"}),
@@ -484,6 +498,123 @@ def test_a_token_that_the_server_does_not_know_is_refused(said: Any, changes: An
 def test_a_server_that_does_not_answer_is_no_refusal(said: Any) -> None:
     """Nonsense, or no answer at all, says nothing of the token: come again."""
     assert refusal(introspected(said)[0].authenticate(ask("opaque"))).reason is Reason.UNAVAILABLE
+
+
+LONG = {**ACTIVE, "exp": 5000}
+
+
+def test_a_token_is_asked_about_once_in_a_while() -> None:
+    """Until `cache_ttl` is over the server is not asked again; what it takes no longer is then refused."""
+    oauth2, web = introspected(LONG, clock := Clock())
+    for _ in range(10):
+        assert answer(oauth2.authenticate(ask("opaque"))) == "alice"
+    assert len(web.asked) == 1
+    web.said = {"active": False}
+    clock.advance(10)
+    assert refusal(oauth2.authenticate(ask("opaque"))).reason is Reason.AUTHENTICATION_FAILED
+
+
+def test_a_bad_token_is_asked_about_once_in_a_while() -> None:
+    """Neither is it asked again about one that it does not take, and the client is told why as ever."""
+    oauth2, web = introspected({"active": False}, clock := Clock())
+    for _ in range(10):
+        no = refusal(oauth2.authenticate(ask("opaque")))
+        assert json.loads(no.challenge or b"")["status"] == "invalid_token"
+    assert len(web.asked) == 1
+    web.said = LONG
+    clock.advance(10)
+    assert answer(oauth2.authenticate(ask("opaque"))) == "alice"
+
+
+def test_what_is_kept_is_one_tokens() -> None:
+    """Another token, be it longer by one character, is another question; none is kept as it is."""
+    oauth2, web = introspected(LONG)
+    assert answer(oauth2.authenticate(ask("opaque"))) == "alice"
+    web.said = {"active": False}
+    for other in ("opaqu", "opaquee", "Opaque"):
+        assert refusal(oauth2.authenticate(ask(other))).reason is Reason.AUTHENTICATION_FAILED
+    assert len(web.asked) == 4
+    assert "opaque" not in repr(vars(oauth2._validator))
+
+
+def test_a_token_is_not_kept_beyond_its_end() -> None:
+    """Whatever `cache_ttl` and `stale_if_error` say, a token is good until its `exp` and no longer."""
+    said = {**ACTIVE, "exp": 1050}
+    oauth2, web = introspected(said, clock := Clock(), cache_ttl=3600, stale_if_error=3600)
+    assert answer(oauth2.authenticate(ask("opaque"))) == "alice"
+    web.said = AWAY
+    clock.advance(49)
+    assert answer(oauth2.authenticate(ask("opaque"))) == "alice"
+    assert len(web.asked) == 1
+    clock.advance(1)
+    assert refusal(oauth2.authenticate(ask("opaque"))).reason is Reason.UNAVAILABLE
+
+
+def test_a_token_may_be_taken_while_the_server_fails() -> None:
+    """With `stale_if_error` a token that was good goes on being good for so long, and not without."""
+    for stale in (0, 60):
+        oauth2, web = introspected(LONG, clock := Clock(), stale_if_error=stale)
+        assert answer(oauth2.authenticate(ask("opaque"))) == "alice"
+        web.said = AWAY
+        clock.advance(11)
+        if stale:
+            assert answer(oauth2.authenticate(ask("opaque"))) == "alice"
+            clock.advance(60)
+        assert refusal(oauth2.authenticate(ask("opaque"))).reason is Reason.UNAVAILABLE
+
+
+def test_a_long_answer_is_not_kept() -> None:
+    """Of what a server says, no more is kept than a bound."""
+    oauth2, web = introspected({**LONG, "more": "x" * 5000})
+    for _ in range(2):
+        assert answer(oauth2.authenticate(ask("opaque"))) == "alice"
+    assert len(web.asked) == 2
+
+
+@pytest.mark.parametrize("fails", [AWAY, b"<html>"])
+def test_a_server_that_fails_is_left_alone(fails: object) -> None:
+    """After some failures it is not asked until one question tries it; no token is called bad meanwhile."""
+    oauth2, web = introspected(fails, clock := Clock(), breaker_failures=3)
+    for number in range(10):
+        assert refusal(oauth2.authenticate(ask(f"token{number}"))).reason is Reason.UNAVAILABLE
+    assert len(web.asked) == 3
+    web.said = LONG
+    clock.advance(10)
+    assert answer(oauth2.authenticate(ask("opaque"))) == "alice"
+
+
+def test_one_asks_for_all_and_not_for_long() -> None:
+    """Logins with one token at the same time are one question, which ends when its time is over."""
+    oauth2, web = introspected(Deferred(), clock := Clock())
+    waiting = [Deferred.fromCoroutine(oauth2.authenticate(ask("opaque"))) for _ in range(10)]
+    assert len(web.asked) == 1
+    waiting.pop().addErrback(lambda _: None).cancel()
+    clock.advance(5)
+    for each in waiting:
+        assert refusal(each).reason is Reason.UNAVAILABLE
+
+
+def test_many_tokens_at_once_are_not_the_servers_fault() -> None:
+    """Who comes on top of those that it may be asked is told to come again; it is not left alone for that."""
+    oauth2, web = introspected(held := Deferred())
+    waiting = [
+        Deferred.fromCoroutine(oauth2.authenticate(ask(f"t{number}"))) for number in range(MAX_ASKED + 20)
+    ]
+    assert len(web.asked) == MAX_ASKED
+    assert all(refusal(each).reason is Reason.UNAVAILABLE for each in waiting[MAX_ASKED:])
+    web.said = LONG
+    held.callback(None)
+    assert [answer(each) for each in waiting[:MAX_ASKED]] == ["alice"] * MAX_ASKED
+    assert answer(oauth2.authenticate(ask("another"))) == "alice"
+
+
+def test_it_stops_while_it_asks() -> None:
+    """What is asked when mailroute stops is given up."""
+    oauth2, _ = introspected(Deferred())
+    oauth2.startService()
+    waiting = Deferred.fromCoroutine(oauth2.authenticate(ask("opaque")))
+    oauth2.stopService()
+    assert refusal(waiting).reason is Reason.UNAVAILABLE
 
 
 # --- the block ------------------------------------------------------------------------------
@@ -505,6 +636,11 @@ SERVER = {"introspection": "https://x.example/i", "client_id": "me", "client_sec
         ({"jwks": "keys.json", "issuer": "x", "audience": 3}, "audience: "),
         ({**SERVER, "client_id": None}, "client_id: missing: introspection needs it"),
         ({**SERVER, "client_secret_file": "none"}, "client_secret_file: cannot read .*none"),
+        (
+            {"jwks": "keys.json", "issuer": "x", "audience": "y", "cache_ttl": 1},
+            "cache_ttl: means nothing without introspection",
+        ),
+        ({**SERVER, "cache_ttl": -1}, "cache_ttl: "),
         ({**SERVER, "algorithms": ["RS256"]}, "algorithms: means nothing without jwks"),
         ({**SERVER, "introspection": "http://x.example/"}, "introspection: must be an https:// address"),
         ({**SERVER, "ca": "secret"}, "ca: .*secret holds no certificate"),

@@ -170,7 +170,7 @@ def may_import(importer: str, imported: str) -> bool:
     if importer in ONLY:
         return imported in ONLY[importer]
     if importer in CORE - BUILDERS:
-        return imported not in {*REGISTRIES, "config", *BUILDERS}
+        return imported not in {*REGISTRIES, "config", "metrics", *BUILDERS}
     return True
 
 
@@ -212,6 +212,13 @@ def test_a_low_room_needs_no_library(module: Module) -> None:
     assert {name.split(".")[0] for name in module.imports()} <= allowed
 
 
+@modules(but=frozenset({"metrics"}))
+def test_what_only_metrics_need_is_theirs(module: Module) -> None:
+    """The library of an extra is imported by those alone who are imported where it is asked for."""
+    theirs = [name for name in module.imports() if name.startswith("prometheus_client")]
+    assert not theirs or module.name == "mailroute.workers.figures"
+
+
 @modules("dialogs", "wire")
 def test_a_dialog_does_no_io(module: Module) -> None:
     """A dialog owns no socket and no timer: nothing of Twisted's that has one is imported."""
@@ -244,7 +251,7 @@ def literals(tree: ast.Module) -> Iterator[str]:
                 yield node.value.decode("latin-1")
 
 
-@modules(*CORE, "workers", "probe", "dialogs")
+@modules(*CORE, "workers", "metrics", "probe", "dialogs")
 def test_what_protocols_share_knows_none_by_name(module: Module) -> None:
     """The core never asks which protocol it carries: no protocol's name is among its strings.
 

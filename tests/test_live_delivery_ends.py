@@ -7,7 +7,7 @@ from delivering import delivering
 from live import patient
 from pytest_twisted import ensureDeferred
 
-from mailroute.delivery import target
+from mailroute.delivery import session, target
 
 MAIL = b"MAIL FROM:<s@example.net>\r\n"
 TO = {"east": b"a@east.example", "west": b"a@west.example"}
@@ -278,3 +278,56 @@ async def test_a_whole_session_in_one_segment():
             east.say(b"250 2.0.0 taken\r\n")
         assert (await client.end()).endswith(b"250 2.0.0 taken\r\n221 2.0.0 Bye\r\n")
         await east.hears(b"QUIT\r\n")
+
+
+# --- mailroute ends -----------------------------------------------------------
+
+FAREWELL = b"421 4.3.2 Shutting down, connect again\r\n"
+
+
+@pytest.mark.parametrize("step", STEPS)
+@ensureDeferred
+async def test_when_it_ends_only_a_message_that_may_be_delivered_is_waited_for(step):
+    """Before a message's end has been sent there is nothing to wait for, and nothing is delivered."""
+    async with delivering() as running:
+        client = await running.client()
+        servers = await up_to(step, running, client, "west", "east")
+        if step == "half answered":
+            client.say(MAIL + b"RCPT TO:<b@east.example>\r\n")  # which is not begun any more
+        stopped = running.listener.stopService()
+        if step not in ("end", "half answered"):
+            assert await client.end() == FAREWELL
+            for server in servers:
+                assert b"\r\n.\r\n" not in await server.end()
+        else:
+            for server in servers[step == "half answered" :]:
+                assert not stopped.called
+                server.say(b"250 2.0.0 taken\r\n")
+            assert await client.end() == b"250 2.0.0 taken\r\n" * 2 + FAREWELL
+            for server in servers:
+                assert b"RCPT" not in await server.end()
+        await stopped
+
+
+@ensureDeferred
+async def test_when_it_ends_it_does_not_wait_for_ever(monkeypatch):
+    """A backend that does not say what has become of a message keeps mailroute for some seconds at most."""
+    monkeypatch.setattr(session, "PARTING_TIMEOUT", 0.05)
+    async with delivering() as running:
+        client = await running.client()
+        servers = await up_to("half answered", running, client, "west", "east")
+        await running.listener.stopService()
+        assert await client.end() == FAREWELL
+        for server in servers:
+            await server.end()
+
+
+@ensureDeferred
+async def test_when_it_ends_a_client_that_is_gone_is_not_waited_for():
+    """Nobody is left to be told."""
+    async with delivering() as running:
+        client = await running.client()
+        await up_to("end", running, client, "west", "east")
+        stopped = running.listener.stopService()
+        client.transport.abortConnection()
+        await stopped

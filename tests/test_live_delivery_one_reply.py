@@ -125,3 +125,21 @@ async def test_the_backends_are_told_the_end_one_after_the_other(answers, told):
         assert await client.until(b"\r\n") == b"250 2.0.0 Nothing done\r\n"
         if not answers[1]:
             assert await west.end() == b""
+
+
+@ensureDeferred
+async def test_when_mailroute_ends_all_backends_get_what_one_has():
+    """The end has been sent to one, so that the others are told it as well: nobody gets the message twice."""
+    async with delivering("smtp", listen={"split": True}) as running:
+        client = await running.client(b"EHLO client.example")
+        east, west = await sending(running, client)
+        client.say(b".\r\n")
+        await east.until(b"\r\n.\r\n")
+        stopped = running.listener.stopService()
+        east.say(b"250 2.0.0 taken\r\n")
+        await west.until(b"\r\n.\r\n")
+        assert not stopped.called
+        west.say(b"250 2.0.0 taken\r\n")
+        said = await client.end()
+        assert said == b"250 2.0.0 taken\r\n421 4.3.2 Shutting down, connect again\r\n"
+        await stopped

@@ -223,7 +223,14 @@ async def test_starttls_behind_a_header(certificate, trust):
         assert len(house.east.talks) == 1
 
 
-GREETINGS = {"imap": b"* OK ", "pop3": b"+OK ", "lmtp": b"220 ", "smtp": b"220 "}
+GREETINGS = {
+    "imap": b"* OK ",
+    "pop3": b"+OK ",
+    "managesieve": b'"IMPLEMENTATION" ',
+    "submission": b"220 ",
+    "lmtp": b"220 ",
+    "smtp": b"220 ",
+}
 
 
 @pytest.mark.parametrize("protocol", GREETINGS)
@@ -306,16 +313,18 @@ async def test_the_header_is_handed_on(identity):
         assert heard.count(b"question") == 1
 
 
+@pytest.mark.parametrize("second", [version_1, version_2])
 @pytest_twisted.ensureDeferred
-async def test_a_second_header_is_the_clients():
-    """Only the first header is one: what follows it cannot change who the client is."""
-    async with behind() as house:
-        client = await house.greeted(V1)
-        client.say(
-            of("192.0.2.66").replace(SIGNATURE, b"PROXY ") + version_1(("192.0.2.66", 1), ("192.0.2.1", 2))
-        )
-        assert b" BAD " in await client.until(b"\r\n")
-        assert house.session.record.client.source == Address(*SOURCE)
+async def test_a_second_header_is_the_clients(second):
+    """Only the first header is one: whoever sends another behind it is sent away, and stays who it is."""
+    with capturedLogs() as events:
+        async with behind() as house:
+            client = await house.greeted(V1)
+            client.say(second(("192.0.2.66", 1), ("192.0.2.1", 2)) + b"a LOGIN bob secret\r\n")
+            assert (await client.end()).endswith(b"* BYE No PROXY header is taken from your address.\r\n")
+            assert not house.east.talks
+    (line,) = logged(events)
+    assert "client=203.0.113.9:40000 " in line
 
 
 @pytest_twisted.ensureDeferred
@@ -328,6 +337,22 @@ async def test_an_ipv4_address_in_the_clothes_of_ipv6():
 
 
 # --- from where it is taken -------------------------------------------------
+
+
+@pytest.mark.parametrize("proxies", [[], ["192.0.2.1"]], ids=["nobody's", "another's"])
+@pytest.mark.parametrize("header", [V1, UNKNOWN, V2, LOCAL], ids=["v1", "unknown", "v2", "local"])
+@pytest.mark.parametrize("protocol", GREETINGS)
+@pytest_twisted.ensureDeferred
+async def test_a_header_from_elsewhere_is_refused(protocol, header, proxies):
+    """Whoever sends one without leave is sent away in any protocol, and the log says what to look at."""
+    with capturedLogs() as events:
+        async with behind(protocol, listen={"proxy_from": proxies}) as house:
+            client = await house.client(header)
+            assert b"No PROXY header is taken from your address" in await client.end()
+            await patient(house.empty if proxies else lambda: not len(house.factory.gate))
+    (line,) = logged(events)
+    assert "client=127.0.0.1:" in line
+    assert "a PROXY header, and its address is not in this listener's proxy_from" in line
 
 
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])

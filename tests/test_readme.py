@@ -27,6 +27,7 @@ from twisted.logger import eventAsText, globalLogPublisher
 from mailroute import authenticators, routers
 from mailroute.authenticators import hashes
 from mailroute.config import Backend, Certificate, Limits, Listener, Settings, load, sourced
+from mailroute.config.metrics import Metrics
 from mailroute.config.models import UserNamesTable
 from mailroute.config.oauth2 import OAuth2
 from mailroute.config.values import MAX_WORKERS
@@ -41,7 +42,7 @@ from mailroute.workers import supervisor
 
 # --- what is typed ----------------------------------------------------------
 
-PORTS = re.compile(r"\b(?:10143|20143|1143|1993|2143|8143)\b")
+PORTS = re.compile(r"\b(?:10143|20143|1143|1993|2143|8143|9317)\b")
 
 ELSEWHERE = {
     "make demo\n": "tests/test_demo.py and tests/test_demo_installed.py run what it runs",
@@ -189,6 +190,7 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
             "haproxy",
             "nginx",
             "redis",
+            "yaml",
         )
     }
     assert TEXT.count("\n```") == 2 * len(blocks(TEXT))
@@ -335,6 +337,7 @@ MODELS = {
     "`[backend.NAME.oauth2]`": OAuth2,
     "`[limits]`": Limits,
     "`[user_names]`": UserNamesTable,
+    "`[metrics]`": Metrics,
 }
 
 NEW = {
@@ -486,8 +489,8 @@ def test_the_reference_has_what_slow_sources_have() -> None:
     common, answer, *_ = tables(section(TEXT, SLOW))
     models = SlowOptions.model_fields
     assert [code(row[0]) for row in common] == list(models)
-    assert [row[3].split("`")[1] for row in common[1:]] == [
-        f"{models[code(row[0])].default:g}" for row in common[1:]
+    assert [row[3].split("`")[1] for row in common[:-1]] == [
+        f"{models[code(row[0])].default:g}" for row in common[:-1]
     ]
     named = re.findall(r"`(\w+)`", " ".join(row[0] for row in answer))
     assert sorted(named) == sorted([*FIELDS, f"{FORWARD}NAME"])

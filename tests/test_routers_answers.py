@@ -91,6 +91,26 @@ def test_nonsense_is_told_apart(answer, why):
         ANSWERS.route(answer)
 
 
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [nested(5000), {"a": nested(5000)}, 10**5000, "x" * 10**6, b"\xff" * 10**6],
+    ids=["lists", "objects", "number", "text", "bytes"],
+)
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_nobody_can_read_is_nonsense_too(field, value):
+    """Lists without end and endless numbers are one user's nonsense, and no failure of the source."""
+    with pytest.raises(BadAnswer) as caught:
+        ANSWERS.route({"backend": "east", field: value})
+    assert len(str(caught.value)) < 400
+
+
 def test_a_password_that_is_nonsense_is_not_shown():
     """The log gets no secret, whatever is wrong with it."""
     for password in ("s3cret\n", 1.25, ["s3cret"], "s3cret" * 100):

@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import pytest_twisted
-from asking import explained
+from asking import HOSTILE_NAMES, explained
 from live import patient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -103,8 +104,8 @@ async def test_what_it_is_told(make):
         "session": "session-1",
         "tls": None,
     }
-    for user in ("a\"b'\\c", "ü€😀", "x" * 480, "a b;$(id)"):
-        assert (await setting.ask(user)).name == f"{user} there"
+    for user in HOSTILE_NAMES:
+        assert await setting.ask(user[:500]) == Route("east", f"{user[:500]} there", forward=(("of", "one"),))
 
 
 @pytest_twisted.ensureDeferred
@@ -200,12 +201,51 @@ async def test_it_ends_with_mailroute(make, monkeypatch, stubborn):
         os.kill(pid, 0)
 
 
+@pytest.mark.parametrize("ends", ["with mailroute", "by itself"])
+@pytest_twisted.ensureDeferred
+async def test_what_it_leaves_behind_is_not_waited_for(make, monkeypatch, ends):
+    """Another program that it has begun may hold its output for ever, and neither an end nor a new one up."""
+    monkeypatch.setattr("mailroute.routers.command.LAST_WORDS", 0.1)
+    body = """
+    import subprocess
+    held = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    print(json.dumps(answer | {"backend": "east", "name": f"{held.pid}"}), flush=True)
+    if user == "die": os._exit(0)
+"""
+    setting = make(body)
+    first = await setting.ask("die" if ends == "by itself" else "alice")
+    pids = [int(first.name)]
+    try:
+        if ends == "by itself":
+            await patient(lambda: not setting.router._program.usable)
+            pids.append(int((await setting.ask("bob")).name))
+        await setting.router.stopService()
+        await patient(lambda: not setting.router._running)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_program_that_cannot_be_started(make):
     """A file that is no program fails the questions, and says so in the log."""
     setting = make()
     setting.path.write_text("#!/nowhere/at/all\n")
     assert await setting.ask("alice") is Reason.UNAVAILABLE
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_machine_that_can_start_none_now(make, monkeypatch):
+    """Where there is no descriptor or process left for it, the next question tries again."""
+    setting = make()
+
+    def spawn(*_args, **_options):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reactor, "spawnProcess", spawn)
+        assert await setting.ask("alice") is Reason.UNAVAILABLE
+    assert (await setting.ask("alice")).backend == "east"
 
 
 @pytest.mark.parametrize(

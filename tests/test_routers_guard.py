@@ -1,14 +1,23 @@
 """Around every slow source: caches, one question at a time, a timeout, a breaker."""
 
+import base64
+from random import Random
+from urllib.parse import quote
+
 import pytest
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal, Route
-from mailroute.routers import guard as module
-from mailroute.routers.guard import MAX_FLIGHTS, Guard
+from mailroute.proofs import Proof
+from mailroute.routers.guard import GuardedRouter
+from mailroute.sources import guard as module
 from mailroute.sources.context import BadAnswer, BadOption, SourceContext
+from mailroute.sources.counts import BUCKETS, Durations
+from mailroute.sources.echo import LEFT_OUT
+from mailroute.sources.guard import JITTER, MAX_FLIGHTS
 from mailroute.sources.options import SlowOptions, read_options, secret
 from mailroute.testing import CLIENT
 
@@ -30,7 +39,7 @@ class Source:
             tmp_path, frozenset({"east"}), str, self.clock, lambda call: call(), label="route[1] (slow)"
         )
         options = read_options(SlowOptions, options, context)
-        self.guard = Guard(self.ask, options, context, by_password=by_password)
+        self.guard = GuardedRouter(self.ask, options, context, by_password=by_password)
 
     async def ask(self, question):
         waiting = Deferred(self._cancel)
@@ -63,6 +72,46 @@ class Source:
         got = self.route(user)
         self.answers(answer)
         return got
+
+
+SECRET = "päss wörd\\"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        SECRET,
+        ascii(SECRET)[1:-1],
+        ascii(SECRET.encode())[2:-1],
+        quote(SECRET),
+        base64.b64encode(SECRET.encode()).decode(),
+    ],
+)
+@pytest.mark.parametrize("kind", [BadAnswer, module.Unanswered, LoginRefused])
+def test_a_secret_that_comes_back_is_not_passed_on(make, kind, echo):
+    """What a source says against a login is left out where it repeats what the client has shown."""
+    source = make(by_password=True)
+    said = f"not {echo}, I say"
+    shown = Credentials("PLAIN", b"bob", SECRET.encode())
+    with capturedLogs() as logs:
+        got = source.route(credentials=shown)
+        source.answers(
+            LoginRefused(Refusal(Reason.CONTACT_ADMIN, said)) if kind is LoginRefused else kind(said)
+        )
+    (outcome,) = got
+    assert echo not in "".join([str(outcome), *map(formatEvent, logs)])
+    other = source.route(credentials=evolve(shown, secret=b"another"))
+    source.answers(LoginRefused(Refusal(Reason.CONTACT_ADMIN, said)))
+    assert refused(other).detail == said
+
+
+def test_a_token_that_comes_back_is_not_passed_on(make):
+    """Of a token's message, the token alone is a secret as well."""
+    source = make(by_password=True)
+    shown = Credentials("XOAUTH2", b"bob", b"user=bob\1auth=Bearer a.t-k.n\1\1", proof=Proof.TOKEN)
+    got = source.route(credentials=shown)
+    source.answers(LoginRefused(Refusal(Reason.CONTACT_ADMIN, "bad a.t-k.n")))
+    assert refused(got).detail == f"route[1] (slow): {LEFT_OUT}"
 
 
 @pytest.fixture
@@ -139,6 +188,48 @@ def test_ten_thousand_logins_of_a_hundred_users_ask_a_hundred_times(make):
     assert source.guard.counts.asked == 100
 
 
+@pytest.mark.parametrize("order", ["by user", "in turn", "at random"])
+def test_ten_thousand_logins_at_once_ask_a_hundred_times(make, order):
+    """However they come, before any answer is there: each user is asked about once, and all get answers."""
+    source = make()
+    users = [f"user{login % 100}" for login in range(10000)]
+    if order == "by user":
+        users.sort()
+    elif order == "at random":
+        Random(1).shuffle(users)  # noqa: S311 - nothing depends on its being guessed
+    got = [source.route(user) for user in users]
+    assert not any(got)
+    assert len(source.questions) == 100
+    while source.questions:
+        source.answers()
+    assert got == [[EAST]] * 10000
+    assert source.guard.counts.asked == 100
+    assert source.guard.counts.joined == 9900
+
+
+def test_ten_thousand_logins_in_less_than_a_ttl_ask_a_hundred_times(tmp_path):
+    """The jitter takes a tenth of the time at most: within what is left of it nobody is asked about again."""
+    source = Source(tmp_path, cache_ttl=60)
+    for login in range(10000):
+        got = source.route(f"user{login % 100}")
+        if source.questions:
+            source.answers()
+        assert got == [EAST]
+        source.clock.advance(60 * (1 - JITTER) / 10000)
+    assert source.guard.counts.asked == 100
+
+
+def test_ten_thousand_logins_over_ten_ttls_ask_as_often_as_answers_get_old(tmp_path):
+    """Each user is asked about again when its answer is old, and not before."""
+    source = Source(tmp_path, cache_ttl=60)
+    for login in range(10000):
+        source.route(f"user{login % 100}")
+        if source.questions:
+            source.answers()
+        source.clock.advance(0.06)  # the same user comes again after 6 s
+    assert 1000 <= source.guard.counts.asked <= 1200
+
+
 def test_one_question_at_a_time_for_one_user(make):
     """A thousand at once wait for the same answer; another user has a question of its own."""
     source = make()
@@ -170,6 +261,19 @@ def test_who_leaves_takes_the_answer_from_nobody(make):
     source.answers()
     assert second == [EAST]
     assert source.route() == [EAST]
+
+
+def test_one_who_is_answered_may_have_another_one_leave(make):
+    """Who leaves while the answer is given out has left, and all others get it."""
+    source = make()
+    got = [source.route()]
+    first = source.last
+    got += [source.route(), source.route()]
+    leaving = source.last
+    first.addCallback(lambda _: leaving.cancel())
+    source.answers()
+    assert got[:2] == [[EAST], [EAST]]
+    assert isinstance(got[2][0], CancelledError)
 
 
 def test_all_may_leave(make):
@@ -331,6 +435,20 @@ def test_stopping_gives_up_what_is_asked(make):
     assert refused(got).reason is Reason.UNAVAILABLE
 
 
+def test_whoever_comes_after_the_end_is_told_to_come_again(make):
+    """Nothing is begun that nobody would end; what is known is told."""
+    source = make(cache_ttl=60)
+    source.learns("carol")
+    source.guard.startService()
+    source.guard.stopService()
+    [no] = source.route()
+    assert no == Refusal(Reason.UNAVAILABLE, "route[1] (slow) cannot be asked: mailroute is about to end")
+    assert source.route("carol") == [EAST]
+    assert not source.questions
+    source.guard.startService()
+    assert source.learns() == [EAST]
+
+
 def test_a_note_says_where_an_answer_is_from(make):
     """Whoever asks for an account by hand is told whether the answer was fresh."""
     source = make()
@@ -379,3 +497,54 @@ def test_secrets_are_in_files(tmp_path):
         secret(context, "password_file", "empty")
     with pytest.raises(BadOption, match=r"cannot read .*missing: No such file"):
         secret(context, "password_file", "missing")
+
+
+# --- what is told of it ---------------------------------------------------------
+
+
+def test_what_is_under_way_and_known_can_be_seen(make):
+    """Questions count until they are answered, routes and other answers as long as they are kept."""
+    source = make(cache_ttl=60, negative_ttl=10, cache_size=2)
+    source.route("bob")
+    source.route("bob")
+    source.route("carol")
+    assert source.guard.under_way == 2
+    source.answers()
+    source.answers(None)
+    assert source.guard.under_way == 0
+    assert source.guard.known == (1, 1)
+    for user in "dave", "eve":
+        source.learns(user)
+    assert source.guard.known == (2, 1)
+
+
+def test_it_can_be_seen_that_the_source_is_left_alone(make):
+    """From the last failure in a row to the first answer, the trial's time included."""
+    source = make(breaker_failures=2, breaker_pause=10)
+    seen = []
+    for answer in ValueError(), ValueError(), EAST:
+        source.clock.advance(10)
+        source.learns(answer=answer)
+        seen.append(source.guard.left_alone)
+    assert seen == [False, True, False]
+
+
+def test_durations_are_measured_for_whoever_wants_them(make):
+    """Each question that the source was asked counts, the late and the failed as well."""
+    source = make(timeout=5)
+    source.learns("alice")
+    assert source.guard.durations is None
+    source.guard.durations = Durations()
+    source.route("bob")
+    source.clock.advance(0.25)
+    source.answers()
+    source.route("bob")
+    source.route("carol")
+    source.clock.advance(2)
+    source.answers(ValueError())
+    source.route("dave")
+    source.clock.advance(5)
+    assert source.guard.durations.total == 7.25
+    counted = dict(source.guard.durations.up_to())
+    assert list(counted) == [*BUCKETS, float("inf")]
+    assert [counted[bound] for bound in (0.1, 0.25, 1, 2.5, 5, 10, float("inf"))] == [0, 1, 1, 2, 3, 3, 3]

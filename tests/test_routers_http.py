@@ -6,7 +6,8 @@ from urllib.parse import unquote
 
 import pytest
 import pytest_twisted
-from asking import explained
+from asking import BROKEN_NAMES, HOSTILE_NAMES, explained
+from attrs import evolve
 from live import Backends, Talk, listening, patient
 from servers.auth_http import AuthServer
 from servers.certificates import Authority
@@ -16,11 +17,12 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from mailroute import routers
-from mailroute.events import Address, Change, Client, Credentials, Lookup, Reason, Route
-from mailroute.proofs import Proof
+from mailroute.events import Address, Change, Client, Credentials, LoginRefused, Lookup, Reason, Route
+from mailroute.proofs import ClientCertificate, Proof
 from mailroute.routers import BadOption, SourceContext
 from mailroute.sources.web import MAX_ANSWER, MAX_BODY
 from mailroute.testing import CLIENT
+from mailroute.wire.nginx_auth import MAX_PASSWORD
 
 PASSWORD = "se cret'\"%:*ü"
 OK = {"Auth-Status": "OK", "Auth-Server": "10.0.0.5", "Auth-Port": "1143"}
@@ -148,6 +150,9 @@ async def test_a_server_written_for_nginx(make, server):
     assert router.proves
     assert await ask(router, "alice") == THERE
     assert await ask(router, lookup("alice", "wrong")) is Reason.AUTHENTICATION_FAILED
+    with pytest.raises(LoginRefused) as caught:
+        await router.route(lookup("alice", "wrong"))
+    assert (caught.value.refusal.wait, caught.value.refusal.final) == (3, False)
     assert await ask(router, "other") == Route(
         "east", "an other", password=b"s3cret", change=Change("10.0.0.5", 1143), proven=True
     )
@@ -161,11 +166,24 @@ async def test_a_server_written_for_nginx(make, server):
     assert router.counts.failed == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "wait"), [(None, 0), ("0", 0), ("x", 0), ("-1", 0), ("5", 5), ("999999999999", 60)]
+)
+@pytest_twisted.ensureDeferred
+async def test_who_may_try_again(make, told, wait):
+    """Auth-Wait says after how long a client may, without it it may not; nobody waits for ever."""
+    headers = {"Auth-Status": "no"} | ({} if told is None else {"Auth-Wait": told})
+    with AuthServer(lambda *_: (200, headers, b"")) as server, pytest.raises(LoginRefused) as caught:
+        await make(url=server.url).route(lookup("alice"))
+    refusal = caught.value.refusal
+    assert (refusal.reason, refusal.wait, refusal.final) == (Reason.AUTHENTICATION_FAILED, wait, not wait)
+
+
 @pytest_twisted.ensureDeferred
 async def test_what_a_server_for_nginx_is_told(make, server):
     """It is told all that nginx tells, under the names and in the capitals of nginx's."""
     router = make(url=server.url, headers={"X-Auth-Key": "a key"})
-    client = Client("s", Address("2001:db8::7", 40000), None, tls="TLSv1.3")
+    client = Client("s", Address("2001:db8::7", 40000), None, tls="TLSv1.3", cipher="TLS_AES_128_GCM_SHA256")
     await ask(router, lookup("al ice%", protocol="submission", client=client, attempt=3))
     assert server.asked == [
         {
@@ -175,8 +193,10 @@ async def test_what_a_server_for_nginx_is_told(make, server):
             "Auth-Protocol": "smtp",
             "Auth-Login-Attempt": "3",
             "Client-IP": "2001:db8::7",
+            "Client-Host": "[UNAVAILABLE]",
             "Auth-SSL": "on",
             "Auth-SSL-Protocol": "TLSv1.3",
+            "Auth-SSL-Cipher": "TLS_AES_128_GCM_SHA256",
             "X-Auth-Key": "a key",
             "Host": f"localhost:{server.port}",
         }
@@ -202,14 +222,33 @@ async def test_mail_has_no_password(make, server):
 async def test_what_nginx_has_no_words_for_is_refused(make, server):
     """Tokens, and passwords of one who acts for another, do not get to the server."""
     router = make(url=server.url)
-    token = Credentials("OAUTHBEARER", b"alice", b"token", proof=Proof.TOKEN)
-    assert await ask(router, Lookup("alice", "imap", CLIENT, token)) is Reason.AUTHENTICATION_FAILED
+    for user, proof in ((b"alice", Proof.TOKEN), (b"", Proof.TOKEN), (b"alice", Proof.SCRAM_SHA_256)):
+        token = Credentials("…", user, b"token", proof=proof)
+        assert await ask(router, Lookup("alice", "imap", CLIENT, token)) is Reason.AUTHENTICATION_FAILED
     acting = Credentials("PLAIN", b"alice", PASSWORD.encode(), b"bob")
     assert await ask(router, Lookup("bob", "imap", CLIENT, acting)) is Reason.AUTHORIZATION_FAILED
     assert not server.asked
 
 
-NAMES = ("a\"b'\\c", "*()\\", "ü€😀", "x" * 512, "a%0d%0ab", "/../..", "a\tb", "' OR 1=1", "Auth-Status: OK")
+@pytest_twisted.ensureDeferred
+async def test_a_password_that_no_header_can_hold_is_wrong(make):
+    """A server that refuses long headers has not failed: whoever sends them costs nobody else the source."""
+
+    def short(headers, body):
+        if sum(map(len, headers.values())) > 8190:
+            return 431, {}, b"Request Header Fields Too Large"
+        return as_for_nginx(headers, body)
+
+    with AuthServer(short) as server:
+        router = make(url=server.url, breaker_failures=1)
+        for password in ("x" * 16000, " " * 3000, "x" * MAX_PASSWORD):
+            assert await ask(router, lookup("alice", password)) is Reason.AUTHENTICATION_FAILED
+        assert router.counts.failed == 0
+        assert len(server.asked) == 1
+        assert await ask(router, "alice") == THERE
+
+
+NAMES = (*HOSTILE_NAMES, *BROKEN_NAMES, "Auth-Status: OK")
 
 
 @pytest.mark.parametrize("user", NAMES)
@@ -224,7 +263,7 @@ async def test_no_name_is_more_than_a_name(make, server, json_server, user):
         assert undone(told["Auth-User"]) == user
         assert undone(told["Auth-Pass"]) == password
     router = make(url=json_server.url, dialect="json")
-    if len(user) < 500 and "\t" not in user:
+    if len(user) < 500 and user not in BROKEN_NAMES:
         assert (await ask(router, user)).name == f"{user} there"
 
 
@@ -235,9 +274,46 @@ async def test_a_server_that_wants_to_be_asked_again(make, monkeypatch):
     answers = [{"Auth-Status": "WAIT"}, {"Auth-Status": "WAIT", "Auth-Wait": "0"}, OK]
     with AuthServer(lambda *_: (200, answers.pop(0), b"")) as server:
         assert await ask(make(url=server.url), "alice") == THERE
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_wants_to_be_asked_too_late(make):
+    """Who would have to wait for longer than an answer may take comes again; the server has not failed."""
     with AuthServer(lambda *_: (200, {"Auth-Status": "WAIT", "Auth-Wait": "9"}, b"")) as server:
-        assert await ask(make(url=server.url, timeout=0.1), "alice") is Reason.UNAVAILABLE
-        assert len(server.asked) == 1
+        router = make(url=server.url, timeout=5, breaker_failures=1)
+        for user in ("alice", "bob"):
+            assert await ask(router, user) is Reason.UNAVAILABLE
+        assert len(server.asked) == 2
+        assert router.counts.failed == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_with_a_certificate(make, server):
+    """Whom its certificate has let in is asked about by nginx's word for that, which proves nothing here."""
+    certificate = ClientCertificate(("a@b",), (), "CN=a", "CN=ca", "0F", "00ff")
+    client = Client("s", None, None, "TLSv1.3", certificate=certificate)
+    shown = Credentials("EXTERNAL", b"", b"", proof=Proof.CERTIFICATE)
+    assert await ask(make(url=server.url), Lookup("al ice", "imap", client, shown)) is (
+        Reason.AUTHENTICATION_FAILED
+    )
+    with AuthServer(lambda *_: (200, OK, b"")) as trusting:
+        route = await ask(make(url=trusting.url), Lookup("al ice", "imap", client, shown))
+    assert route == evolve(THERE, proven=False)
+    told = {key: value for key, value in trusting.asked[0].items() if key.startswith("Auth")}
+    assert told == {
+        "Auth-Method": "external",
+        "Auth-User": "al%20ice",
+        "Auth-Pass": "",
+        "Auth-Protocol": "imap",
+        "Auth-Login-Attempt": "1",
+        "Auth-SSL": "on",
+        "Auth-SSL-Protocol": "TLSv1.3",
+        "Auth-SSL-Verify": "SUCCESS",
+        "Auth-SSL-Subject": "CN=a",
+        "Auth-SSL-Issuer": "CN=ca",
+        "Auth-SSL-Serial": "0F",
+        "Auth-SSL-Fingerprint": "00ff",
+    }
 
 
 # --- JSON -------------------------------------------------------------------
@@ -266,6 +342,19 @@ async def test_answers_in_json(make, json_server):
         "status 302, Content-Type b'application/json'",
     ]
     assert router.counts.failed == 3
+
+
+@pytest.mark.parametrize("dialect", ["json", "nginx"])
+@pytest.mark.parametrize("status", [400, 413, 414, 422, 431])
+@pytest_twisted.ensureDeferred
+async def test_a_question_that_is_not_taken_is_one_users(make, status, dialect):
+    """A name that a server finds wrong does not make it one that fails, which would cost everybody else."""
+    with AuthServer(lambda *_: (status, {}, b"no")) as server:
+        router = make(url=server.url, dialect=dialect, breaker_failures=1)
+        for user in ("alice", "bob"):
+            assert (await ask(router, user)).endswith("it does not take the question")
+        assert router.counts.failed == 0
+        assert len(server.asked) == 2
 
 
 @pytest_twisted.ensureDeferred
@@ -361,7 +450,7 @@ async def test_a_server_that_is_down(make, json_server):
     router = make(url=json_server.url, dialect="json", cache_ttl=0.001, breaker_failures=2)
     assert (await ask(router, "a")).name == "a there"
     json_server.stop()
-    await patient(lambda: router._routes.fresh(router._key(lookup("a")), reactor.seconds()) is None)
+    await patient(lambda: router._positive.fresh(router._key(lookup("a")), reactor.seconds()) is None)
     assert (await ask(router, "a")).name == "a there"
     for user in ("b", "c", "d"):
         assert await ask(router, user) is Reason.UNAVAILABLE

@@ -8,19 +8,22 @@ import pytest_twisted
 from asking import explained
 from hypothesis import given
 from hypothesis import strategies as st
-from live import Backends, Talk, listening
+from live import Backends, Talk, listening, patient
 from sansldap import LDAPClient, LDAPFilter, LDAPResultCode, LDAPServer, PartialAttribute
+from servers.certificates import Authority
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 
 from mailroute import routers
+from mailroute.config.files import read_chain, read_key
 from mailroute.events import Credentials, Lookup, Reason, Route
 from mailroute.routers import BadOption, SourceContext
 from mailroute.sources.ldap import escape
 from mailroute.sources.ldap_connection import MAX_MESSAGE, MAX_MESSAGES, Connection
 from mailroute.testing import CLIENT
+from mailroute.tls import KeyPair, ServerTLS
 
 STARTTLS = "1.3.6.1.4.1.1466.20037"
 NAME = "uid=alice,dc=example,dc=org"
@@ -295,6 +298,32 @@ def test_half_a_message_in_the_clear(length):
     )
     connection.dataReceived(planted()[length:])
     assert not answers
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_directory_that_hangs_does_not_keep_its_connection(make, server, tmp_path, monkeypatch):
+    """Over TLS it would have to say good-bye too; it has its time for that."""
+    monkeypatch.setattr("mailroute.sources.ldap.GOOD_BYE", 0.05)
+    authority = Authority(tmp_path / "authority")
+    issued = authority.issue("127.0.0.1")
+    chain = read_chain(issued.chain)
+    context = ServerTLS([KeyPair(chain.certificates, read_key(issued.key, chain).private)])
+
+    def secure(talk, message):
+        talk.session.extended_response(message.message_id, name=STARTTLS)
+        talk.raw(talk.session.data_to_send())
+        talk.session = LDAPServer()
+        talk.transport.startTLS(context)
+
+    server.answers |= {"ExtendedRequest": secure, "SearchRequest": found}
+    router = make(starttls=True, ca=str(authority.file))
+    assert await ask(router) == Route("east")
+    [(_, connection)] = router._directory._searching
+    [talk] = server.talks
+    talk.transport.pauseProducing()
+    router.stopService()
+    await patient(lambda: connection.lost is not None)
+    talk.transport.resumeProducing()
 
 
 @pytest_twisted.ensureDeferred

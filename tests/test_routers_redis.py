@@ -344,7 +344,7 @@ async def test_connections_are_bounded_and_kept(serve):
             [Deferred.fromCoroutine(setting.ask(name, "q")) for name in names[150:]]
         )
         assert [route.name for route in routes] == names
-        setting.router._routes._known.clear()
+        setting.router._positive._known.clear()
     assert len(setting.factory.connections) <= 3
     assert setting.factory.lost == 0
 

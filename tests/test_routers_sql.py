@@ -19,10 +19,10 @@ from twisted.internet.threads import deferToThread
 from mailroute import routers
 from mailroute.events import Change, Client, Identity, Lookup, Method, Reason, Route, Security
 from mailroute.routers import BadAnswer, BadOption, SourceContext
-from mailroute.routers.guard import Unanswered
 from mailroute.routers.sql.drivers import Sqlite
 from mailroute.routers.sql.pool import Pool
 from mailroute.routers.sql.query import MARIADB, POSTGRESQL, SQLITE, translated
+from mailroute.sources.guard import Unanswered
 from mailroute.testing import CLIENT
 
 # --- the query ---------------------------------------------------------------------

@@ -115,8 +115,8 @@ class Setting:
     def opens(self, **kwargs):
         self.east.opening.popleft().callback(opened("backend's", HI, **kwargs))
 
-    def refuses(self, reason=Reason.AUTHENTICATION_FAILED, detail="x"):
-        self.east.opening.popleft().errback(LoginRefused(Refusal(reason, detail)))
+    def refuses(self, reason=Reason.AUTHENTICATION_FAILED, detail="x", **more):
+        self.east.opening.popleft().errback(LoginRefused(Refusal(reason, detail, **more)))
 
 
 @pytest.fixture
@@ -286,6 +286,44 @@ def test_other_refusals_are_answered_at_once(reason):
     setting.refuses(reason)
     setting.clock.advance(0)
     assert setting.leg.written().startswith(b"a NO [")
+
+
+@pytest.mark.parametrize("reason", [Reason.AUTHENTICATION_FAILED, Reason.UNAVAILABLE])
+def test_whoever_refuses_may_have_the_client_wait(reason):
+    """The answer comes after as many seconds, and no other login is begun before it."""
+    setting = Setting(failure_delay=2.0)
+    setting.hears(b"a LOGIN bob secret\r\nb LOGIN bob secret\r\n")
+    setting.refuses(reason, wait=9)
+    setting.clock.advance(8.9)
+    assert not setting.leg.written()
+    assert not setting.east.opening
+    setting.clock.advance(0.1)
+    assert setting.leg.written().startswith(b"a NO [")
+    assert setting.east.opening
+
+
+def test_whoever_has_to_wait_may_leave():
+    """A client that goes meanwhile leaves nothing behind; nor does one whose time to log in is over."""
+    for end in ("lost", "late"):
+        setting = Setting(login_timeout=60)
+        setting.hears(b"a LOGIN bob secret\r\n")
+        setting.refuses(wait=100)
+        if end == "lost":
+            setting.session.lost("gone")
+        setting.clock.advance(60)
+        assert setting.session.state is State.OVER
+        assert not setting.timers()
+
+
+def test_whoever_refuses_may_send_the_client_away():
+    """A refusal that is final ends the connection, as the last of too many failed logins does."""
+    setting = Setting(failed_logins=0)
+    setting.hears(b"a LOGIN bob x\r\nb LOGIN bob y\r\n")
+    setting.refuses(final=True)
+    setting.clock.advance(0)
+    assert setting.leg.written() == b"a " + NO + b"* BYE Too many failed logins.\r\n"
+    assert setting.leg.closed == 1
+    assert len(setting.east.calls) == 1
 
 
 def test_failed_logins_are_bounded():

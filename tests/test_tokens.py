@@ -45,7 +45,7 @@ from mailroute.tokens.backend import TokenBackend
 from mailroute.tokens.cache import Tokens
 from mailroute.tokens.files import BadFile, Record, TokenFiles, read_key
 from mailroute.tokens.grant import MARGIN, MAX_LIFETIME, MAX_TOKEN, Grant
-from mailroute.web import Answer, Web, basic
+from mailroute.web import FAILURES, PAUSE, Answer, SparedWeb, Web, basic
 from mailroute.wire import sasl
 
 IMAP = find("imap")
@@ -115,7 +115,7 @@ class Rig:
             def callLater(self, *args: Any) -> Any:  # noqa: N802 - Twisted's name
                 return reactor.callLater(*args)
 
-        web = Web(reactor, trusting(None), timeout)
+        web = SparedWeb(Web(reactor, trusting(None), timeout), "the server", lambda: self.now)
         headers = basic(b"mail route", b"s:ecret")
         grant = Grant(web, self.url, headers, {"scope": "mail"}, personal, lambda: self.now)
         return Tokens(grant, self.files() if kept else None, deferToThread, RigClock())  # type: ignore[arg-type]
@@ -299,6 +299,27 @@ async def test_a_server_that_is_away_is_told(rig: Rig) -> None:
     await rig.port.stopListening()
     away = await refusal(rig.tokens(personal=False).get("alice"))
     assert (late.reason, away.reason) == (Reason.UNAVAILABLE, Reason.UNAVAILABLE)
+    # So that another backend of the route is tried, as when the server says that it cannot.
+    assert late.unreached
+    assert away.unreached
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_fails_is_left_alone(rig: Rig) -> None:
+    """After some failures it is not asked for a while, then by one request.  A dead token is no failure."""
+    tokens = rig.tokens(personal=False)
+    rig.server.status = 400
+    for _ in range(FAILURES):
+        assert (await refusal(tokens.get("alice"))).reason is Reason.MISCONFIGURED
+    rig.server.status = 503
+    for _ in range(FAILURES + 3):
+        no = await refusal(tokens.get("alice"))
+        assert (no.reason, no.unreached) == (Reason.UNAVAILABLE, True)
+    assert "left alone" in no.detail
+    assert len(rig.server.asked) == 2 * FAILURES
+    rig.server.status = 200
+    rig.now += PAUSE
+    assert (await tokens.get("alice")).value == f"access-{2 * FAILURES + 1}"
 
 
 @pytest_twisted.ensureDeferred

@@ -1,10 +1,14 @@
 """Where an account lives, for a person who asks."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
+import jsonschema
 import pytest
 import pytest_twisted
 from attrs import evolve
+from pydantic import TypeAdapter
 from twisted.application.service import Service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -16,7 +20,9 @@ from mailroute.interfaces import IAuthenticator
 from mailroute.proofs import Proof
 from mailroute.routers import BadAnswer
 from mailroute.testing import FakeRouter
-from mailroute.whereabouts import Asked, CannotAsk, Place
+from mailroute.whereabouts import Asked, CannotAsk, Place, Whereabouts
+
+SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "route.schema.json").read_text(encoding="utf-8"))
 
 BACKENDS = {
     "east": {"imap": "tcp:10.0.0.1:143", "security": "none"},
@@ -58,7 +64,14 @@ async def find(*routers, user=b"Bob@Example.ORG", protocol="imap", authenticate=
         route=list(routers),
         **parts,
     )
-    return await whereabouts.find(settings, user, protocol, reactor, **more)
+    found = await whereabouts.find(settings, user, protocol, reactor, **more)
+    jsonschema.validate(json.loads(json.dumps(found.as_json())), SCHEMA)
+    return found
+
+
+def test_the_schema_is_that_of_the_answer():
+    """docs/route.schema.json describes the answer that there is, with every field and what it means."""
+    assert TypeAdapter(Whereabouts).json_schema(mode="serialization") == SCHEMA
 
 
 @pytest_twisted.ensureDeferred
@@ -201,7 +214,7 @@ async def test_a_source_that_checks_passwords_gets_one():
 async def test_lines_for_a_person():
     """Text says the same."""
     found = await find(Router(Route("east", others=("west",)), "fresh"))
-    found = whereabouts.evolve(found, asked=(Asked("route[1] (sql)", "route", 0.0123, ("fresh",)),))
+    found = replace(found, asked=(Asked("route[1] (sql)", "route", 0.0123, ("fresh",)),))
     assert whereabouts.lines(found) == [
         "Bob@example.org (imap)",
         "  route[1] (sql): route in 12.3 ms, fresh",

@@ -17,11 +17,12 @@ from zope.interface import implementer
 
 from mailroute import routers
 from mailroute.authenticators import hashes
-from mailroute.authenticators.chain import IDecoy
-from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
-from mailroute.interfaces import IAuthenticateSource, IRouter
-from mailroute.proofs import Proof
+from mailroute.authenticators.chain import IKeyDecoy
+from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal, Route
+from mailroute.interfaces import IAuthenticateSource, IKeyholder, IRouter
+from mailroute.proofs import SCRAM, Proof
 from mailroute.sources import BadAnswer, BadOption, SourceContext
+from mailroute.wire.scram import StoredKeys, base_name
 
 NOWHERE = "-"
 """The backend of answers that are not about where somebody lives."""
@@ -30,54 +31,95 @@ NOWHERE = "-"
 _log = Logger(namespace="mailroute.authenticators")
 
 
-@implementer(IDecoy)
+@implementer(IKeyDecoy, IKeyholder)
 class AskedAuthenticator(MultiService):
     """Asks a router about the users, and not for the way to their backends.
 
-    It runs the router, if that has to run.
+    It runs the router, if that has to run.  Stored keys among the hashes that
+    it keeps do for SCRAM as well.
+
+    :ivar proofs: what it can check.
     """
 
-    proofs = frozenset({Proof.PASSWORD})
+    offers = frozenset({Proof.PASSWORD})
+    """Not SCRAM: whether all have keys could only be told by asking about all."""
 
     def __init__(self, router: IRouter, context: SourceContext) -> None:
         super().__init__()
         self._router = router
         self._proves = bool(getattr(router, "proves", False))
         self._context = context
+        self.proofs = frozenset({Proof.PASSWORD} if self._proves else {Proof.PASSWORD, *SCRAM})
         self._example: str | None = None
+        self._keys: dict[str, StoredKeys] = {}
         if IService.providedBy(router):
             IService(router).setServiceParent(self)
 
     async def authenticate(self, lookup: Lookup) -> str | None:
-        """Return the user's name if its password is right (`IAuthenticator.authenticate`)."""
-        try:
-            answer = self._router.route(lookup)
-            route: Route | None = answer if isinstance(answer, Route | None) else await answer
-        except BadAnswer as error:
-            raise self._nonsense(str(error)) from None
+        """Return the user's name if what it shows is right (`IAuthenticator.authenticate`)."""
+        route = await self._asked(lookup)
         if route is None:
             return None
-        right = route.proven if self._proves else await self._is_right(route, lookup)
+        if self._proves:
+            right, why = route.proven, "wrong password"
+        else:
+            right, why = await self._is_right(self._stored(route), lookup)
         if not right:
-            detail = f"wrong password ({self._context.label})"
-            raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, detail))
-        return lookup.user
+            raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, f"{why} ({self._context.label})"))
+        return lookup.user if route.user is None else self._normalised(route.user)
 
-    async def _is_right(self, route: Route, lookup: Lookup) -> bool:
+    def _normalised(self, user: str) -> str:
+        try:
+            return self._context.normalise(user)
+        except ValueError as error:
+            raise self._nonsense(f"it knows the user by a name that is none: {error}") from None
+
+    async def keys(self, lookup: Lookup) -> StoredKeys | None:
+        """Return the user's stored keys (`IKeyholder.keys`); those of one who has none are made up."""
+        route = await self._asked(lookup)
+        if route is None:
+            return None
+        mechanism, stored = _shown(lookup).mechanism, self._stored(route)
+        found = None if stored.startswith(hashes.LOCKED) else hashes.stored_keys(stored, mechanism)
+        if found is None:
+            return self.made_up(lookup)
+        self._keys[base_name(mechanism)] = found
+        return found
+
+    def made_up(self, lookup: Lookup) -> StoredKeys:
+        """Return keys like those that were the last to be seen (`IKeyDecoy.made_up`)."""
+        return hashes.made_up(lookup.user, self._keys.get(base_name(_shown(lookup).mechanism)), hashes.SECRET)
+
+    async def _asked(self, lookup: Lookup) -> Route | None:
+        try:
+            answer = self._router.route(lookup)
+            return answer if isinstance(answer, Route | None) else await answer
+        except BadAnswer as error:
+            raise self._nonsense(str(error)) from None
+
+    def _stored(self, route: Route) -> str:
+        """Return what is kept of a password: a hash, or that the account is locked."""
         if route.password is None:
             raise self._nonsense("there is no password, which has to be its hash")
         stored = route.password.decode("utf-8")
+        if not stored.startswith(hashes.LOCKED):
+            try:
+                hashes.check(stored)
+            except hashes.BadHash as error:
+                raise self._nonsense(f"the password of the user: {error}") from None
+        return stored
+
+    async def _is_right(self, stored: str, lookup: Lookup) -> tuple[bool, str]:
+        """Tell whether it is right what a client shows, and why not."""
         if stored.startswith(hashes.LOCKED):
             # In the same time and words as a wrong password: a stranger learns nothing of the account.
             await self.pretend(lookup)
-            detail = f"the account is locked ({self._context.label})"
-            raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, detail))
-        try:
-            hashes.check(stored)
-        except hashes.BadHash as error:
-            raise self._nonsense(f"the password of the user: {error}") from None
+            return False, "the account is locked"
+        shown = _shown(lookup)
+        if shown.proof in SCRAM:
+            return hashes.proven(stored, shown), hashes.why_wrong(stored, shown)
         self._example = stored
-        return await self._verify(stored, lookup)
+        return await self._verify(stored, lookup), "wrong password"
 
     def _nonsense(self, what: str) -> LoginRefused:
         label = self._context.label
@@ -85,17 +127,21 @@ class AskedAuthenticator(MultiService):
         return LoginRefused(Refusal(Reason.MISCONFIGURED, f"{label} gave nonsense: {what}"))
 
     def _verify(self, stored: str, lookup: Lookup) -> Deferred[bool]:
-        assert lookup.credentials is not None  # noqa: S101 - the chain asks with what a client has shown
-        return self._context.compute(partial(hashes.verify, stored, lookup.credentials.secret))
+        return self._context.compute(partial(hashes.verify, stored, _shown(lookup).secret))
 
     async def pretend(self, lookup: Lookup) -> None:
         """Check the password against the hash that was the last to be seen (`IDecoy.pretend`)."""
-        if self._example is not None:
+        if self._example is not None and _shown(lookup).proof is Proof.PASSWORD:
             await self._verify(self._example, lookup)
 
     def __str__(self) -> str:
         who = "checked" if self._proves else "compared with hashes"
         return f"passwords are {who}: {self._router}"
+
+
+def _shown(lookup: Lookup) -> Credentials:
+    assert lookup.credentials is not None  # noqa: S101 - the chain asks with what a client has shown
+    return lookup.credentials
 
 
 @implementer(IAuthenticateSource)

@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal
 from mailroute.interfaces import IAuthenticator, IKeyholder
 from mailroute.proofs import SCRAM, Proof
-from mailroute.sources import CONTROL
+from mailroute.sources import CONTROL, BadAnswer
+from mailroute.sources.faults import fault
 from mailroute.wire.scram import StoredKeys
 
 MAX_NAME = 512
@@ -146,8 +148,12 @@ class AuthenticatorChain:
             return await _awaited(ask(link.authenticator))
         except (LoginRefused, CancelledError):
             raise
+        except BadAnswer as error:
+            raise _nonsense(f"{link.label} gave nonsense: {error}") from None
         except Exception as error:
-            self._log.failure("{authenticator} failed", authenticator=link.label)
+            self._log.error(
+                "{authenticator} failed: {fault}", authenticator=link.label, fault=fault(Failure())
+            )
             detail = f"{link.label} failed: {type(error).__name__}"
             raise LoginRefused(Refusal(Reason.UNAVAILABLE, detail)) from None
 
@@ -174,11 +180,19 @@ def _checked(label: str, answer: object, kind: type[_Answer]) -> _Answer:
         detail = f"{label} answered with something that is no user's name"
     else:
         return answer
-    raise LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
+    raise _nonsense(detail)
+
+
+def _nonsense(detail: str) -> LoginRefused:
+    return LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
 
 
 def _can_be_a_name(name: str) -> bool:
-    return 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME and not CONTROL.search(name)
+    try:
+        length = len(name.encode("utf-8"))
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON may hold
+        return False
+    return 0 < length <= MAX_NAME and not CONTROL.search(name)
 
 
 def _shown(lookup: Lookup) -> Credentials:

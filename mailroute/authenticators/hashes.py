@@ -17,13 +17,17 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from hashlib import blake2b
+from secrets import token_bytes
 from typing import Any
 
 from attrs import frozen
 from cryptography.exceptions import InvalidKey, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from mailroute.wire.scram import StoredKeys, base_name, make_keys
+from mailroute.events import Credentials
+from mailroute.proofs import SCRAM
+from mailroute.wire.scram import StoredKeys, base_name, make_keys, proves
 
 MAX_PASSWORD = 512
 """Bytes of a password that is looked at; a longer one is wrong.
@@ -37,6 +41,13 @@ LOCKED = ("*", "!")
 
 _BASE64 = "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})"
 _UNPADDED = "(?:[A-Za-z0-9+/.]{4})*[A-Za-z0-9+/.]{2,4}"
+
+
+SECRET = token_bytes(32)
+"""What decides how users look whom nobody knows; workers, which are forks, have the same."""
+
+_USUAL = 4096
+"""Iterations of keys that are made up where there are no others (RFC 7677 section 4)."""
 
 
 class BadHash(ValueError):
@@ -87,6 +98,39 @@ def stored_keys(text: str, mechanism: str) -> StoredKeys | None:
         return None
     iterations, *keys = rest.split(",")
     return StoredKeys(int(iterations), *map(base64.b64decode, keys))
+
+
+def proven(text: str, shown: Credentials) -> bool:
+    """Tell whether a client has shown in a SCRAM exchange that it knows the password.
+
+    :param text: one that `check` takes.
+    """
+    keys = stored_keys(text, shown.mechanism)
+    return keys is not None and proves(shown.mechanism, keys, shown.secret)
+
+
+def why_wrong(text: str, shown: Credentials) -> str:
+    """Say for the log why it is not right what a client has shown."""
+    if shown.proof in SCRAM and stored_keys(text, shown.mechanism) is None:
+        return f"the user has no keys for {base_name(shown.mechanism)}"
+    return "wrong password"
+
+
+def made_up(user: str, like: StoredKeys | None, secret: bytes) -> StoredKeys:
+    """Return keys for a user who has none, always with the same salt.
+
+    :param like: keys of somebody's, whose iterations and length of the salt they have; nothing else of these
+        goes into them, for whoever is shown the salt could try passwords on that.
+    :param secret: what decides how users look.
+    """
+    iterations, size = (_USUAL, 16) if like is None else (like.iterations, len(like.salt))
+    salt, key = drawn(b"salt", user, secret), drawn(b"key", user, secret)
+    return StoredKeys(iterations, salt[:size], key[:32], key[32:])
+
+
+def drawn(what: bytes, user: str, secret: bytes) -> bytes:
+    """Draw 64 bytes for a user: the same ones each time, and nobody can tell them beforehand."""
+    return blake2b(what + b"\0" + user.encode("utf-8"), digest_size=64, key=secret).digest()
 
 
 def _read(text: str) -> tuple[str, _Scheme, str]:

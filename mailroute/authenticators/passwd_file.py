@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import partial
 from hashlib import blake2b
-from secrets import token_bytes
 
 from zope.interface import implementer
 
@@ -20,16 +19,13 @@ from mailroute.interfaces import IAuthenticateSource, IKeyholder
 from mailroute.proofs import SCRAM, Proof
 from mailroute.sources import CONTROL, SourceContext, UsersFile, only, secret, text
 from mailroute.sources.users_file import LineReader, decoded
-from mailroute.wire.scram import StoredKeys, base_name, proves
+from mailroute.wire.scram import StoredKeys, base_name
 
 _EXTRA = 5
 """How many fields stand between the password and Dovecot's extra fields: uid, gid, gecos, home, shell."""
 
 SCHEMES = {Proof.SCRAM_SHA_256: "SCRAM-SHA-256", Proof.SCRAM_SHA_1: "SCRAM-SHA-1"}
 """The scheme that has the keys for each kind of exchange."""
-
-_USUAL = 4096
-"""Iterations of keys that are made up where there are no others (RFC 7677 section 4)."""
 
 
 @implementer(IKeyDecoy, IKeyholder)
@@ -41,14 +37,11 @@ class PasswdFile(UsersFile[str]):
     _examples: Mapping[str, str]
     """A hash for each duration that checking one may have."""
 
-    secret = token_bytes(32)
-    """What decides how users look whom the file does not have; no two files of one process need another."""
+    offers: frozenset[Proof]
+    """What all its users can show: SCRAM only if nobody has another hash."""
 
-    @property
-    def offers(self) -> frozenset[Proof]:
-        """What all its users can show: SCRAM only if nobody has another hash."""
-        schemes = {kind.split()[0] for kind in self._examples}
-        return self.proofs - {proof for proof in SCRAM if schemes != {SCHEMES[proof]}}
+    secret = hashes.SECRET
+    """What decides how users look whom the file does not have; no two files of one process need another."""
 
     def _reader(self) -> LineReader[str]:
         return _PasswdReader(self._context)
@@ -57,6 +50,8 @@ class PasswdFile(UsersFile[str]):
         super()._take(reader)
         assert isinstance(reader, _PasswdReader)  # noqa: S101 - see _reader
         self._examples = reader.examples
+        schemes = {kind.split()[0] for kind in self._examples}
+        self.offers = self.proofs - {proof for proof in SCRAM if schemes != {SCHEMES[proof]}}
 
     async def authenticate(self, lookup: Lookup) -> str | None:
         """Return the user's name if its password is the file's (`IAuthenticator.authenticate`)."""
@@ -65,12 +60,12 @@ class PasswdFile(UsersFile[str]):
             return None
         usable = not stored.startswith(hashes.LOCKED)
         if _shown(lookup).proof in SCRAM:
-            right = usable and _proven(stored, _shown(lookup))
+            right = usable and hashes.proven(stored, _shown(lookup))
         else:
             right = await self._verify(stored if usable else self._decoy(lookup.user), lookup)
         if usable and right:
             return lookup.user
-        why = "wrong password" if usable else "the account is locked"
+        why = hashes.why_wrong(stored, _shown(lookup)) if usable else "the account is locked"
         raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, f"{why} ({self.path})"))
 
     async def pretend(self, lookup: Lookup) -> None:
@@ -88,17 +83,12 @@ class PasswdFile(UsersFile[str]):
         return found or self.made_up(lookup)
 
     def made_up(self, lookup: Lookup) -> StoredKeys:
-        """Return keys like those of the file's users (`IDecoy.made_up`).
-
-        Nobody's own keys go into them: whoever is shown the salt could try passwords on those.
-        """
+        """Return keys like those of the file's users (`IKeyDecoy.made_up`)."""
         mechanism = _shown(lookup).mechanism
         kinds = [kind for kind in self._examples if kind.split()[0] == base_name(mechanism)]
         example = self._decoy(lookup.user, kinds)
         like = None if example is None else hashes.stored_keys(example, mechanism)
-        iterations, size = (_USUAL, 16) if like is None else (like.iterations, len(like.salt))
-        salt, key = self._drawn(b"salt", lookup.user), self._drawn(b"key", lookup.user)
-        return StoredKeys(iterations, salt[:size], key[:32], key[32:])
+        return hashes.made_up(lookup.user, like, self.secret)
 
     async def _verify(self, stored: str | None, lookup: Lookup) -> bool:
         if stored is None:
@@ -114,11 +104,9 @@ class PasswdFile(UsersFile[str]):
         chosen = self._examples if kinds is None else kinds
         if not chosen:
             return None
-        return self._examples[max(chosen, key=lambda kind: self._drawn(kind.encode("utf-8"), user))]
-
-    def _drawn(self, what: bytes, user: str) -> bytes:
-        """Draw 64 bytes for a user: the same ones each time, and nobody can tell them beforehand."""
-        return blake2b(what + b"\0" + user.encode("utf-8"), digest_size=64, key=self.secret).digest()
+        return self._examples[
+            max(chosen, key=lambda kind: hashes.drawn(kind.encode("utf-8"), user, self.secret))
+        ]
 
     def __str__(self) -> str:
         return f"passwords are checked by {self.path}, which has {len(self)} users now"
@@ -127,11 +115,6 @@ class PasswdFile(UsersFile[str]):
 def _shown(lookup: Lookup) -> Credentials:
     assert lookup.credentials is not None  # noqa: S101 - the chain asks with what a client has shown
     return lookup.credentials
-
-
-def _proven(stored: str, shown: Credentials) -> bool:
-    keys = hashes.stored_keys(stored, shown.mechanism)
-    return keys is not None and proves(shown.mechanism, keys, shown.secret)
 
 
 class _PasswdReader(LineReader[str]):

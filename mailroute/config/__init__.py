@@ -3,6 +3,7 @@
 from mailroute.config.describe import describe
 from mailroute.config.errors import ConfigError, Problem
 from mailroute.config.files import Authorities, Chain, Key, Secret
+from mailroute.config.metrics import Metrics
 from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings
 from mailroute.config.reading import build, load, load_backend, reread
 from mailroute.config.source import Source
@@ -18,6 +19,7 @@ __all__ = [
     "Key",
     "Limits",
     "Listener",
+    "Metrics",
     "Problem",
     "Secret",
     "Security",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from attrs import field, frozen
 
 from mailroute import dialogs
 from mailroute.authenticators import AuthenticatorChain, Link
-from mailroute.config import oauth2
+from mailroute.config import metrics, oauth2
 from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Settings
@@ -37,7 +37,7 @@ class Authenticators:
 
 def proofs(links: Iterable[Link]) -> frozenset[Proof]:
     """Return what the authenticators can check together."""
-    return AuthenticatorChain(tuple(links)).offers
+    return AuthenticatorChain(tuple(links)).proofs
 
 
 @frozen
@@ -82,6 +82,8 @@ def check(settings: Settings) -> None:
     found = [Problem(None, written(fault.path), fault.message) for fault in faults(whole)]
     if whole.shared and settings.source is None:
         found.append(Problem(None, "workers", _NO_SOURCE))
+    if settings.metrics is not None:
+        found += [Problem(None, "metrics", lack) for lack in metrics.missing()]
     if found:
         raise ConfigError(found)
 
@@ -189,9 +191,22 @@ def _of_listener_logins(listener: Listener, whole: Parts) -> _Found:
             yield ("mechanisms",), f'"{word}" sends a {proof.value}, which {who}'
         elif proof is Proof.CERTIFICATE and listener.client_ca is None:
             yield ("client_ca",), f'missing: "{word}" needs it, a PEM file with those who vouch for clients'
+    if "mechanisms" in listener.model_fields_set:
+        yield from () if listener.mechanisms else _without_mechanisms(listener, can)
+    elif listener.client_ca is None and can == {Proof.CERTIFICATE}:
+        message = "missing: the [[authenticate]] blocks check certificates alone, and nobody could log in "
+        yield ("client_ca",), f"{message}without; give a PEM file with those who vouch for clients"
     if listener.client_ca is not None and Proof.CERTIFICATE not in can:
         message = 'is for nothing: nobody looks at the certificates; add [[authenticate]] source = "external"'
         yield ("client_ca",), message
+
+
+def _without_mechanisms(listener: Listener, can: Collection[Proof]) -> _Found:
+    """Find an empty list where it leaves nobody a way in."""
+    protocol = listener.protocol
+    why = "no password can be checked" if protocol.password_command else f"{protocol.name} has no other login"
+    if not protocol.password_command or Proof.PASSWORD not in can:
+        yield ("mechanisms",), f"must not be empty: {why}, so nobody could get in; list some, or leave it out"
 
 
 def _of_listener_backend(listener: Listener, whole: Parts) -> _Found:

@@ -27,6 +27,7 @@ def describe(settings: Settings) -> list[str]:
         *_user_names(settings),
         *_workers(settings),
         *_limits(settings),
+        *_metrics(settings),
     ]
 
 
@@ -180,6 +181,13 @@ def _limits(settings: Settings) -> Iterator[str]:
     for name, sentence, without in (*limits, *(_LIMITS_OF_MAIL if delivers else ())):
         value = getattr(settings.limits, name)
         yield sentence.format(f"{value:g}" if isinstance(value, float) else value) if value else without
+
+
+def _metrics(settings: Settings) -> Iterator[str]:
+    if settings.metrics is not None:
+        address = settings.metrics.address
+        who = "on this machine" if address.private else "from anywhere, without authentication"
+        yield f"Metrics for Prometheus are at {address}, /metrics, for whoever can reach that {who}."
 
 
 _LIMITS = (

@@ -21,6 +21,7 @@ from mailroute.config import endpoints as strings
 from mailroute.config import values
 from mailroute.config.block import Block
 from mailroute.config.files import Authorities, Chain, Key, Secret
+from mailroute.config.metrics import Metrics
 from mailroute.config.oauth2 import OAuth2
 from mailroute.config.source import Source
 from mailroute.events import Change, Credentials, Identity, Method, Security
@@ -315,6 +316,9 @@ class Settings(Block):
 
     user_names: UserNames = UserNames()
     """How users' names are brought into one form."""
+
+    metrics: Metrics | None = None
+    """Where Prometheus finds metrics; there are none unless given."""
 
     workers: Annotated[int | Literal["auto"], values.WORKERS] = 1
     """How many processes carry the mail, or ``auto`` for one on each core that there is for mailroute;

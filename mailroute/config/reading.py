@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThreadPool
 from mailroute import dialogs
 from mailroute.authenticators import Link
 from mailroute.computing import Computing
-from mailroute.config import checks, endpoints, sourced, values
+from mailroute.config import checks, endpoints, metrics, sourced, values
 from mailroute.config.document import read_document
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Certificate, Limits, Listener, Settings, UserNamesTable
@@ -30,7 +30,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _Result = TypeVar("_Result")
 
 _KEYS = ("workers",)
-_TABLES = ("certificate", "listen", "authenticate", "backend", "route", "limits", "user_names")
+_TABLES = ("certificate", "listen", "authenticate", "backend", "route", "limits", "user_names", "metrics")
 
 
 def load(path: Path, reactor: Any, workers: int | str | None = None) -> Settings:
@@ -141,6 +141,7 @@ class _Reader:
         user_names = (
             UserNames() if names is None else UserNames(names.lowercase_local_part, names.default_domain)
         )
+        told = self._metrics(document)
         context = self._source_context(document, user_names)
         routes = self._sourced(document, "route", context, sourced.read_route)
         links = self._sourced(document, "authenticate", context, sourced.read_link)
@@ -156,6 +157,7 @@ class _Reader:
             routes=routes,
             limits=limits,
             user_names=user_names,
+            metrics=told,
             workers=workers,
             source=None if workers == 1 else Source(self._folder, tree, self._copies.kept()),
         )
@@ -202,6 +204,13 @@ class _Reader:
                 proved=proved,
             )
         )
+
+    def _metrics(self, document: Mapping[str, Any]) -> metrics.Metrics | None:
+        if "metrics" not in document:
+            return None
+        for lack in metrics.missing():
+            self._fault(("metrics",), lack)
+        return self._block(document["metrics"], ("metrics",), metrics.Metrics)
 
     def _try(self, path: tuple[str | int, ...], check: Callable[[], object]) -> bool:
         try:

@@ -40,7 +40,11 @@ def _copies(info: ValidationInfo) -> Copies | None:
     return (info.context or {}).get("copies")
 
 
-def _path(value: object, info: ValidationInfo) -> Path:
+def file_path(value: object, info: ValidationInfo) -> Path:
+    """Return the path of what a key names.
+
+    :raises ValueError: it is no name.
+    """
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError(f"must be the name of a file, not {shown(value)}")
     return _folder(info) / value
@@ -59,14 +63,14 @@ def _provided(value: object, interface: Any, otherwise: str) -> object:
 def _chain(value: object, info: ValidationInfo) -> files.Chain | None:
     if value is None or isinstance(value, files.Chain):
         return value
-    return files.read_chain(value if isinstance(value, bytes) else _path(value, info), _copies(info))
+    return files.read_chain(value if isinstance(value, bytes) else file_path(value, info), _copies(info))
 
 
 def _key(value: object, info: ValidationInfo) -> files.Key:
     if isinstance(value, files.Key):
         return value
     return files.read_key(
-        value if isinstance(value, bytes) else _path(value, info),
+        value if isinstance(value, bytes) else file_path(value, info),
         info.data.get("chain"),
         _copies(info),
     )
@@ -76,7 +80,7 @@ def _authorities(value: object, info: ValidationInfo) -> files.Authorities | Non
     if value is None or isinstance(value, files.Authorities):
         return value
     if isinstance(value, str | Path | bool | int | float | list | dict | date | time):
-        return files.read_authorities(_path(value, info), _copies(info))
+        return files.read_authorities(file_path(value, info), _copies(info))
     # Twisted has no public name for the interface that a trust root provides.
     return files.Authorities(None, value)
 
@@ -84,13 +88,13 @@ def _authorities(value: object, info: ValidationInfo) -> files.Authorities | Non
 def _secret(value: object, info: ValidationInfo) -> files.Secret | None:
     if value is None or isinstance(value, files.Secret):
         return value
-    return files.read_secret(_path(value, info), _copies(info))
+    return files.read_secret(file_path(value, info), _copies(info))
 
 
 def _token_key(value: object, info: ValidationInfo) -> Fernet | None:
     if value is None or isinstance(value, Fernet):
         return value
-    path = _path(value, info)
+    path = file_path(value, info)
     try:
         return read_key(files.read_secret(path, _copies(info)).value)
     except ValueError as error:
@@ -104,7 +108,7 @@ def _token_key(value: object, info: ValidationInfo) -> Fernet | None:
 def _directory(value: object, info: ValidationInfo) -> Path | None:
     if value is None:
         return None
-    path = _path(value, info)
+    path = file_path(value, info)
     if not path.is_dir():
         raise ValueError(
             f"there is no folder {path}: make it, with mode 0700, for the user that runs mailroute"

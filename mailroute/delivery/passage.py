@@ -28,6 +28,12 @@ class Session(Protocol):
     def asks(self, then: Callable[..., None]) -> Callable[..., None]:
         """Do nothing else until what this returns is called, and then call ``then`` with the same."""
 
+    def concluding(self) -> None:
+        """The message's end is about to be sent: whether it is delivered is up to its backends now."""
+
+    def concluded(self, events: list[ReceiverEvent]) -> None:
+        """It is known what has become of the message: do what the receiver says of it."""
+
     def dialling(self) -> None:
         """A backend is about to be dialled."""
 
@@ -91,6 +97,7 @@ class Passage:
     def end(self, end: End) -> None:
         """End the message, or a chunk of it, at all backends."""
         if end.last:
+            self._session.concluding()
             self._end_message(end)
             return
         then = self._when_all(self._chunk_ended)
@@ -145,7 +152,7 @@ class Passage:
         self._transaction.ended = True
         # Before the client is told: the next message, which it may have sent ahead, begins with that.
         self._finished()
-        self._session.obey(self._receiver.finish(self._transaction.outcomes()))
+        self._session.concluded(self._receiver.finish(self._transaction.outcomes()))
 
 
 class OneReply(Passage):

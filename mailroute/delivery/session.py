@@ -12,13 +12,22 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailroute.delivery.forwarding import Forwarding
-from mailroute.delivery.terms import CLIENT_TIMEOUT, SENT_AT_ONCE, STALL_TIMEOUT, Alarm, DeliveryDoor, lesser
+from mailroute.delivery.terms import (
+    CLIENT_TIMEOUT,
+    PARTING_TIMEOUT,
+    SENT_AT_ONCE,
+    STALL_TIMEOUT,
+    Alarm,
+    DeliveryDoor,
+    lesser,
+)
 from mailroute.envelope import (
     Begin,
     Chunk,
@@ -53,6 +62,9 @@ class DeliverySession:
         self._asked = 0  # answers that are waited for
         self._sent = 0  # bytes of a message, in this turn of the reactor
         self._next_turn: IDelayedCall | None = None
+        self._concluding = False  # a message's end has been sent, and not answered yet
+        self._parting: Deferred[None] | None = None  # mailroute ends, and waits for that answer
+        self._parting_alarm = Alarm(house.deadlines, _Parting(self))
         self._forwarding: Forwarding = Forwarding(house, door, self._receiver, self)
         self._heard = house.clock.seconds()
         self._patience = house.login_timeout
@@ -96,11 +108,27 @@ class DeliverySession:
         """The client's connection is gone."""
         self._end(why)
 
-    def leave(self, why: Farewell) -> None:
-        """End the connection, politely."""
-        if not self._over:
-            self._write(self._receiver.farewell(why))
-            self._end(why.value)
+    def leave(self, why: Farewell) -> Deferred[None] | None:
+        """End the connection, politely.
+
+        When mailroute ends, a message that its backends may have delivered is waited for: its client
+        would send it again, and its recipients get it twice.
+        """
+        if self._over:
+            return None
+        if why is Farewell.SHUTDOWN and self._concluding:
+            if self._parting is None:
+                self._parting = Deferred()
+                self._parting_alarm.set(PARTING_TIMEOUT)
+                _log.info(
+                    "session {session_id}: its message is with its backends, whose answer is waited for, "
+                    "{seconds:g} s at most",
+                    session_id=self.record.client.session_id,
+                    seconds=PARTING_TIMEOUT,
+                )
+            return self._parting
+        self._part(why)
+        return None
 
     def time_is_up(self) -> None:
         """The client has said nothing for long, unless it is we who keep it waiting."""
@@ -157,6 +185,20 @@ class DeliverySession:
         if enough:
             self._run()
 
+    def concluding(self) -> None:
+        """A message's end is about to be sent."""
+        self._concluding = True
+
+    def concluded(self, events: list[ReceiverEvent]) -> None:
+        """It is known what has become of the message."""
+        self._concluding = False
+        self.obey(events)
+
+    def _parts(self) -> bool:
+        """Whether the client has heard what it was kept for; whatever it has sent ahead is not begun."""
+        waits = self._parting is not None and not self._over
+        return waits and not self._concluding and not (self._todo and isinstance(self._todo[0], Send))
+
     def dialling(self) -> None:
         """A backend is about to be dialled."""
         self._leg.dialling()
@@ -172,13 +214,15 @@ class DeliverySession:
             return
         self._running = True
         try:
-            while self._todo and not self._blocked():
+            while self._todo and not self._blocked() and not self._parts():
                 event = self._todo.popleft()
                 _HANDLE[type(event)](self, event)
         except Exception:
             self.fault(Failure())
         finally:
             self._running = False
+        if self._parts():
+            self._part(Farewell.SHUTDOWN)
         self._settle()
 
     def _settle(self) -> None:
@@ -230,10 +274,19 @@ class DeliverySession:
             self._next_turn.cancel()
         self._silence.clear()
         self._full_alarm.clear()
+        self._parting_alarm.clear()
         self._forwarding.leave(why)
         self.record.backend = ",".join(self._forwarding.dialled) or "-"
         self._leg.close()
         self.record.ended(why, self._house.clock.seconds())
+        if self._parting is not None:
+            # In two turns of the reactor the last words are sent.
+            clock = self._house.clock
+            clock.callLater(0, clock.callLater, 0, self._parting.callback, None)
+
+    def _part(self, why: Farewell) -> None:
+        self._write(self._receiver.farewell(why))
+        self._end(why.value)
 
     # --- what the client wants ---
 
@@ -253,6 +306,17 @@ class DeliverySession:
             self._patience = lesser(CLIENT_TIMEOUT, self._door.idle_timeout)
             self._silence.set(self._patience)
         self._forwarding.mail(mail)
+
+
+class _Parting:
+    """Its backends do not say what has become of a message, and mailroute ends."""
+
+    def __init__(self, session: DeliverySession) -> None:
+        self._session = session
+
+    def time_is_up(self) -> None:
+        """End it; what has become of the message nobody knows."""
+        self._session._part(Farewell.SHUTDOWN)
 
 
 class _Full:

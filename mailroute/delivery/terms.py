@@ -36,6 +36,10 @@ STALL_TIMEOUT = 120.0
 CLIENT_TIMEOUT = 300.0
 """Seconds for which a client may say nothing; ``idle_timeout`` if that is less."""
 
+PARTING_TIMEOUT = 8.0
+"""Seconds for which mailroute, when it is to end, waits for what becomes of messages that have been sent to
+their end; workers are killed after 10."""
+
 LINGER = 2.0
 """Seconds that a backend has to take our last words."""
 

@@ -217,6 +217,7 @@ class _Watch:
         self.alpn = protocol.alpn
         self.mechanisms = protocol.mechanisms
         self.logins = protocol.logins
+        self.password_command = protocol.password_command
         self.starttls = protocol.starttls
         self._half: ILogin = NoLogin()
         self._secure = secure

@@ -78,11 +78,13 @@ class Answers:
     :param backends: the names of the backends that there are.
     :param backend: the one where an answer names none.
     :param proves: whether the source may have checked the password.
+    :ivar everywhere: whether one that names no backend means one all the same.
     """
 
     def __init__(self, backends: Iterable[str], backend: str | None = None, *, proves: bool = False) -> None:
         self._backends = frozenset(backends)
         self._backend = backend
+        self.everywhere = backend is not None
         self._fields = (*FIELDS, PROVEN) if proves else FIELDS
 
     def route(self, answer: Mapping[str, object]) -> Route | None:
@@ -232,7 +234,9 @@ def truth(fields: Mapping[str, object], key: str) -> bool:
     value = fields.get(key)
     if value is None:
         return False
-    word = decoded(key, value).lower() if isinstance(value, bytes) else str(value).lower()
+    if isinstance(value, bytes):
+        value = decoded(key, value)
+    word = str(value).lower() if isinstance(value, str) or value in (0, 1) else None
     if word not in _YES | _NO:
         raise BadAnswer(f"{key} must be true or false, not {shown(value)}")
     return word in _YES
@@ -253,5 +257,8 @@ def decoded(key: str, value: bytes) -> str:
 
 def shown(value: object) -> str:
     """Return a part of an answer for the log: on one line, and not long."""
-    said = ascii(value)
+    try:
+        said = ascii(value)
+    except (RecursionError, ValueError):  # lists in lists without end, or a number of thousands of digits
+        said = f"a {type(value).__name__} that nobody can read"
     return said if len(said) <= 80 else f"{said[:77]}..."

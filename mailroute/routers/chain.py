@@ -13,6 +13,7 @@ from zope.interface import implementer
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter
 from mailroute.sources.context import BadAnswer
+from mailroute.sources.faults import fault
 
 
 @implementer(IRouter)
@@ -52,7 +53,7 @@ class Forgiving(MultiService):
         definite = isinstance(error, LoginRefused) and error.refusal.reason is not Reason.UNAVAILABLE
         if definite or failure.check(BadAnswer, CancelledError):
             failure.raiseException()
-        why = error.refusal.detail if isinstance(error, LoginRefused) else type(error).__name__
+        why = error.refusal.detail if isinstance(error, LoginRefused) else fault(failure)
         self._log.warn("{source} is passed over: {why}", source=self._label, why=why)
 
     def __str__(self) -> str:
@@ -134,5 +135,5 @@ class Chain:
     def _failed(self, label: str, failure: Failure) -> LoginRefused:
         if isinstance(failure.value, BadAnswer):
             return self._nonsense(label, str(failure.value))
-        self._log.failure("{source} failed", failure=failure, source=label)
+        self._log.error("{source} failed: {fault}", source=label, fault=fault(failure))
         return LoginRefused(Refusal(Reason.UNAVAILABLE, f"{label} failed: {type(failure.value).__name__}"))

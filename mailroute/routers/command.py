@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import Field
 from twisted.internet.defer import Deferred
 from twisted.internet.error import AlreadyCalled, ProcessExitedAlready
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,7 +27,7 @@ from zope.interface import implementer
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.routers.answers import Answers
-from mailroute.routers.guard import Guard
+from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.questions import question
 from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
 
@@ -38,7 +38,9 @@ MAX_SAID = 1024
 """Bytes of a line on its standard error that get into the log."""
 
 LAST_WORDS = 2.0
-"""Seconds that the program has to end by itself once its input has ended; as many after SIGTERM."""
+"""Seconds that the program has to end by itself once its input has ended; as many after SIGTERM.  As many,
+too, for what it has written to be read once it has ended: another program that it has begun may hold its
+output, and go on for ever."""
 
 MAX_IGNORED = 20
 """Questions in a row without any answer in time after which the program is ended: it would be started anew
@@ -69,8 +71,10 @@ class CommandOptions(SlowOptions):
 class _Program(ProcessProtocol):
     """The program while it runs."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, clock: IReactorTime) -> None:
         self._label = label
+        self._clock = clock
+        self._reading: IDelayedCall | None = None
         self._waiting: dict[int, Deferred[Mapping[str, object]]] = {}
         self._last = self._unanswered = 0
         self._out = bytearray()
@@ -141,8 +145,16 @@ class _Program(ProcessProtocol):
             said = ascii(line[:MAX_SAID].decode("utf-8", "backslashreplace"))[1:-1]
             _log.info("{source}: the program says: {said}", source=self._label, said=said)
 
+    def processExited(self, reason: Failure) -> None:
+        """It has ended; what it has written may not have been read yet."""
+        del reason
+        self.usable = False
+        self._reading = self._clock.callLater(LAST_WORDS, self.transport.loseConnection)
+
     def processEnded(self, reason: Failure) -> None:
-        """It is gone."""
+        """It is gone, and so is its output."""
+        if self._reading is not None and self._reading.active():
+            self._reading.cancel()
         self.running = self.usable = False
         self._give_up(ProgramEnded())
         _log.info("{source}: the program has ended: {why}", source=self._label, why=reason.getErrorMessage())
@@ -159,7 +171,7 @@ class _Program(ProcessProtocol):
             self.transport.signalProcess(signal)
 
 
-class CommandRouter(Guard):
+class CommandRouter(GuardedRouter):
     """Asks the program, which it starts when there is a question, and again if it has ended."""
 
     def __init__(self, options: CommandOptions, context: SourceContext, program: str) -> None:
@@ -197,14 +209,15 @@ class CommandRouter(Guard):
 
     def _alive(self) -> _Program:
         if self._program is None or not self._program.usable:
-            self._program = _Program(self._label)
+            program = _Program(self.label, self._reactor)
             self._reactor.spawnProcess(
-                self._program,
+                program,
                 self._arguments[0],
                 self._arguments,
                 env=os.environ,
                 path=str(self._folder),
             )
+            self._program = program  # now that it runs
         return self._program
 
     def __str__(self) -> str:

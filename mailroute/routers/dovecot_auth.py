@@ -11,8 +11,8 @@ from zope.interface import implementer
 
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter, IRouteSource
-from mailroute.routers.answers import Answers
-from mailroute.routers.guard import Guard
+from mailroute.routers.answers import Answers, text
+from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
 from mailroute.sources.dovecot import DovecotAuth, DovecotCannotTell, Said, refuse, route_fields
 
@@ -27,7 +27,7 @@ class DovecotOptions(SlowOptions):
     """The socket where Dovecot tells of any user without a password, such as ``auth-master``."""
 
 
-class DovecotRouter(Guard):
+class DovecotRouter(GuardedRouter):
     """Asks one auth service."""
 
     def __init__(self, options: DovecotOptions, context: SourceContext) -> None:
@@ -40,13 +40,15 @@ class DovecotRouter(Guard):
 
     def stopService(self) -> Deferred[None] | None:
         """Close the connection."""
+        super().stopService()
         self._server.close()
-        return super().stopService()
+        return None
 
     async def _find(self, lookup: Lookup) -> Route | None:
         if not self.proves:
-            return self._found(await self._server.find(lookup))
-        if lookup.credentials is None or not lookup.credentials.user:
+            return self._found(await self._server.find(lookup), lookup)
+        shown = lookup.credentials
+        if shown is None or not shown.user or not shown.proof.replayable:
             detail = f"{self._path} checks passwords, and there is none: use master_socket for this"
             raise LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
         try:
@@ -57,21 +59,22 @@ class DovecotRouter(Guard):
         if said.word != "OK":
             refuse(said.fields)
             raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, f"Dovecot refused ({self._path})"))
-        route = self._found(said)
+        route = self._found(said, lookup)
         return None if route is None else evolve(route, proven=True)
 
-    def _found(self, said: Said) -> Route | None:
+    def _found(self, said: Said, lookup: Lookup) -> Route | None:
         if said.word == "NOTFOUND":
             return None
         if said.word == "FAIL":
             refuse(said.fields)
             raise DovecotCannotTell
         answer = dict(route_fields(said.fields, self._backends))
-        # What it calls the user is the name there, unless a field says otherwise.
-        answer.setdefault("name", said.fields.get("user"))
-        if set(answer) == {"host", "name"} and not answer["host"]:
-            del answer["name"]  # it says nothing of where the account lives
-        return self._answers.route(answer)
+        user = text(said.fields, "user")
+        if any(answer.values()) or (self._answers.everywhere and user != lookup.user):
+            # What it calls the user is the name there, unless a field says otherwise.
+            answer.setdefault("name", user)
+        route = self._answers.route(answer)
+        return route if route is None or user in (None, lookup.user) else evolve(route, user=user)
 
     def __str__(self) -> str:
         return f"the Dovecot at {self._path} {'checks passwords and ' * self.proves}knows where users live"

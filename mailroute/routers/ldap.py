@@ -17,7 +17,7 @@ from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.proofs import Proof
 from mailroute.routers.answers import FIELDS, FORWARD, Answers
-from mailroute.routers.guard import Guard
+from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import BadAnswer, BadOption, SlowOptions, SourceContext, read_options, secret
 from mailroute.sources.trust import tls_for
 
@@ -75,7 +75,7 @@ class LdapOptions(SlowOptions):
     """How many questions there may be at a time, each on a connection of its own; 10 unless given."""
 
 
-class LdapRouter(Guard):
+class LdapRouter(GuardedRouter):
     """Asks one directory."""
 
     def __init__(self, options: LdapOptions, context: SourceContext) -> None:

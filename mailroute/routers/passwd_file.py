@@ -89,7 +89,9 @@ class _Reader(LineReader[Entry]):
             if part
         )
         try:
-            answer = route_fields(fields, self._context.backends)
+            answer = dict(route_fields(fields, self._context.backends))
+            if self._answers.everywhere or answer.get("host") or "backend" in answer:
+                answer.setdefault("name", fields.get("user"))
             route = self._answers.route(answer)
         except LoginRefused as refused:
             return Entry(None, refused.refusal, networks)

@@ -13,15 +13,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from attrs import frozen
 from pydantic import Field
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.routers.answers import Answers
-from mailroute.routers.guard import Guard
+from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import BadAnswer, BadOption, SlowOptions, SourceContext, read_options, secret
+from mailroute.sources.hosts import Hosts
 from mailroute.sources.redis import Access, Redis
 from mailroute.sources.trust import tls_for
 
@@ -174,7 +175,7 @@ def _database(text: str) -> int:
 # --- asking ------------------------------------------------------------------------
 
 
-class RedisRouter(Guard):
+class RedisRouter(GuardedRouter):
     """Asks one server."""
 
     def __init__(
@@ -263,7 +264,7 @@ def _endpoint(address: Address, options: RedisOptions, context: SourceContext) -
     reactor: Any = context.clock
     if address.path:
         return UNIXClientEndpoint(reactor, str(context.folder / Path(address.path)), options.timeout)
-    endpoint: Any = HostnameEndpoint(reactor, address.host, address.port, options.timeout)
+    endpoint: Any = Hosts(reactor).endpoint(address.host, address.port, options.timeout)
     if not address.tls:
         return endpoint  # type: ignore[no-any-return]
     tls = tls_for(context, options.ca)

@@ -18,11 +18,11 @@ from twisted.internet.task import deferLater
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
-from mailroute.events import LoginRefused, Lookup, Reason, Refusal, Route
+from mailroute.events import Client, LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.proofs import Proof
 from mailroute.routers.answers import Answers, shown
-from mailroute.routers.guard import Guard
+from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.questions import question
 from mailroute.sources import BadAnswer, BadOption, SlowOptions, SourceContext, read_options, secret
 from mailroute.sources.trust import tls_for
@@ -36,6 +36,9 @@ MAX_URLS = 8
 
 MIN_WAIT = 0.1
 """Seconds before a server that has said ``WAIT`` is asked again, at the least."""
+
+_NOT_TAKEN = {400, 413, 414, 422, 431}
+"""What a server says of a question that it finds wrong, or too long (RFC 9110 section 15.5, RFC 6585)."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _VALUE = re.compile(r"[\x20-\x7e]{0,1024}")
@@ -86,7 +89,7 @@ class HttpOptions(SlowOptions):
     """What nginx calls protocols that it has another name for."""
 
 
-class _WebRouter(Guard):
+class _WebRouter(GuardedRouter):
     """What both dialects have in common."""
 
     def __init__(self, options: HttpOptions, context: SourceContext, *, proves: bool) -> None:
@@ -116,6 +119,14 @@ class _WebRouter(Guard):
         return self._servers.close()
 
 
+def _unanswered(answer: WebAnswer, what: str) -> Exception:
+    """Return what is wrong: with the question, which is somebody's own, or with the server."""
+    said = f"status {answer.status}, {what}"
+    if answer.status in _NOT_TAKEN:
+        return BadAnswer(f"{said}: it does not take the question")
+    return WebServerFails(said)
+
+
 class NginxRouter(_WebRouter):
     """Asks servers that were written for nginx's mail proxy."""
 
@@ -123,23 +134,31 @@ class NginxRouter(_WebRouter):
         super().__init__(options, context, proves=True)
         self._answers = Answers(context.backends, options.backend)
         self._protocols = options.protocols
+        self._patience = options.timeout
 
     async def _find(self, lookup: Lookup) -> Route | None:
         headers = self._asked(lookup)
+        until = self._clock.seconds() + self._patience
         while True:
             said: AuthAnswer = await self._servers.ask(b"GET", _AsWritten(headers), needs_body=False)
             if not said.again:
                 break
             # As nginx does, but no longer than there is time for one answer.
-            await deferLater(self._clock, max(said.wait, MIN_WAIT), lambda: None)
+            wait = max(said.wait, MIN_WAIT)
+            if self._clock.seconds() + wait >= until:
+                # It has answered, so that others may go on asking it.
+                detail = f"the auth server wants to be asked again in {wait:g} s, which is too late"
+                raise LoginRefused(Refusal(Reason.UNAVAILABLE, detail))
+            await deferLater(self._clock, wait, lambda: None)
         if said.refusal is not None:
             reason = Reason.UNAVAILABLE if said.temporary else Reason.AUTHENTICATION_FAILED
-            raise LoginRefused(Refusal(reason, f"the auth server says {shown(said.refusal)}"))
+            detail = f"the auth server says {shown(said.refusal)}"
+            raise LoginRefused(Refusal(reason, detail, wait=said.wait, final=not said.wait))
         route = self._answers.route(
             {"host": _address(said), "port": said.port, "name": said.user, "password": said.password}
         )
-        proven = lookup.credentials is not None and bool(lookup.credentials.user)
-        return None if route is None else evolve(route, proven=proven)
+        shown_password = headers[b"Auth-Method"] == [b"plain"]
+        return None if route is None else evolve(route, proven=shown_password)
 
     def _asked(self, lookup: Lookup) -> dict[bytes, list[bytes]]:
         """Return the headers of a question.
@@ -147,14 +166,16 @@ class NginxRouter(_WebRouter):
         :raises LoginRefused: nginx's words cannot carry what the client shows.
         """
         client = lookup.client
+        protocol = self._protocols.get(lookup.protocol, lookup.protocol)
         asked = {
-            b"Auth-Protocol": self._protocols.get(lookup.protocol, lookup.protocol).encode("utf-8"),
+            b"Auth-Protocol": protocol.encode("utf-8"),
             b"Auth-Login-Attempt": b"%d" % lookup.attempt,
             b"Client-IP": b"unix:" if client.source is None else client.source.host.encode("ascii"),
             **_shown(lookup),
+            **_in_tls(client),
         }
-        if client.tls is not None:
-            asked |= {b"Auth-SSL": b"on", b"Auth-SSL-Protocol": client.tls.encode("ascii")}
+        if protocol == "smtp":
+            asked[b"Client-Host"] = nginx_auth.NO_HOST
         return {name: [asked[name]] for name in nginx_auth.NAMES if name in asked}
 
     def _read(self, answer: WebAnswer) -> AuthAnswer:
@@ -164,7 +185,7 @@ class NginxRouter(_WebRouter):
         except BadAuthAnswer as error:
             raise BadAnswer(str(error)) from None
         if said is None:
-            raise WebServerFails(f"status {answer.status}, and no Auth-Status")
+            raise _unanswered(answer, "and no Auth-Status")
         return said
 
     def __str__(self) -> str:
@@ -175,21 +196,43 @@ def _shown(lookup: Lookup) -> dict[bytes, bytes]:
     """Return what the client shows, or for whom mail is."""
     credentials = lookup.credentials
     user = lookup.user.encode("utf-8")
+    if credentials is not None and credentials.proof is Proof.CERTIFICATE:
+        # Which somebody else has checked: the listener, and an authenticator.
+        return {b"Auth-Method": b"external", b"Auth-User": nginx_auth.escape(user), b"Auth-Pass": b""}
+    if credentials is not None and credentials.proof is not Proof.PASSWORD:
+        detail = f"an auth server as for nginx has no word for a {credentials.proof.value}"
+        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, detail))
     if credentials is None or not credentials.user:
         to = b"RCPT TO:<%s>" % nginx_auth.escape(user)
         return {b"Auth-Method": b"none", b"Auth-User": b"", b"Auth-Pass": b"", b"Auth-SMTP-To": to}
-    if credentials.proof is not Proof.PASSWORD:
-        detail = "an auth server as for nginx cannot check tokens"
-        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, detail))
     if credentials.authorize_as not in (b"", credentials.user):
         # It would check one name's password, and another one's account would be opened.
         detail = "an auth server as for nginx cannot tell who may act for whom"
         raise LoginRefused(Refusal(Reason.AUTHORIZATION_FAILED, detail))
-    return {
-        b"Auth-Method": b"plain",
-        b"Auth-User": nginx_auth.escape(user),
-        b"Auth-Pass": nginx_auth.escape(credentials.secret),
+    password = nginx_auth.escape(credentials.secret)
+    if len(password) > nginx_auth.MAX_PASSWORD:
+        detail = f"the password takes more than {nginx_auth.MAX_PASSWORD} bytes in a header"
+        raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, detail))
+    return {b"Auth-Method": b"plain", b"Auth-User": nginx_auth.escape(user), b"Auth-Pass": password}
+
+
+def _in_tls(client: Client) -> dict[bytes, bytes]:
+    """Return what is told of a client's TLS; of its certificate only if it has shown one."""
+    told = {
+        b"Auth-SSL": client.tls and "on",
+        b"Auth-SSL-Protocol": client.tls,
+        b"Auth-SSL-Cipher": client.cipher,
     }
+    certificate = client.certificate
+    if certificate is not None:
+        told |= {
+            b"Auth-SSL-Verify": "SUCCESS",
+            b"Auth-SSL-Subject": certificate.subject,
+            b"Auth-SSL-Issuer": certificate.issuer,
+            b"Auth-SSL-Serial": certificate.serial,
+            b"Auth-SSL-Fingerprint": certificate.fingerprint,
+        }
+    return {name: value.encode("ascii") for name, value in told.items() if value}
 
 
 def _address(said: AuthAnswer) -> str:
@@ -234,7 +277,7 @@ class JsonRouter(_WebRouter):
             return None
         kind = b"".join(answer.values(b"Content-Type")).split(b";")[0].strip().lower()
         if answer.status != 200 or kind != b"application/json":
-            raise WebServerFails(f"status {answer.status}, Content-Type {shown(kind)}")
+            raise _unanswered(answer, f"Content-Type {shown(kind)}")
         try:
             said = json.loads(answer.body)
         except (ValueError, RecursionError):

@@ -12,7 +12,7 @@ from mailroute.sources.context import (
     text,
     unknown_backend,
 )
-from mailroute.sources.options import Options, SlowOptions, read_options, secret, web_address
+from mailroute.sources.options import GuardOptions, Options, SlowOptions, read_options, secret, web_address
 from mailroute.sources.registry import Registry, UnknownSource
 from mailroute.sources.users_file import UsersFile
 
@@ -21,6 +21,7 @@ __all__ = [
     "BadAnswer",
     "BadOption",
     "Copies",
+    "GuardOptions",
     "InThread",
     "Options",
     "Registry",

@@ -6,6 +6,7 @@ The same words stand in the lines of a passwd-file, behind the account's.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,6 +27,10 @@ from mailroute.wire.dovecot_auth import Fields
 VERSION = (b"VERSION", b"1", b"1")
 """The protocol that is spoken; a server with another major version is not asked."""
 
+MAX_IGNORED = 20
+"""Questions in a row without any answer in time after which the connection is given up: a new one is made
+rather than have more and more written to one that nobody reads."""
+
 HANDSHAKE = 5.0
 """Seconds for the server to say which protocol it speaks."""
 
@@ -37,6 +42,9 @@ class DovecotSpeaksOtherwise(Exception):
 class DovecotCannotTell(Exception):
     """The server has failed inside."""
 
+
+ACKNOWLEDGED = base64.b64encode(b"\x01")
+"""What a client says to an OAuth server's error document (RFC 7628 section 3.2.3)."""
 
 _ANSWERS = (b"OK", b"FAIL", b"PASS", b"NOTFOUND")
 
@@ -58,7 +66,7 @@ class _Connection(LineOnlyReceiver):
     def __init__(self, handshake: bytes, greets: bool) -> None:
         self._handshake = handshake
         self._greets = greets
-        self._last = 0
+        self._last = self._ignored = 0
         self._waiting: dict[bytes, Deferred[Said]] = {}
         self.transport: Any
         self.ready: Deferred[_Connection] | None = Deferred()
@@ -90,6 +98,9 @@ class _Connection(LineOnlyReceiver):
 
         def forget(_: Deferred[Said]) -> None:
             self._waiting.pop(number, None)
+            self._ignored += 1
+            if self._ignored >= MAX_IGNORED:
+                self.close()
 
         answer: Deferred[Said] = Deferred(forget)
         self._waiting[number] = answer
@@ -104,20 +115,29 @@ class _Connection(LineOnlyReceiver):
                 raise ValueError
             if word == b"DONE":
                 self._is_ready()
+            if word == b"CONT" and rest and rest[0] in self._waiting:
+                # It says why a token is wrong, and wants that acknowledged (RFC 7628 section 3.2.3).
+                self.transport.write(dovecot_auth.line([word, rest[0], ACKNOWLEDGED]))
             # The words of the handshake have numbers too, which are none of a question.
             answer = self._waiting.pop(rest[0], None) if rest and word in _ANSWERS else None
             if answer is None:
                 return  # of the handshake, or nobody waits for it any more
             said = Said(word.decode("ascii"), dovecot_auth.fields(rest[1:]))
         except ValueError:
-            self.transport.abortConnection()
+            self.close()
             return
+        self._ignored = 0
         answer.callback(said)
+
+    def close(self) -> None:
+        """Close at once, whether the server takes anything or not."""
+        self.connected = 0
+        self.transport.abortConnection()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Close: nobody says so much."""
         del line
-        self.transport.abortConnection()
+        self.close()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """Nobody gets an answer any more."""
@@ -142,7 +162,7 @@ class DovecotAuth:
         self._masters = masters
         self._reactor = reactor
         self._connection: _Connection | None = None
-        self._opening = False
+        self._opening: Deferred[Any] | None = None
         self._waiting: list[Deferred[_Connection]] = []
 
     async def check(self, lookup: Lookup) -> Said:
@@ -174,12 +194,17 @@ class DovecotAuth:
             return succeed(self._connection)
         # Whoever leaves does not take it from the others.  Not a lock: each of them would go on
         # inside the call that lets the one before it go on, and hundreds of them are too deep.
-        waiting: Deferred[_Connection] = Deferred(lambda left: self._waiting.remove(left))
+        waiting: Deferred[_Connection] = Deferred(self._leave)
         self._waiting.append(waiting)
-        if not self._opening:
-            self._opening = True
-            Deferred.fromCoroutine(self._connect()).addBoth(self._connected_or_not)
+        if self._opening is None:
+            self._opening = Deferred.fromCoroutine(self._connect())
+            self._opening.addBoth(self._connected_or_not)
         return waiting
+
+    def _leave(self, waiting: Deferred[_Connection]) -> None:
+        # While the others are told, it is not among those who wait any more.
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(waiting)
 
     async def _connect(self) -> _Connection:
         made = _Connection(self._handshake(), not self._masters)
@@ -189,12 +214,12 @@ class DovecotAuth:
             try:
                 await ready.addTimeout(HANDSHAKE, self._reactor)
             except BaseException:
-                made.transport.abortConnection()
+                made.close()
                 raise
         return made
 
     def _connected_or_not(self, outcome: _Connection | Failure) -> None:
-        self._opening = False
+        self._opening = None
         self._connection = None if isinstance(outcome, Failure) else outcome
         waiting, self._waiting = self._waiting, []
         for each in waiting:
@@ -205,10 +230,12 @@ class DovecotAuth:
         return b"".join(map(dovecot_auth.line, lines))
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if there is one; one that is being made, too."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.transport.loseConnection()
+            connection.close()
+        if self._opening is not None:
+            self._opening.cancel()
 
 
 _SERVICES = {"managesieve": "sieve"}

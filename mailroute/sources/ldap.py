@@ -19,7 +19,7 @@ from sansldap import (
 )
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as TookTooLong
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.endpoints import connectProtocol, wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -29,6 +29,7 @@ from twisted.internet.error import (
 from twisted.logger import Logger
 
 from mailroute.sources.context import BadAnswer
+from mailroute.sources.hosts import Hosts
 from mailroute.sources.ldap_connection import (
     Connection,
     DirectoryRefuses,
@@ -41,6 +42,9 @@ from mailroute.tls import ClientTLS
 
 MAX_ENTRIES = 2
 """Entries that are asked for: one of them is one too many."""
+
+GOOD_BYE = 1.0
+"""Seconds for a server to take the end of a connection: over TLS one that hangs never would."""
 
 _log = Logger(namespace="mailroute.routers")
 
@@ -140,6 +144,7 @@ class Directory:
         self._servers = Turns(servers, reactor, label)
         self._access = access
         self._reactor = reactor
+        self._hosts = Hosts(reactor)
         self._tls = tls
         self._patience = patience / len(servers)
         self._turns = DeferredSemaphore(connections)
@@ -195,7 +200,7 @@ class Directory:
         self._closed = True
         for idle in (self._searching, self._checking):
             while idle:
-                idle.pop()[1].close()
+                self._leave(idle.pop()[1])
 
     # --- connections ---
 
@@ -239,15 +244,20 @@ class Directory:
             connection.abort()
             raise
         if self._closed:
-            connection.close()
+            self._leave(connection)
         elif connection.lost is None:
             idle.append((server, connection))
             if len(self._searching) + len(self._checking) > self._most:
-                (self._searching or self._checking).popleft()[1].close()
+                self._leave((self._searching or self._checking).popleft()[1])
         return answer
 
+    def _leave(self, connection: Connection) -> None:
+        connection.close()
+        if connection.lost is None:
+            self._reactor.callLater(GOOD_BYE, connection.abort)
+
     async def _open(self, server: Server, bind: bool) -> Connection:
-        endpoint: Any = HostnameEndpoint(self._reactor, server.host, server.port, self._patience)
+        endpoint: Any = self._hosts.endpoint(server.host, server.port, self._patience)
         if server.tls:
             endpoint = wrapClientTLS(self._tls(server.host), endpoint)
         connection = Connection()

@@ -29,12 +29,8 @@ class Options(BaseModel):
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class SlowOptions(Options):
-    """The keys that every source has that asks somebody else; durations are seconds."""
-
-    backend: str | None = None
-    """The backend where the answer names none, and whose block holds where it names a host;
-    unless given, every answer has to name one."""
+class GuardOptions(Options):
+    """The keys of whatever asks somebody else, and spares them; durations are seconds."""
 
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5
     """Seconds for one answer; 5 unless given."""
@@ -57,6 +53,14 @@ class SlowOptions(Options):
 
     breaker_pause: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10
     """Seconds for which it is left alone; 10 unless given."""
+
+
+class SlowOptions(GuardOptions):
+    """The keys that every source of routes has that asks somebody else."""
+
+    backend: str | None = None
+    """The backend where the answer names none, and whose block holds where it names a host;
+    unless given, every answer has to name one."""
 
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as TookTooLong
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -33,6 +33,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from mailroute.sources.hosts import Hosts
 from mailroute.sources.trust import TLSByName
 
 LAST_BYTES = 1.0
@@ -92,7 +93,7 @@ class WebClient:
     ) -> None:
         self._reactor = reactor
         self._max_body = max_body
-        endpoints = _Endpoints(reactor, tls, patience, max_answer)
+        endpoints = _Endpoints(Hosts(reactor), tls, patience, max_answer)
         self._agent: Any = Agent.usingEndpointFactory(reactor, endpoints, pool)
 
     async def ask(
@@ -253,7 +254,9 @@ class _Counted:
     endpoint: IStreamClientEndpoint
     max_answer: int
 
-    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+    def connect(self, factory: Any) -> Deferred[IProtocol]:
+        # Or each connection would be two lines in the log.
+        factory.noisy = False
         connected: Deferred[Any] = self.endpoint.connect(_CountingFactory(factory, self.max_answer))
         return connected.addCallback(lambda wrapper: wrapper.wrappedProtocol)
 
@@ -261,7 +264,7 @@ class _Counted:
 @implementer(IAgentEndpointFactory)
 @frozen
 class _Endpoints:
-    reactor: Any
+    hosts: Hosts
     tls: TLSByName
     patience: float
     max_answer: int
@@ -269,7 +272,7 @@ class _Endpoints:
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """Return where to connect."""
         host = uri.host.decode("ascii").strip("[]")
-        endpoint: Any = HostnameEndpoint(self.reactor, host, uri.port, self.patience)
+        endpoint: Any = self.hosts.endpoint(host, uri.port, self.patience)
         if uri.scheme == b"https":
             endpoint = wrapClientTLS(self.tls(host), endpoint)
         return _Counted(endpoint, self.max_answer)

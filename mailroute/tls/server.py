@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -28,6 +27,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from mailroute.proofs import ClientCertificate
+from mailroute.tls.certificate import read_certificate
 from mailroute.tls.ciphers import OPTIONS, TLS_1_2, TLS_1_3
 from mailroute.wire.client_hello import MAX_HELLO, Incomplete, server_name
 
@@ -39,10 +39,6 @@ TICKET_KEY_LIFETIME = 86400.0
 
 Whoever gets hold of the key can read recorded TLS 1.2 sessions (RFC 9325 section 4.4 wants it renewed).
 """
-
-
-MAX_NAMES = 16
-"""Names of each kind that are read in a client's certificate."""
 
 
 @frozen
@@ -276,10 +272,7 @@ def client_certificate(connection: SSL.Connection) -> ClientCertificate | None:
     # A ticket outlives a certificate whose time is over meanwhile.
     if certificate is None or certificate.not_valid_after_utc < datetime.now(UTC):
         return None
-    try:
-        return ClientCertificate(tuple(_emails(certificate)), tuple(_common_names(certificate)))
-    except ValueError:  # it is good, and says something that nobody can read
-        return ClientCertificate()
+    return read_certificate(certificate)
 
 
 def channel_binding(connection: SSL.Connection) -> bytes | None:
@@ -291,19 +284,6 @@ def channel_binding(connection: SSL.Connection) -> bytes | None:
         return None
     binding: bytes = connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
     return binding
-
-
-def _emails(certificate: x509.Certificate) -> list[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.RFC822Name)[:MAX_NAMES]
-
-
-def _common_names(certificate: x509.Certificate) -> list[str]:
-    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return [name.value for name in found if isinstance(name.value, str)][:MAX_NAMES]
 
 
 def _use(context: SSL.Context, pair: KeyPair, *, alone: bool) -> None:

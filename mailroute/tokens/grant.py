@@ -82,7 +82,11 @@ class Grant:
             form["grant_type"] = "client_credentials"
         # From before it is asked: the token's life has begun when the answer comes.
         asked = self.seconds()
-        answer = await self.web.submit(self.url, self.headers, form)
+        try:
+            answer = await self.web.submit(self.url, self.headers, form)
+        except LoginRefused as refused:
+            # Another backend may be one of another provider's.
+            raise LoginRefused(evolve(refused.refusal, unreached=True)) from None
         found = _document(answer.content)
         if answer.status != 200:
             raise self._refused(answer.status, found)

@@ -8,6 +8,9 @@ import re
 Parts = tuple[bytes, ...]
 """A command or response: a line, and where the protocol knows literals, these and the text behind them."""
 
+_PROXY = re.compile(rb"PROXY (?:TCP[46]|UNKNOWN)(?: |\Z)")
+_IN_SIGNATURE = b"\0"
+
 _HTTP = re.compile(rb"[A-Za-z]+ [^ ]+ HTTP/[0-9.]+\s*\Z", re.IGNORECASE)
 
 
@@ -98,3 +101,11 @@ class LineReader:
 def is_http(line: bytes) -> bool:
     """Whether a line is a request of HTTP's: a browser was made to post a form here, and must get no echo."""
     return _HTTP.match(line) is not None
+
+
+def is_proxy_header(line: bytes) -> bool:
+    """Whether a line is a PROXY header of version 1, or the third one in the signature of version 2.
+
+    That signature is made of what no protocol takes; this is the only line in it that no client sends.
+    """
+    return line == _IN_SIGNATURE or _PROXY.match(line) is not None

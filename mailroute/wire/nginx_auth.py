@@ -1,7 +1,7 @@
 """The words between nginx's mail proxy and its auth server (``auth_http``): all of them are HTTP headers.
 
 nginx's documentation has no more than an example; what is written here is
-what ngx_mail_auth_http_module.c (1.22 to 1.29) does, and a test asks both.
+what ngx_mail_auth_http_module.c (1.22 to 1.31) does, and a test asks both.
 """
 
 from __future__ import annotations
@@ -17,14 +17,34 @@ NAMES = (
     b"Auth-Protocol",
     b"Auth-Login-Attempt",
     b"Client-IP",
+    b"Client-Host",
     b"Auth-SMTP-To",
     b"Auth-SSL",
     b"Auth-SSL-Protocol",
+    b"Auth-SSL-Cipher",
+    b"Auth-SSL-Verify",
+    b"Auth-SSL-Subject",
+    b"Auth-SSL-Issuer",
+    b"Auth-SSL-Serial",
+    b"Auth-SSL-Fingerprint",
 )
 """The headers of a question, capitalised as nginx has them."""
 
-MAX_WAIT = 3600
-"""Seconds of an ``Auth-Wait``; a longer one counts as this."""
+MAX_WAIT = 60
+"""Seconds of an ``Auth-Wait``; a longer one counts as this.
+
+A client that has to wait holds a connection meanwhile, and gives up after a minute or so.
+"""
+
+MAX_PASSWORD = 4096
+"""Bytes of a password as it stands in its header.
+
+What nginx reads of a client at once is as long; and web servers refuse a header that is twice as long, which
+nobody could tell from a server that fails.
+"""
+
+NO_HOST = b"[UNAVAILABLE]"
+"""The ``Client-Host`` of a client whose name nobody has looked up; nginx has the header for SMTP alone."""
 
 _ESCAPED = re.compile(rb"[\x00-\x20%]")
 
@@ -71,7 +91,7 @@ def read(values: Callable[[bytes], Sequence[bytes]]) -> AuthAnswer | None:
     if not statuses:
         return None
     waits = values(b"Auth-Wait")[-1:]
-    wait = min(int(waits[0]), MAX_WAIT) if waits and re.fullmatch(rb"[0-9]{1,9}", waits[0]) else 0
+    wait = min(int(waits[0]), MAX_WAIT) if waits and re.fullmatch(rb"[0-9]{1,18}", waits[0]) else 0
     refusals = [status for status in statuses if status not in (b"OK", b"WAIT")]
     if refusals:
         # Only SMTP has codes, but what begins with a 4 is no matter of the password there either.

@@ -51,7 +51,8 @@ class DataReader:
         else:
             self._held = next((prefix for prefix in _PREFIXES if text.endswith(prefix)), b"")
             text, rest = text[: len(text) - len(self._held)], b""
-        self.bad = self.bad or _is_bad(text)
+        # A line of a dot and NULs is a dot to whoever drops these.
+        self.bad = self.bad or _is_bad(text) or b"\n.\0" in text
         if text and self._virtual:
             text, self._virtual = text[2:], 0
         return (b"" if self.bad else text), rest

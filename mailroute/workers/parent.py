@@ -58,6 +58,11 @@ class WorkersService(MultiService):
             raise StartError(_cannot_run(error)) from None
         for child in (*self._held, self._supervisor):
             child.setServiceParent(self)
+        if settings.metrics is not None:
+            # Not above, as it needs a library that only some have.
+            from mailroute.workers.figures import of_workers
+
+            of_workers(settings.metrics, limits, count, self._workers, reactor).setServiceParent(self)
 
     def privilegedStartService(self) -> None:
         """Bind, while the program may still bind low ports.

@@ -15,6 +15,7 @@ from fcntl import F_DUPFD_CLOEXEC, fcntl
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -22,6 +23,7 @@ from mailroute.workers import start
 from mailroute.workers.channel import Channel, pair
 from mailroute.workers.logs import publish
 from mailroute.workers.nursery import Identity
+from mailroute.workers.questions import FIGURES, Questions
 from mailroute.workers.sockets import HeldPort
 from mailroute.workers.supervisor import STOP_TIMEOUT
 from mailroute.workers.words import Words
@@ -216,6 +218,7 @@ class Worker:
         nursery.workers[self._key] = self
         self.words = Words(self.name, out, reactor)
         self.channel = Channel(socket_, reactor, self._received, self._lost, LOG_PAUSE)
+        self._figures = Questions(self.channel, FIGURES)
 
     def stop(self) -> None:
         """Have it end in good order."""
@@ -242,6 +245,10 @@ class Worker:
         """Have it accept no longer on the sockets of another worker."""
         self.channel.send(b"drop", str(place).encode())
 
+    def figures(self) -> Deferred[bytes | None]:
+        """Return its metrics, packed (`mailroute.metrics.families`); None if it is gone."""
+        return self._figures.ask()
+
     def gone(self, how: str) -> None:
         """Tell how it ended, once all that it has said is read."""
         self.how = how
@@ -249,6 +256,7 @@ class Worker:
         if self._impatience is not None and self._impatience.active():
             self._impatience.cancel()
         self.channel.close()
+        self._figures.lost()
         self.words.drain()
         self.words.close()
         self._ended(how)
@@ -266,6 +274,8 @@ class Worker:
         elif word == b"ready":
             self.pid = int(rest)
             self._ready()
+        elif word == FIGURES:
+            self._figures.received(rest)
 
     def _lost(self) -> None:
         if not self._nursery.alive():

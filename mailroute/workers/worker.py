@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from twisted.application.service import IService
 from twisted.logger import globalLogBeginner
 
 from mailroute.listening import StartError
@@ -20,6 +19,7 @@ from mailroute.workers.channel import Channel
 from mailroute.workers.counts import SharedGate
 from mailroute.workers.inherited import Inherited
 from mailroute.workers.logs import Sender
+from mailroute.workers.questions import FIGURES
 
 if TYPE_CHECKING:
     from mailroute.workers.nursery import Given, Order
@@ -31,6 +31,8 @@ ORPHANED_TIMEOUT = 10.0
 def prepare(given: Given) -> None:
     """Import what only the worker needs, while it can be imported."""
     import_module(given.reactor)
+    if given.settings.metrics is not None:
+        import_module("mailroute.workers.figures")
 
 
 def run(given: Given, order: Order) -> None:
@@ -74,7 +76,13 @@ class Worker:
             given.salt,
             announced=True,
         )
-        self._service: IService = assemble(given.settings, reactor, share)
+        self._service = assemble(given.settings, reactor, share)
+        self._answer: Callable[[bytes], object] | None = None
+        if given.settings.metrics is not None:
+            # Not above, as it needs a library that only some have.
+            from mailroute.workers.figures import Answers
+
+            self._answer = Answers(self._service, reactor, self._channel)
 
     def start(self) -> None:
         """Serve clients, and say so."""
@@ -104,6 +112,8 @@ class Worker:
         elif word == b"drop":
             for listener in self._listeners:
                 listener.drop(int(rest))
+        elif word == FIGURES and self._answer is not None:
+            self._answer(rest)
 
     def _orphaned(self) -> None:
         # Nobody would kill it if it could not end.

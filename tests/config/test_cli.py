@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from config.texts import CONTRACT, SMALL
 
@@ -130,6 +131,8 @@ def test_route_as_json(folder: Path) -> None:
     file = routed(folder)
     said = run("-m", "mailroute.cli", "route", "bob", "--json", "--config", str(file), folder=folder.parent)
     answer = json.loads(said.stdout)
+    schema = Path(__file__).parents[2] / "docs" / "route.schema.json"
+    jsonschema.validate(answer, json.loads(schema.read_text(encoding="utf-8")))
     assert answer["asked"][0]["outcome"] == "route"
     assert answer["places"][0]["user"] == "b.smith"
     assert answer["refused"] is None

@@ -149,6 +149,25 @@ def test_what_nobody_can_check_is_not_offered(mechanism: str, proof: str) -> Non
     assert str(error.value) == f"listen[1].mechanisms: {told}"
 
 
+@pytest.mark.parametrize("chain", [[], ["memory"], [Tokens()]], ids=["backend", "password", "token"])
+@pytest.mark.parametrize("protocol", ["imap", "pop3", "managesieve", "submission"])
+def test_no_mechanism_at_all_needs_another_way_in(protocol: str, chain: list[Any]) -> None:
+    """An empty list is an error where nobody could log in: no command for it, or no password is checked."""
+    memory = {"source": "checker", "checker": "memory:a:b"}
+    listen = {"protocol": protocol, "mechanisms": []}
+    backend = {protocol: "tcp:127.0.0.1:143", "security": "none"}
+    chain = [memory if each == "memory" else each for each in chain]
+    made = tree(authenticate=chain, listen=listen, backend={"east": backend})
+    if protocol in ("imap", "pop3") and not any(isinstance(each, Tokens) for each in chain):
+        assert build(MemoryReactorClock(), **made)
+        return
+    with pytest.raises(ConfigError) as error:
+        build(MemoryReactorClock(), **made)
+    why = "no password can be checked" if protocol in ("imap", "pop3") else f"{protocol} has no other login"
+    assert str(error.value).startswith(f"listen[1].mechanisms: must not be empty: {why}")
+    assert "leave it out" in str(error.value)
+
+
 def test_another_process_makes_the_same(load: Load, folder: Path) -> None:
     """Workers have the chain from copies of the files, as they were when the configuration was read."""
     settings = load(f"workers = 2\n{FILE}{SMALL}")
@@ -187,7 +206,6 @@ def certified(folder: Path, **changes: Any) -> dict[str, Any]:
     [
         ({}, ("EXTERNAL",)),
         ({"listen": {"security": "starttls"}}, ("EXTERNAL",)),
-        ({"listen": {"client_ca": None}}, ()),
         ({"backend": {"east": {"imap": "tcp:127.0.0.1:143", "security": "none"}}}, ()),
         (
             {"backend": {"east": {**WORD, "login": "replay"}}, "listen": {"mechanisms": ["EXTERNAL"]}},
@@ -218,6 +236,10 @@ def test_external_is_offered_where_it_can_succeed(
         (
             {"listen": {"client_ca": None, "mechanisms": ["EXTERNAL"]}},
             'client_ca: missing: "EXTERNAL" needs it',
+        ),
+        (
+            {"listen": {"client_ca": None}},
+            "client_ca: missing: the [[authenticate]] blocks check certificates alone",
         ),
         ({"authenticate": ["memory"]}, "client_ca: is for nothing: nobody looks at the certificates"),
         (
@@ -274,18 +296,22 @@ def test_scram_is_offered_where_it_can_succeed(
     assert settings.mechanisms(settings.listeners[0]) == offered
 
 
-def test_scram_that_would_fail_some_cannot_be_listed(folder: Path) -> None:
-    """To list SCRAM where some users have other hashes is an error."""
+def test_scram_that_fails_some_may_be_listed(folder: Path) -> None:
+    """SCRAM is offered where it is listed, though some users have no keys; if none can, it is an error."""
     (folder / "hashes").write_text(f"{KEYS}\neve:{{PLAIN}}x\n")
     chain = [{"source": "passwd-file", "file": "hashes"}]
-    listen = {"client_ca": None, "mechanisms": ["SCRAM-SHA-256"]}
+    listen = {"client_ca": None, "mechanisms": ["PLAIN", "SCRAM-SHA-256"]}
+    made = certified(folder, authenticate=chain, listen=listen)
+    settings = build(MemoryReactorClock(), folder=folder, **made)
+    assert settings.mechanisms(settings.listeners[0]) == ("PLAIN", "SCRAM-SHA-256")
+    memory = [{"source": "checker", "checker": "memory:a:b"}]
     with pytest.raises(ConfigError, match='"SCRAM-SHA-256" sends a SCRAM-SHA-256 exchange, which no'):
-        build(MemoryReactorClock(), folder=folder, **certified(folder, authenticate=chain, listen=listen))
+        build(MemoryReactorClock(), folder=folder, **{**made, "authenticate": memory})
 
 
 def test_only_who_wants_certificates_asks_for_them(folder: Path) -> None:
     """Of several listeners with one certificate, those with ``client_ca`` alone ask their clients."""
-    asking = certified(folder)
+    asking = certified(folder, authenticate=[EXTERNAL, Tokens()])
     (first,) = asking["listen"]
     silent = {**first, "endpoint": "tcp:2"}
     del silent["client_ca"]

@@ -38,6 +38,7 @@ class Gopher:
     alpn = ()
     mechanisms = ("LOGIN",)
     logins = True
+    password_command = False
     starttls = True
 
     def check_capability(self, word: str) -> None:

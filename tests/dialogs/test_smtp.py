@@ -52,7 +52,7 @@ def test_what_is_announced():
     assert talk.said() == b"220 mx.example LMTP mailroute %s ready\r\n" % TOKEN
     assert told(talk, b"lhlo me") == (
         b"250-mx.example\r\n250-PIPELINING\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n"
-        b"250-CHUNKING\r\n250-SIZE\r\n250 STARTTLS\r\n"
+        b"250-CHUNKING\r\n250-XCLIENT TTL\r\n250-SIZE\r\n250 STARTTLS\r\n"
     )
     assert told(talk, b"STARTTLS") == b"220 2.0.0 Begin TLS\r\n"
     assert talk.event() == StartTLS()
@@ -61,7 +61,7 @@ def test_what_is_announced():
     assert b"STARTTLS" not in told(talk, b"LHLO me")
     assert told(talk, b"STARTTLS") == b"502 5.5.1 STARTTLS is not offered\r\n"
     talk = talking(SMTP, b"EHLO me\r\n", extensions=("DSN",), message_size=1000)
-    assert b"250-DSN\r\n250-SIZE 1000\r\n" in told(talk, b"EHLO me")
+    assert b"250-DSN\r\n250-XCLIENT TTL\r\n250-SIZE 1000\r\n" in told(talk, b"EHLO me")
     assert told(talk, b"HELO me") == b"250 mx.example\r\n"
 
 
@@ -119,6 +119,9 @@ def test_lmtp_answers_each_recipient_and_smtp_the_message():
         (b"EHLO me", b"500 5.5.1 "), (b"LHLO", b"501 5.5.4 "), (b"DATA", b"503 5.5.1 "),
         (RCPT[:-2], b"503 5.5.1 "),
         (b"AUTH PLAIN AGEAYg==", b"502 5.5.1 "), (b"XCLIENT ADDR=1.2.3.4", b"502 5.5.1 "),
+        (b"XCLIENT TTL=6 ADDR=1.2.3.4", b"502 5.5.1 "), (b"XCLIENT", b"502 5.5.1 "),
+        (b"XCLIENT TTL=-1", b"502 5.5.1 "), (b"XCLIENT TTL=1", b"550 5.4.6 "),
+        (b"XCLIENT TTL=0", b"550 5.4.6 "),
         (b"XFORWARD ADDR=1.2.3.4", b"502 5.5.1 "), (b"VRFY bob", b"252 2.5.0 "), (b"EXPN x", b"502 5.5.1 "),
         (b"what", b"500 5.5.2 "), (b"", b"500 5.5.2 "), (b"NOOP\nRSET", b"500 5.5.2 "),
         (b"NOOP \rx", b"500 5.5.2 "),
@@ -194,7 +197,12 @@ def test_a_message_that_cannot_be_taken_is_read_to_its_end(text, why):
     assert talk.events[-1] == End()
     assert sum(len(event.data) for event in talk.events if isinstance(event, Piece)) <= 20
     talk.take(talk.half.finish((why,)))
-    assert talk.said() == b"%d %s\r\n250 2.0.0 Forgotten\r\n" % (REPLIES[why].code, REPLIES[why].lines[0])
+    reply = b"%d %s\r\n" % (REPLIES[why].code, REPLIES[why].lines[0])
+    if why is Obstacle.TOO_LARGE:
+        assert talk.said() == reply + b"250 2.0.0 Forgotten\r\n"
+    else:  # which end the client means is uncertain
+        assert talk.said() == reply + FAREWELLS[Farewell.BAD_LINE_ENDS] + b"\r\n"
+        assert talk.events[-1] == HangUp(Farewell.BAD_LINE_ENDS)
 
 
 def test_chunks():
@@ -472,6 +480,38 @@ def logging_in(client=CLIENT, seam=None, **changes) -> Conversation:
     talk = Conversation(case.login(LMTP))
     talk.take(talk.half.start())
     return talk
+
+
+@pytest.mark.parametrize(
+    ("said", "handed_on"), [((), 6), ((6,), 5), ((3, 5), 2), ((999999999,), 6), ((2,), 1)]
+)
+def test_how_far_a_connection_has_come(said, handed_on):
+    """Each XCLIENT begins anew, and only lowers what the backend is told: one less than the client said."""
+    talk = talking()
+    for ttl in said:
+        assert told(talk, b"XCLIENT TTL=%d" % ttl).startswith(b"220 mx.example LMTP ")
+        assert told(talk, MAIL[:-2]) == b"503 5.5.1 Say LHLO first\r\n"
+        told(talk, b"LHLO me")
+    login = logging_in(seam=talk.half.seam(), tell_client=True)
+    login.hears(b"220 b.example ready\r\n250-b.example\r\n250 XCLIENT TTL\r\n", 1)
+    assert login.said().endswith(b"XCLIENT TTL=%d\r\n" % handed_on)
+
+
+def test_a_backend_that_sees_a_loop():
+    """It is said in the log, and is a reason to try again: somebody has made a mistake."""
+    login = logging_in(tell_client=True)
+    login.hears(b"220 b.example ready\r\n250-b.example\r\n250 XCLIENT TTL\r\n", 1)
+    login.hears(b"550 5.4.6 Too many proxies: do the routes form a loop?\r\n")
+    refusal = login.event().refusal
+    assert refusal.reason is Reason.MISCONFIGURED
+    assert "do the routes form a loop?" in refusal.detail
+
+
+def test_nobody_comes_further_in_the_middle_of_a_transaction():
+    """XCLIENT begins a session anew, which cannot be while there is a sender."""
+    talk = talking()
+    told(talk, MAIL[:-2])
+    assert told(talk, b"XCLIENT TTL=5").startswith(b"503 5.5.1 ")
 
 
 def test_tls_and_xclient():

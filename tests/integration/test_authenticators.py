@@ -9,8 +9,9 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
 import jwt
 import pytest
@@ -18,8 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 from servers.accounts import ALICE, Account, message
+from servers.auth_http import AuthServer
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
+from servers.processes import wait_until
 from servers.programs import program
 from servers.proxy import Mailroute
 from servers.raw import RawImap
@@ -239,6 +242,50 @@ def test_a_token_that_is_checked_here_is_handed_on(authority: Authority, certifi
             assert session.select()[0] == "OK"
 
 
+def test_an_introspection_server_is_asked_once_for_a_token(
+    east: Dovecot, authority: Authority, certificate: Certificate
+) -> None:
+    """A token opens the account that its server names, over connections at once by one question over TLS."""
+    asked: list[dict[str, list[str]]] = []
+    name = user("ARGON2ID").user
+
+    def introspect(headers: Mapping[str, str], body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        assert headers["Authorization"] == "Basic " + base64.b64encode(b"mailroute:hush").decode()
+        asked.append(parse_qs(body.decode()))
+        good = asked[-1]["token"] == ["a.token"]
+        said = {"active": True, "username": name, "exp": time.time() + 60} if good else {"active": False}
+        return 200, {"Content-Type": "application/json"}, json.dumps(said).encode()
+
+    with AuthServer(introspect, certificate=certificate) as server:
+        config = configuration(certificate, {"east": backend(east, authority, **KEYS)})
+        block = {"introspection": server.url, "client_id": "mailroute", "client_secret_file": "hush"}
+        block |= {"source": "oauth2", "claim": "username", "ca": str(authority.file)}
+        config["authenticate"] = [block]
+        files = {"hush": "hush\n", "master-password": f"{MASTER.password}\n"}
+        with Mailroute(listeners(), config, {**users(ALICE), **files}) as here:
+            sessions = [RawImap("127.0.0.1", here.ports["plain"]) for _ in range(5)]
+            for session in sessions:
+                session.greeting()
+                text = base64.b64encode(f"user={name}\1auth=Bearer a.token\1\1".encode())
+                session.send(b"a AUTHENTICATE XOAUTH2 %s\r\n" % text)
+            for session in sessions:
+                assert b"a OK" in session.read(b"a ")
+                session.__exit__()
+            with RawImap("127.0.0.1", here.ports["plain"]) as session:
+                session.greeting()
+                text = base64.b64encode(b"n,,\1auth=Bearer another.token\1\1")
+                session.send(b"a AUTHENTICATE OAUTHBEARER %s\r\n" % text)
+                assert json.loads(base64.b64decode(session.read(rb"\+ ")[2:])) == {"status": "invalid_token"}
+                session.send(b"AQ==\r\n")
+                assert b"a NO [AUTHENTICATIONFAILED]" in session.read(b"a ")
+            assert sorted(each["token"] for each in asked) == [["a.token"], ["another.token"]]
+            log = here.log.text()
+            assert "a.token" not in log
+            assert "another.token" not in log
+            # Of what is asked the log has what went wrong, and how often at the end.
+            assert "factory" not in log
+
+
 # --- certificates -------------------------------------------------------------------------
 
 
@@ -312,6 +359,24 @@ def with_keys(east: Dovecot, authority: Authority, certificate: Certificate) -> 
     lines = [f"{user(scheme).user}:{hashed('SCRAM-SHA-256')}" for scheme in SCHEMES]
     with proxy(east, authority, certificate, lines) as here:
         yield here
+
+
+def test_scram_goes_and_comes_with_who_has_no_keys(
+    east: Dovecot, authority: Authority, certificate: Certificate
+) -> None:
+    """Who connects while somebody in the file has another hash is not offered what would fail for them."""
+    keys = f"{user('ARGON2ID').user}:{hashed('SCRAM-SHA-256')}\n"
+
+    def offered(here: Mailroute) -> bool:
+        with imaplib.IMAP4("localhost", here.ports["plain"]) as session:
+            return "AUTH=SCRAM-SHA-256" in session.capabilities
+
+    with proxy(east, authority, certificate, [keys]) as here:
+        assert offered(here)
+        (here.folder / "hashes").write_text(f"{keys}eve:{hashed('BLF-CRYPT')}\n")
+        wait_until("SCRAM to go", lambda: not offered(here))
+        (here.folder / "hashes").write_text(keys)
+        wait_until("SCRAM to come", lambda: offered(here))
 
 
 def gsasl(with_keys: Mailroute, authority: Authority, mechanism: str, password: str) -> str:

@@ -15,7 +15,7 @@ from servers.accounts import Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
 from servers.postfix import Postfix
-from servers.processes import free_port
+from servers.processes import free_port, wait_until
 from servers.proxy import Mailroute
 
 pytestmark = pytest.mark.integration
@@ -102,12 +102,18 @@ def test_starttls_from_the_client(
         assert subjects == {"tls 0", "tls 1", "tls 2"}
 
 
-def test_a_large_message_arrives_whole(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
-    """50 MB arrive byte for byte in two mailboxes, and mailroute grows by a few megabytes at most."""
+def large_message() -> bytes:
+    """Return 50 MB of lines of all lengths, with bytes of 8 bits and dots at their beginnings."""
     line = bytes(b".abcdefgh \xe9\xff"[number * number % 12] for number in range(996)) + b"\r\n"
     lines = [line[n % 900 :] for n in range(95000)]
     text = message("large", number=3).replace(b"Content-Type", b"X-Was") + b"".join(lines)
     assert len(text) > 50_000_000
+    return text
+
+
+def test_a_large_message_arrives_whole(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
+    """50 MB arrive byte for byte in two mailboxes, and mailroute grows by a few megabytes at most."""
+    text = large_message()
     before = proxy.memory()
     with smtplib.LMTP("127.0.0.1", proxy.ports["lmtp"]) as client:
         assert send(client, [EAST[2], WEST[2]], text, ("BODY=8BITMIME",)) == [250, 250]
@@ -170,6 +176,103 @@ def test_a_backend_that_is_down_costs_its_own_recipients(
     assert servers["west"].delivered(WEST[8])
 
 
+@pytest.mark.parametrize("identity", ["native", "proxy-v1", "proxy-v2", "none"])
+def test_postfix_learns_who_the_client_is(certificate: Certificate, identity: str) -> None:
+    """By XCLIENT, with what it lists, or by a PROXY header Postfix has the client's address in its log."""
+    settings = {"smtpd_authorized_xclient_hosts": "127.0.0.1", "default_transport": "discard:"}
+    with Postfix(certificate, **settings) as postfix:
+        port = postfix.port_behind_proxy if identity.startswith("proxy") else postfix.port
+        mx = {"smtp": f"tcp:127.0.0.1:{port}", "security": "none", "identity": identity}
+        listen = {"smtp": {"protocol": "smtp", "security": "none", "backend": "mx"}}
+        with (
+            Mailroute(listen, {"backend": {"mx": mx}}) as mailroute,
+            smtplib.SMTP(
+                "127.0.0.1", mailroute.ports["smtp"], "client.example", source_address=("127.0.0.2", 0)
+            ) as client,
+        ):
+            client.sendmail(SENDER, [EAST[0].user], message("who", number=11))
+        seen = postfix.log.wait_for(r"smtpd.*: [0-9A-F]+: client=\S*\[(127\.0\.0\.\d)\]")[1]
+    assert seen == ("127.0.0.1" if identity == "none" else "127.0.0.2")
+
+
+def test_a_mail_server_tries_recipients_elsewhere_again(servers: dict[str, Dovecot]) -> None:
+    """A Postfix in front hears 451 for recipients that route elsewhere, and delivers to them soon after."""
+    soon = {"queue_run_delay": "1s", "minimal_backoff_time": "1s"}
+    stores = {
+        name: Postfix(default_transport=f"lmtp:inet:127.0.0.1:{server.lmtp}")
+        for name, server in servers.items()
+    }
+    with stores["east"] as east, stores["west"] as west:
+        settings = {
+            "backend": {
+                name: {"smtp": f"tcp:127.0.0.1:{store.port}", "security": "none"}
+                for name, store in (("east", east), ("west", west))
+            },
+            "route": [
+                {"source": "pattern", "match": rf".+@{name}\.example\.org", "backend": name}
+                for name in servers
+            ],
+        }
+        with Mailroute({"smtp": {"protocol": "smtp", "security": "none"}}, settings) as mailroute:
+            with Postfix(default_transport=f"smtp:[127.0.0.1]:{mailroute.ports['smtp']}", **soon) as front:
+                with smtplib.SMTP("127.0.0.1", front.port) as client:
+                    users = [EAST[3].user, WEST[3].user, EAST[1].user]
+                    client.sendmail(SENDER, users, message("elsewhere", number=12))
+                front.log.wait_for(rf"to=<{WEST[3].user}>.* dsn=4\.5\.3, status=deferred")
+                for account in (EAST[3], WEST[3], EAST[1]):
+                    front.log.wait_for(rf"to=<{account.user}>.* dsn=2\.0\.0, status=sent")
+            for store, account in ((east, EAST[3]), (west, WEST[3])):
+                store.log.wait_for(rf"to=<{account.user}>.* status=sent")
+    for server, account in ((servers["east"], EAST[3]), (servers["west"], WEST[3])):
+        assert sum(b"Subject: elsewhere" in text for text in server.delivered(account)) == 1
+
+
+@pytest.mark.parametrize("command", ["DATA", "BDAT"])
+def test_a_server_that_dies_at_any_step_loses_nothing(certificate: Certificate, command: str) -> None:
+    """Killed before it has answered, its recipient is to be tried again; the other one has the message."""
+    terms = Terms(certificate=certificate, lmtp=True)
+    text = message("killed", "line\n" * 10_000, number=10)
+    half = len(text) // 2
+    begin = b"DATA\r\n" if command == "DATA" else b"BDAT %d LAST\r\n" % len(text)
+    end = b".\r\n" if command == "DATA" else b""
+    with Dovecot(terms, EAST[0]) as east, Dovecot(terms, WEST[0]) as west:
+        backends = {
+            name: {"lmtp": f"tcp:127.0.0.1:{server.lmtp}", "security": "none"}
+            for name, server in (("east", east), ("west", west))
+        }
+        config = {
+            "backend": backends,
+            "route": [
+                {"source": "pattern", "match": rf".+@{name}\.example\.org", "backend": name}
+                for name in backends
+            ],
+        }
+        with Mailroute({"lmtp": {"protocol": "lmtp", "security": "none"}}, config) as mailroute:
+            for number, step in enumerate(("recipient", "begun", "half", "end")):
+                if number:
+                    east.start()
+                had = len(east.delivered(EAST[0]))
+                with smtplib.LMTP("127.0.0.1", mailroute.ports["lmtp"]) as client:
+                    client.ehlo()
+                    client.mail(SENDER)
+                    for account in (EAST[0], WEST[0]):
+                        assert client.rcpt(account.user)[0] == 250
+                    parts = {"recipient": b"", "begun": begin, "half": text[:half], "end": text[half:] + end}
+                    for name, part in parts.items():
+                        client.send(part)
+                        if name == "begun" and command == "DATA":
+                            assert client.getreply()[0] == 354
+                        if name == step:
+                            east.kill()
+                    codes = [client.getreply()[0] for _ in range(2)]
+                # After its end the message may be there all the same; an answer that says so is true.
+                assert codes[1] == 250
+                assert codes[0] == 451 or step == "end"
+                assert codes[0] == 451 or len(east.delivered(EAST[0])) == had + 1
+                assert len(west.delivered(WEST[0])) == number + 1
+            wait_until("the sessions' end", mailroute.idle)
+
+
 def test_a_mail_server_delivers_through_it(servers: dict[str, Dovecot], proxy: Mailroute) -> None:
     """Postfix hands a message for both backends to mailroute once, and hears of each recipient."""
     nobody = "nobody@west.example.org"
@@ -181,6 +284,36 @@ def test_a_mail_server_delivers_through_it(servers: dict[str, Dovecot], proxy: M
         postfix.log.wait_for(r"to=<nobody@west.example.org>.* dsn=5\.1\.1, status=bounced")
     for server, account in ((servers["east"], EAST[10]), (servers["west"], WEST[10])):
         assert len(server.delivered(account)) == 1
+
+
+@pytest.mark.parametrize("command", ["DATA", "BDAT"])
+def test_a_large_message_goes_through_mail_servers(servers: dict[str, Dovecot], command: str) -> None:
+    """50 MB that come by SMTP, in one go or in chunks, go by SMTP to a Postfix that delivers the same."""
+    account, text = EAST[9 if command == "DATA" else 11], large_message()
+    transport = f"lmtp:inet:127.0.0.1:{servers['east'].lmtp}"
+    with Postfix(default_transport=transport, message_size_limit="100000000") as postfix:
+        settings = {"backend": {"mx": {"smtp": f"tcp:127.0.0.1:{postfix.port}", "security": "none"}}}
+        listen = {"smtp": {"protocol": "smtp", "security": "none", "backend": "mx"}}
+        with (
+            Mailroute(listen, settings) as mailroute,
+            smtplib.SMTP("127.0.0.1", mailroute.ports["smtp"]) as client,
+        ):
+            before = mailroute.memory()
+            client.ehlo()
+            client.mail(SENDER, ["BODY=8BITMIME"])
+            assert client.rcpt(account.user)[0] == 250
+            if command == "DATA":
+                assert client.data(text)[0] == 250
+            else:
+                half = len(text) // 2
+                client.send(b"BDAT %d\r\n" % half + text[:half])
+                assert client.getreply()[0] == 250
+                client.send(b"BDAT %d LAST\r\n" % (len(text) - half) + text[half:])
+                assert client.getreply()[0] == 250
+            assert mailroute.memory() - before < 10_000_000
+        postfix.log.wait_for(rf"to=<{account.user}>.* status=sent")
+    [delivered] = servers["east"].delivered(account)
+    assert hashlib.sha256(body(delivered)).digest() == hashlib.sha256(body(text)).digest()
 
 
 def test_mail_servers_before_and_behind_it() -> None:

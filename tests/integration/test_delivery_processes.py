@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import smtplib
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.lmtp import LMTP
-from servers.processes import accepts, free_port, wait_until
+from servers.certificates import Authority, Certificate
+from servers.processes import PATIENCE, accepts, free_port, wait_until
 from servers.proxy import Mailroute
 
 pytestmark = pytest.mark.integration
@@ -46,12 +50,13 @@ def sinks() -> Iterator[dict[str, Sink]]:
         yield found
 
 
-def to(ports: dict[str, int], **keys: object) -> dict[str, object]:
+def to(ports: dict[str, int], identity: str = "native", **keys: object) -> dict[str, object]:
     """Return a configuration in which each backend has the users of its own domain."""
     return {
         **keys,
         "backend": {
-            name: {"lmtp": f"tcp:127.0.0.1:{port}", "security": "none"} for name, port in ports.items()
+            name: {"lmtp": f"tcp:127.0.0.1:{port}", "security": "none", "identity": identity}
+            for name, port in ports.items()
         },
         "route": [
             {"source": "pattern", "match": rf".+@{name}\.example\.org", "backend": name} for name in ports
@@ -105,10 +110,12 @@ def test_a_loop_through_itself_is_seen(workers: int) -> None:
         mailroute.log.wait_for("the backend is this mailroute itself: the routes form a loop")
 
 
-def test_a_loop_over_two_ends_by_their_limits() -> None:
-    """Two whose routes lead to each other use up the connections that one address may have, and no more.
+@pytest.mark.parametrize("identity", ["native", "none"])
+def test_a_loop_over_two_ends(identity: str) -> None:
+    """Two whose routes lead to each other see it after a few connections, if they tell each other.
 
-    The client is told to try again, and when it is gone nothing is left.
+    If not, they use up those that one address may have.  The client is told to
+    try again, and when it is gone nothing is left.
     """
     ports = {"one": free_port(), "two": free_port()}
     limits = {"connections_per_address": 20}
@@ -116,16 +123,23 @@ def test_a_loop_over_two_ends_by_their_limits() -> None:
         running = {}
         for name, other in (("one", "two"), ("two", "one")):
             listen = {"lmtp": {**PROTOCOL["lmtp"], "endpoint": f"tcp:{ports[name]}:interface=127.0.0.1"}}
-            config = {**to({"east": ports[other]}), "limits": limits}
+            config = {**to({"east": ports[other]}, identity), "limits": limits}
             running[name] = stack.enter_context(Mailroute(listen, config))
             wait_until("the listener", lambda name=name: accepts("127.0.0.1", ports[name]))
         with smtplib.LMTP("127.0.0.1", ports["one"]) as client:
             client.ehlo()
             client.mail(SENDER)
             code, text = client.rcpt("user@east.example.org")
-            assert (code, text[:6]) == (451, b"4.4.1 ")
-            # A limit's worth of clients at each, and as many backends, and the listener.
-            assert all(20 <= mailroute.sockets() <= 2 * 20 + 1 for mailroute in running.values())
+            if identity == "native":
+                assert (code, text[:6]) == (451, b"4.3.5 ")
+                # Seven proxies are the most, and each of the two is every other one.
+                assert all(mailroute.sockets() <= 2 * 4 + 1 for mailroute in running.values())
+                logs = [mailroute.log.text() for mailroute in running.values()]
+                assert any("do the routes form a loop?" in log for log in logs)
+            else:
+                assert (code, text[:6]) == (451, b"4.4.1 ")
+                # A limit's worth of clients at each, and as many backends, and the listener.
+                assert all(20 <= mailroute.sockets() <= 2 * 20 + 1 for mailroute in running.values())
         for mailroute in running.values():
             wait_until("the loop's end", lambda mailroute=mailroute: mailroute.sockets() == 1)
 
@@ -170,3 +184,53 @@ def test_many_sessions_leave_nothing_behind(sinks: dict[str, Sink]) -> None:
         wait_until("the sessions' end", mailroute.idle)
         assert mailroute.memory() - memory < 2_000_000
         assert subjects(sinks["east"]) == subjects(sinks["west"]) == list(range(0, 1000, 2))
+
+
+class Slow(Sink):
+    """A backend that takes a message when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.allowed = threading.Event(), threading.Event()
+
+    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802
+        self.asked.set()
+        await asyncio.get_running_loop().run_in_executor(None, self.allowed.wait, PATIENCE)
+        return await super().handle_DATA(server, session, envelope)
+
+
+@pytest.mark.parametrize(("workers", "security"), [(1, "none"), (1, "starttls"), (2, "starttls")])
+def test_a_message_that_a_backend_may_have_is_waited_for_when_it_ends(
+    authority: Authority, certificate: Certificate, workers: int, security: str
+) -> None:
+    """SIGTERM between a message's end and its backend's answer: the sender still hears the answer."""
+    backend = Slow()
+    backend.start()
+    config = to({"east": backend.port}, workers=workers)
+    config["certificate"] = [{"chain": str(certificate.chain), "key": str(certificate.key)}]
+    try:
+        with ThreadPoolExecutor() as threads:
+            mailroute = Mailroute({"lmtp": {"protocol": "lmtp", "security": security}}, config)
+            mailroute.start()
+            if workers > 1:
+                mailroute.log.wait_for("worker 2 is ready")
+            client = smtplib.LMTP("localhost", mailroute.ports["lmtp"], timeout=PATIENCE)
+            if security == "starttls":
+                client.starttls(context=authority.context())
+            client.ehlo()
+            client.mail(SENDER)
+            client.rcpt("user@east.example.org")
+            client.docmd("DATA")
+            client.send(b"Subject: 1\r\n\r\ntext\r\n.\r\n")
+            assert backend.asked.wait(PATIENCE)
+            stopped = threads.submit(mailroute.stop)
+            mailroute.log.wait_for("its message is with its backends")
+            backend.allowed.set()
+            assert client.getreply() == (250, b"2.0.0 taken")
+            assert client.getreply()[0] == 421
+            stopped.result()
+            client.close()
+        assert subjects(backend) == [1]
+    finally:
+        backend.allowed.set()
+        backend.stop()

@@ -122,10 +122,10 @@ def test_a_delivery_is_pushed_to_an_idle_client(site: Site, way: str, security: 
 
 
 @SECURITY
-def test_twenty_megabytes_go_up_and_come_down_unharmed(site: Site, way: str, security: str) -> None:
-    """A message of 20 MB that is appended is the one that is fetched."""
+def test_fifty_megabytes_go_up_and_come_down_unharmed(site: Site, way: str, security: str) -> None:
+    """A message of 50 MB that is appended is the one that is fetched."""
     account = site.account("east")
-    noise = hashlib.shake_256(b"twenty").hexdigest(10_000_000).encode()
+    noise = hashlib.shake_256(b"fifty").hexdigest(25_000_000).encode()
     letter = message("large") + b"\r\n".join(noise[at : at + 76] for at in range(0, len(noise), 76)) + b"\r\n"
     with connect(site, way, account, security) as session:
         log_in(session, account)

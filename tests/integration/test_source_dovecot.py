@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import pytest_twisted
+from asking import BROKEN_NAMES, HOSTILE_NAMES
 from asking import answered as ask
 from attrs import evolve
+from readme import TEXT, blocks
 from servers.accounts import ALICE, BOB, Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
@@ -23,8 +26,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from mailroute import routers
+from mailroute import authenticators, routers
 from mailroute.events import Change, Credentials, LoginRefused, Lookup, Reason, Route
+from mailroute.names import UserNames
+from mailroute.proofs import Proof
 from mailroute.routers import SourceContext
 from mailroute.testing import CLIENT
 
@@ -37,6 +42,8 @@ EXTRAS = {
     "closed": "nologin=y reason=moving",
     "nonsense": "host=west port=99999",
     "plain": "",
+    "alias": "user=Plain",
+    "alias-there": "user=plain host=west",
 }
 PASSWORD = "se cret'\"%:*ü"
 
@@ -60,7 +67,8 @@ def made(server: Dovecot, **options: object):
         deferToThread,
         label="route[1]",
     )
-    router = routers.source("dovecot-auth").router({"backend": "east", **options}, context)
+    keys = {key: value for key, value in {"backend": "east", **options}.items() if value is not None}
+    router = routers.source("dovecot-auth").router(keys, context)
     IService(router).startService()
     return router
 
@@ -90,6 +98,8 @@ ROUTES = {
     "named": Route("west", "named"),
     "odd": Route("west", "odd", forward=(("what", 'a"b'),)),
     "plain": Route("east"),
+    "alias": Route("east", "Plain", user="Plain"),
+    "alias-there": Route("west", "plain", user="plain"),
 }
 
 
@@ -102,6 +112,52 @@ async def test_extra_fields_decide(checking, telling, user: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_where_no_backend_is_for_all_a_user_without_a_host_is_for_others(decider: Dovecot) -> None:
+    """Another name alone says nothing of where the account lives."""
+    router = made(decider, socket="auth-client", backend=None)
+    for user in ("plain", "alias"):
+        assert await ask(router, lookup(user)) is None
+    router.stopService()
+
+
+@pytest.mark.parametrize("user", ["moved", "plain", "alias", "alias-there"])
+@pytest_twisted.ensureDeferred
+async def test_who_is_checked_is_who_dovecot_says(decider: Dovecot, user: str) -> None:
+    """A password that Dovecot takes for another user's (``user=``) opens that one's account, and no other."""
+    context = SourceContext(decider.folder / "run", frozenset(), str.lower, reactor, deferToThread)
+    authenticator = authenticators.source("dovecot-auth").authenticator({"socket": "auth-client"}, context)
+    service = IService(authenticator)
+    service.startService()
+    expected = {"alias": "plain", "alias-there": "plain"}.get(user, user)
+    assert await authenticator.authenticate(lookup(user)) == expected
+    service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_domain_that_dovecot_cuts_off_is_not_another_ones() -> None:
+    """Where Dovecot knows users by less than the client has sent, nobody becomes the same name elsewhere."""
+    with Dovecot(Terms(ssl="no", auth_sockets=True, username_format="local"), ALICE) as server:
+        server.add(Account("bob", PASSWORD, "east"))
+        names = UserNames(default_domain="example.org")
+        context = SourceContext(
+            server.folder / "run",
+            frozenset(),
+            names.normalise,
+            reactor,
+            deferToThread,
+            label="authenticate[1]",
+        )
+        authenticator = authenticators.source("dovecot-auth").authenticator(
+            {"socket": "auth-client"}, context
+        )
+        service = IService(authenticator)
+        service.startService()
+        for name in ("bob@example.org", "bob@elsewhere.example", "BOB@example.org"):
+            assert await authenticator.authenticate(lookup(name)) == "bob@example.org"
+        service.stopService()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_wrong_password_is_refused(checking) -> None:
     """Nobody gets a route without the right password, nor with the protocol's own words in it."""
     for password in ("wrong", "", f"{PASSWORD}\tnologin", "x\nAUTH\t9\tPLAIN", "\x01t"):
@@ -110,6 +166,47 @@ async def test_a_wrong_password_is_refused(checking) -> None:
         assert await ask(checking, lookup(user)) is Reason.AUTHENTICATION_FAILED
     assert await ask(checking, lookup("named", "x" * 9000)) is Reason.AUTHENTICATION_FAILED
     assert await ask(checking, lookup("named")) == evolve(ROUTES["named"], proven=True)
+
+
+@pytest.mark.parametrize("user", [*HOSTILE_NAMES, *BROKEN_NAMES])
+@pytest_twisted.ensureDeferred
+async def test_no_name_is_more_than_a_name(checking, telling, user: str) -> None:
+    """Whatever a name holds, it is looked for as it is; it is nobody's, and the next question is answered."""
+    assert await ask(telling, lookup(user)) is None
+    assert await ask(checking, lookup(user)) is Reason.AUTHENTICATION_FAILED
+    assert await ask(telling, lookup("named")) == ROUTES["named"]
+    assert telling.counts.failed == checking.counts.failed == 0
+
+
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_token_is_refused(mechanism: str) -> None:
+    """Dovecot says why, has that acknowledged, and refuses: it is no failure, which would cost the others."""
+    terms = Terms(
+        ssl="no", auth_sockets=True, tokens=b"k" * 32, mechanisms=("plain", "xoauth2", "oauthbearer")
+    )
+    with Dovecot(terms, ALICE) as server:
+        router = made(server, socket="auth-client")
+        try:
+            for token, answer in ((server.token(ALICE), Route("east", proven=True)), ("x", None)):
+                message = f"user={ALICE.user}\1auth=Bearer {token}\1\1"
+                if mechanism == "OAUTHBEARER":
+                    message = f"n,a={ALICE.user},\1auth=Bearer {token}\1\1"
+                shown = Credentials(mechanism, ALICE.user.encode(), message.encode(), proof=Proof.TOKEN)
+                said = await ask(router, Lookup(ALICE.user, "imap", CLIENT, shown))
+                assert said == (answer or Reason.AUTHENTICATION_FAILED)
+            assert router.counts.failed == 0
+        finally:
+            router.stopService()
+
+
+@pytest.mark.parametrize("proof", [Proof.CERTIFICATE, Proof.SCRAM_SHA_256])
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_checked_is_not_asked(checking, proof: Proof) -> None:
+    """Whom a certificate or a SCRAM exchange has let in has nothing that Dovecot could check."""
+    shown = Credentials("…", b"named", b"", proof=proof)
+    assert await ask(checking, Lookup("named", "imap", CLIENT, shown)) is Reason.MISCONFIGURED
+    assert checking.counts.failed == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -200,14 +297,17 @@ def auth_processes(server: Dovecot) -> list[int]:
 
 
 def test_a_login_from_end_to_end(decider: Dovecot, certificate: Certificate, authority: Authority) -> None:
-    """Dovecot checks the password and says where; mailroute logs in there with what Dovecot says."""
+    """The README's example: Dovecot checks the password and says where; mailroute logs in there with that."""
+    every = blocks(TEXT, "toml")
+    (text,) = [block.text for block in every if '[[route]]\nsource = "dovecot-auth"' in block.text]
+    (route,) = tomllib.loads(text)["route"]
     there = Account("there", "otherpassword", "east")
     with Dovecot(Terms(certificate=certificate), there) as mail:
         mail.deliver(there, message("for who moved"))
         decider.add(BOB, f"host=localhost port={mail.imap} destuser=there pass=otherpassword")
         socket = str(decider.folder / "run" / "auth-client")
-        route = {"source": "dovecot-auth", "socket": socket, "backend": "east"}
-        config = configuration(certificate, {"east": backend(mail, authority)}) | {"route": [route]}
+        route |= {"socket": socket}
+        config = configuration(certificate, {"shards": backend(mail, authority)}) | {"route": [route]}
         with Mailroute(listeners(), config) as proxy, RawImap("127.0.0.1", proxy.ports["plain"]) as session:
             session.greeting()
             assert b"a NO [AUTHENTICATIONFAILED]" in session.command(f'a LOGIN "{BOB.user}" "wrong"')

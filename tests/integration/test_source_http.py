@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import json
-import ssl
+import time
 import tomllib
+from base64 import b64encode
 from collections.abc import Iterator
 from urllib.parse import unquote
 
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
+from cryptography import x509
 from readme import TEXT, blocks
 from servers.accounts import Account, message
 from servers.auth_http import AuthServer
@@ -37,20 +39,44 @@ class Both:
     mail: Dovecot
     authority: Authority
 
+    @contextlib.contextmanager
+    def greeted(self, way: str, port: str, shown: Certificate | None = None) -> Iterator[RawImap]:
+        """Connect to one of the two, and show a certificate if there is one."""
+        with RawImap("127.0.0.1", getattr(self, way).ports[port]) as session:
+            if port in ("tls", "certified"):
+                context = self.authority.context()
+                if shown is not None:
+                    context.load_cert_chain(shown.chain, shown.key)
+                session.handshake(context)
+            session.read(b"220 " if port == "smtp" else b"\\* OK")
+            yield session
+
     def login(self, way: str, port: str, user: bytes, password: bytes) -> tuple[bool, dict[str, str]]:
         """Log in; return whether that succeeded, and what the auth server was asked."""
         before = len(self.server.asked)
-        with RawImap("127.0.0.1", getattr(self, way).ports[port]) as session:
-            if port == "tls":
-                trusted = ssl.create_default_context(cafile=str(self.authority.file))
-                session.socket = trusted.wrap_socket(session.socket, server_hostname="localhost")
-            session.greeting()
-            session.send(b"a AUTHENTICATE PLAIN\r\n")
-            session.read(b"\\+")
-            session.send(base64.b64encode(b"\0" + user + b"\0" + password) + b"\r\n")
-            let_in = session.read(b"a ").rpartition(b"a ")[2].startswith(b"OK")
+        plain = b64encode(b"\0" + user + b"\0" + password)
+        with self.greeted(way, port) as session:
+            if port == "smtp":
+                session.send(b"EHLO client.example.org\r\n")
+                session.read(b"250 ")
+                session.send(b"AUTH PLAIN " + plain + b"\r\n")
+                let_in = session.read(b"\\d\\d\\d ").startswith(b"2")
+            else:
+                let_in = b"a OK" in authenticated(session, plain)
+        return let_in, self.asked(before)
+
+    def asked(self, before: int) -> dict[str, str]:
+        """Return what the auth server was asked, once, since it had been asked so often."""
         (asked,) = self.server.asked[before:]
-        return let_in, {name: value for name, value in asked.items() if name != "Host"}
+        return {name: value for name, value in asked.items() if name != "Host"}
+
+
+def authenticated(session: RawImap, response: bytes, mechanism: bytes = b"PLAIN") -> bytes:
+    """Do a login of IMAP, and return how it ended."""
+    session.send(b"a AUTHENTICATE " + mechanism + b"\r\n")
+    session.read(b"\\+")
+    session.send(response + b"\r\n")
+    return session.read(b"a ")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +88,8 @@ def both(
             unquote(headers[name].encode("latin-1").decode("utf-8", "replace"))
             for name in ("Auth-User", "Auth-Pass")
         )
+        if user.startswith("later"):
+            return 200, {"Auth-Status": "Invalid login or password", "Auth-Wait": "1"}, b""
         if password != PASSWORD:
             return 200, {"Auth-Status": "Invalid login or password"}, b""
         place = {"Auth-Status": "OK", "Auth-Server": "127.0.0.1", "Auth-Port": str(mail.imap)}
@@ -73,11 +101,16 @@ def both(
     route = readme("X-Auth-Key")
     with Dovecot(Terms(ssl="no"), CLAIRE) as mail, AuthServer(answer) as server:
         mail.deliver(CLAIRE, message("for claire"))
-        config = configuration(certificate, {"shards": {"imap": "tcp:192.0.2.1:143", "security": "none"}})
+        nowhere = {"imap": "tcp:192.0.2.1:143", "submission": "tcp:192.0.2.1:587", "security": "none"}
+        config = configuration(certificate, {"shards": nowhere})
         config["route"] = [route | {"url": server.url}]
-        listen = {"plain": {"security": "none"}, "tls": {"security": "tls"}}
+        listen: dict[str, dict[str, object]] = {
+            "plain": {"security": "none"},
+            "tls": {"security": "tls"},
+            "smtp": {"protocol": "submission", "security": "none"},
+        }
         with (
-            NginxMail(folder / "nginx", certificate, server.port) as nginx,
+            NginxMail(folder / "nginx", certificate, server.port, authority) as nginx,
             Mailroute(listen, config) as proxy,
         ):
             yield Both(server, nginx, proxy, mail, authority)
@@ -117,11 +150,50 @@ def test_the_auth_server_sees_no_difference(both: Both, user: str, port: str) ->
         b"\x7f\x80\xff",
     ):
         through_nginx = both.login("nginx", port, user.encode(), password)
-        through_mailroute = both.login("mailroute", port, user.encode(), password)
-        # Later releases of nginx tell the cipher, which a session's client does not have here.
-        through_nginx[1].pop("Auth-SSL-Cipher", None)
-        assert through_mailroute == through_nginx
+        assert both.login("mailroute", port, user.encode(), password) == through_nginx
         assert not through_nginx[0]
+
+
+def test_nor_where_mail_is_submitted(both: Both) -> None:
+    """The only protocol for that is SMTP, where nginx tells the client's host besides."""
+    through_nginx = both.login("nginx", "smtp", b"bob", b"wrong")
+    assert both.login("mailroute", "smtp", b"bob", b"wrong") == through_nginx
+    assert through_nginx[1]["Client-Host"] == "[UNAVAILABLE]"
+
+
+@pytest.mark.parametrize("name", ["bob", "Bö b", '#a+b,c=d;e<f>"g\\h', " x ", "tab\tend", "€😀"])
+def test_nor_with_a_certificate(both: Both, certificate: Certificate, name: str) -> None:
+    """What is in a client's certificate is told as nginx tells it, whatever is in it."""
+    shown = both.authority.issue(name, client=True, more=[x509.RFC822Name("bob@example.org")])
+    config = configuration(certificate, {"shards": {"imap": "tcp:192.0.2.1:143", "security": "none"}})
+    config["authenticate"] = [{"source": "external"}]
+    config["backend"]["shards"]["login"] = "none"
+    config["route"] = [readme("X-Auth-Key") | {"url": both.server.url}]
+    listen = {"certified": {"security": "tls", "client_ca": str(both.authority.file)}}
+    told = []
+    with Mailroute(listen, config) as proxy:
+        for way in (both, evolve(both, nginx=proxy)):
+            before = len(both.server.asked)
+            with way.greeted("nginx", "certified", shown) as session:
+                assert b"a NO" in authenticated(session, b64encode(b"bob@example.org"), b"EXTERNAL")
+            told.append(both.asked(before))
+    assert told[0] == told[1]
+    assert (told[0]["Auth-Method"], told[0]["Auth-SSL-Verify"]) == ("external", "SUCCESS")
+
+
+@pytest.mark.parametrize("way", ["nginx", "mailroute"])
+def test_who_may_try_again_and_when(both: Both, way: str) -> None:
+    """With Auth-Wait the client waits so long for its answer, and may try again; else it is sent away."""
+    before = len(both.server.asked)
+    wrong = [b64encode(b"\0%s\0wrong" % user) for user in (b"later", b"now")]
+    with both.greeted(way, "plain") as session:
+        began = time.monotonic()
+        assert b"a NO" in authenticated(session, wrong[0])
+        assert time.monotonic() - began >= 1
+        assert b"a NO" in authenticated(session, wrong[1])
+        with pytest.raises(EOFError):
+            session.read(b"b ")
+    assert [asked["Auth-Login-Attempt"] for asked in both.server.asked[before:]] == ["1", "2"]
 
 
 @pytest.mark.parametrize("user", ["claire@east.example.org", "moved@example.org"])
@@ -159,7 +231,7 @@ def test_a_login_with_json(certificate: Certificate, authority: Authority) -> No
                     session.greeting()
                     session.send(b"a AUTHENTICATE PLAIN\r\n")
                     session.read(b"\\+")
-                    session.send(base64.b64encode(f"\0{user}\0{PASSWORD}".encode()) + b"\r\n")
+                    session.send(b64encode(f"\0{user}\0{PASSWORD}".encode()) + b"\r\n")
                     session.read(answered)
             assert len(server.asked) == 2
             assert "localhost:1 fails (ConnectionRefusedError)" in proxy.log.text()

@@ -295,7 +295,7 @@ async def test_it_comes_back_by_itself(make, certificate: Certificate) -> None:
         server.start()
         assert await ask(router, "nobody") is None
         server.kill()
-        await patient(lambda: router._routes.fresh(router._key(lookup("named")), reactor.seconds()) is None)
+        await patient(lambda: router._positive.fresh(router._key(lookup("named")), reactor.seconds()) is None)
         assert await ask(router, "named") == Route("east")
         assert await ask(router, "other") is Reason.UNAVAILABLE
         assert router.counts.stale == 1

@@ -47,6 +47,7 @@ class Terms:
     secret that signs the OAuth tokens it takes, if any.  ``lmtp``: mail is
     delivered to it.  ``pop3``: it serves POP3 too.  ``auth_sockets``: others may
     ask its auth service, at ``auth-client`` and ``auth-master`` in ``run``.
+    ``username_format``: ``local`` has it know its users by their local parts.
     ``relay``: the port of the mail server to which it passes on what is
     submitted to it, 0 if nothing is.  ``sieve``: it serves ManageSieve too.
     """
@@ -64,6 +65,7 @@ class Terms:
     lmtp: bool = False
     pop3: bool = False
     auth_sockets: bool = False
+    username_format: str = ""
     relay: int = 0
     sieve: bool = False
 
@@ -369,6 +371,8 @@ class Dovecot(Instance):
             tokens = {"driver": "oauth2", "mechanisms": "xoauth2 oauthbearer"}
             tokens["args"] = str(self.folder / "tokens.conf")
             settings["passdb"] = [tokens, *settings["passdb"]]
+        if self.terms.username_format == "local":
+            settings["auth_username_format"] = "%Ln"
         return settings
 
     def _for_2_4(self) -> Settings:
@@ -407,6 +411,8 @@ class Dovecot(Instance):
             }
             tokens = {"driver": "oauth2", "mechanisms_filter": "xoauth2 oauthbearer"}
             settings = {"passdb tokens": tokens} | settings
+        if self.terms.username_format == "local":
+            settings["auth_username_format"] = "%{user | username | lower}"
         # These two have to come first.
         version = ".".join(str(part) for part in self.version)
         return {"dovecot_config_version": version, "dovecot_storage_version": version} | settings

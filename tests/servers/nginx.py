@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from servers.certificates import Certificate
+from servers.certificates import Authority, Certificate
 from servers.processes import Foreground, Log, ServerProcess, accepts, free_port
 from servers.programs import lacking, program
 
@@ -91,10 +91,16 @@ mail {{
     auth_http 127.0.0.1:{auth}/auth;
     auth_http_header X-Auth-Key "a key";
     ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
     ssl_certificate {chain};
     ssl_certificate_key {key};
     server {{ listen 127.0.0.1:{plain}; protocol imap; imap_auth plain login; }}
     server {{ listen 127.0.0.1:{tls} ssl; protocol imap; imap_auth plain login; }}
+    server {{
+        listen 127.0.0.1:{certified} ssl; protocol imap; imap_auth plain login external;
+        ssl_verify_client on; ssl_client_certificate {authority};
+    }}
+    server {{ listen 127.0.0.1:{smtp}; protocol smtp; smtp_auth plain login; }}
 }}
 """
 
@@ -102,21 +108,26 @@ MODULE = Path("/usr/lib/nginx/modules/ngx_mail_module.so")
 
 
 class NginxMail(_Nginx):
-    """nginx as a mail proxy for IMAP, which asks an auth server on a port."""
+    """nginx as a mail proxy for IMAP and SMTP, which asks an auth server on a port.
 
-    def __init__(self, folder: Path, certificate: Certificate, auth: int) -> None:
+    One port is for clients that have certificates of the authority.
+    """
+
+    def __init__(self, folder: Path, certificate: Certificate, auth: int, authority: Authority) -> None:
         super().__init__(folder, certificate)
         self._auth = auth
+        self._authority = authority
         folder.mkdir(parents=True)
 
     def _configuration(self) -> str:
         if not MODULE.exists():
             lacking("nginx's mail module", "tools/install-debian-packages libnginx-mod-mail")
-        self.ports = {name: free_port() for name in ("plain", "tls")}
+        self.ports = {name: free_port() for name in ("plain", "tls", "certified", "smtp")}
         return _MAIL.format(
             module=MODULE,
             folder=self.folder,
             auth=self._auth,
+            authority=self._authority.file,
             chain=self._certificate.chain,
             key=self._certificate.key,
             **self.ports,

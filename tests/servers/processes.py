@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import re
 import signal
 import socket
@@ -38,16 +39,25 @@ def wait_until(what: str, attempt: Callable[[], T | None], patience: float = PAT
 _GIVEN_OUT: set[int] = set()
 
 
+def _listening_ports() -> range:
+    """The ports that the kernel gives to nobody who has not asked for one by its number."""
+    first = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
+    return range(10_000, max(int(first), 20_000))
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that nobody listens on now; whoever uses it has to cope with losing the race for it.
 
-    The kernel may name one port twice before anybody listens on it; this does not.
+    Any connection may take the port that the kernel names for 0 before a server
+    listens on it.  These are out of their way, and chosen at random, since
+    several processes may run tests at a time.
     """
     while True:
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            port = probe.getsockname()[1]
-        if port not in _GIVEN_OUT:
+        port = random.choice(_listening_ports())  # noqa: S311 (no secret)
+        if port in _GIVEN_OUT:
+            continue
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((host, port))
             _GIVEN_OUT.add(port)
             return port
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import datetime
 import gc
+import hashlib
 import ssl
 import struct
 import weakref
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
@@ -249,7 +251,17 @@ def showing(authority: Authority, issued: Certificate | None) -> ssl.SSLContext:
 def test_a_client_may_show_a_certificate(authority: Authority, name: str, version: ssl.TLSVersion) -> None:
     """Whichever certificate the server has chosen, it knows the client's, in a resumed session too."""
     maker = asking(authority)
-    context = showing(authority, authority.issue("Alice", more=ADDRESS, client=True))
+    issued = authority.issue("Alice", more=ADDRESS, client=True)
+    (own, *_) = x509.load_pem_x509_certificates(issued.chain.read_bytes())
+    expected = ClientCertificate(
+        ("alice@example.org",),
+        ("Alice",),
+        "CN=Alice",
+        "CN=mailroute test authority",
+        own.serial_number.to_bytes((own.serial_number.bit_length() + 7) // 8).hex().upper(),
+        hashlib.sha1(own.public_bytes(Encoding.DER), usedforsecurity=False).hexdigest(),
+    )
+    context = showing(authority, issued)
     context.minimum_version = context.maximum_version = version
     session = None
     for resumed in (False, True):
@@ -257,7 +269,7 @@ def test_a_client_may_show_a_certificate(authority: Authority, name: str, versio
         client = Client(context, name, server, session)
         session = client.tls.session
         assert client.tls.session_reused is resumed
-        assert client_certificate(server) == ClientCertificate(("alice@example.org",), ("Alice",))
+        assert client_certificate(server) == expected
 
 
 def test_a_client_need_not_have_one(authority: Authority) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailroute.wire.lines import LineReader, Stop, is_http
+from mailroute.wire.lines import LineReader, Stop, is_http, is_proxy_header
 
 LIMIT = 20
 
@@ -65,3 +65,23 @@ def test_what_is_forgotten_is_gone():
 def test_requests_of_http(line, is_one):
     """A browser's request is known by its first line."""
     assert is_http(line) is is_one
+
+
+@pytest.mark.parametrize(
+    ("line", "is_one"),
+    [
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2", True),
+        (b"PROXY TCP6 ::1 ::1 1 2", True),
+        (b"PROXY UNKNOWN", True),
+        (b"PROXY UNKNOWN and more", True),
+        (b"\0", True),
+        (b"PROXY TCP5 1 2", False),
+        (b"PROXY UNKNOWNS", False),
+        (b"PROXY NOOP", False),
+        (b"a PROXY TCP4 192.0.2.1 192.0.2.2 1 2", False),
+        (b"", False),
+    ],
+)
+def test_proxy_headers(line, is_one):
+    """A header is known by the one line in it that no mail client sends."""
+    assert is_proxy_header(line) is is_one

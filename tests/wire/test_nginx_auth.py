@@ -48,7 +48,7 @@ def test_answers():
     )
     assert "s3cret" not in repr(said)
     assert answer(Auth_Status=b"WAIT", Auth_Wait=b"3")[1:3] == (True, 3)
-    assert answer(Auth_Status=b"no", Auth_Wait=b"99999")[:4] == ("no", False, MAX_WAIT, False)
+    assert answer(Auth_Status=b"no", Auth_Wait=b"9" * 18)[:4] == ("no", False, MAX_WAIT, False)
     assert answer(Auth_Status=b"no", Auth_Error_Code=b"451 4.3.0").temporary
     assert not answer(Auth_Status=b"no", Auth_Error_Code=b"535 5.7.8").temporary
     assert answer(Auth_Status=b"").refusal == ""

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import twistd
-from servers.processes import accepts
+from metrics import Page
+from servers.processes import accepts, free_port
 from workers.rig import Files, Running, alive, children, descriptors, strays, until
 
 
@@ -298,6 +299,7 @@ def test_a_chroot_needs_nothing_in_it_but_the_null_device(files: Files) -> None:
     (jail / "etc").mkdir()
     (jail / "etc" / "passwd").write_text("nobody:x:65534:65534:nobody:/:/\n")  # twistd looks for the groups
     files.config["listen"][0]["authenticate"] = "memory:alice@example.com:wonderland"
+    files.config["metrics"] = {"address": f"127.0.0.1:{(metrics := free_port())}"}
     options = ("--chroot", str(jail), "--uid", "65534", "--gid", "65534", "--umask", "027")
     with files.run(*options) as running:
         for _ in range(2):
@@ -310,6 +312,8 @@ def test_a_chroot_needs_nothing_in_it_but_the_null_device(files: Files) -> None:
             for _ in range(10):
                 with running.greeted() as client:
                     assert client.command("a LOGIN alice@example.com wonderland").startswith(b"a OK")
+            page = Page.at(metrics)
+            assert [page.value("mailroute_worker_up", worker=worker) for worker in "12"] == [1, 1]
             for pid in list(running.workers().values()):
                 running.kill(pid)
         running.stop()

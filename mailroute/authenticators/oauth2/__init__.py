@@ -11,7 +11,7 @@ from zope.interface import implementer
 from mailroute.authenticators.oauth2.authenticator import TokenAuthenticator, Validator
 from mailroute.authenticators.oauth2.introspection import Introspection
 from mailroute.interfaces import IAuthenticateSource
-from mailroute.sources import BadOption, Options, SourceContext, read_options, secret, web_address
+from mailroute.sources import BadOption, GuardOptions, SourceContext, read_options, secret, web_address
 from mailroute.sources.trust import tls_for
 from mailroute.web import Web
 
@@ -36,10 +36,11 @@ def _algorithms(names: tuple[str, ...]) -> tuple[str, ...]:
 _Strings = Annotated[tuple[str, ...], BeforeValidator(_list)]
 _Url = Annotated[str, AfterValidator(web_address)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class OAuth2Options(Options):
-    """The keys of a block."""
+class OAuth2Options(GuardOptions):
+    """The keys of a block; the caches and the breaker are those of introspection."""
 
     jwks: str | None = None
     """The keys that sign tokens (RFC 7517), a file or an https address; tokens are JWTs, checked here."""
@@ -77,6 +78,16 @@ class OAuth2Options(Options):
     timeout: _Positive = 5
     """Seconds for one answer of theirs; 5 unless given."""
 
+    cache_ttl: _Seconds = 10
+    """Seconds for which a token is taken without asking again, 0 for none; 10 unless given.  One that is
+    withdrawn opens accounts for so long."""
+
+    negative_ttl: _Seconds = 10
+    """Seconds for which a token is known not to be good, 0 for none; 10 unless given."""
+
+    stale_if_error: _Seconds = 0
+    """Seconds beyond ``cache_ttl`` for which a token is taken when the server fails; 0 unless given."""
+
     claim: Annotated[str, Field(min_length=1)] = "email"
     """Which claim is the user's name; ``email`` unless given."""
 
@@ -94,7 +105,7 @@ _NEEDS = {
 
 _ONLY = {
     "jwks": ("algorithms", "jwks_ttl", "jwks_interval"),
-    "introspection": ("client_id", "client_secret_file"),
+    "introspection": ("client_id", "client_secret_file", *(GuardOptions.model_fields.keys() - {"timeout"})),
 }
 
 
@@ -143,18 +154,19 @@ class OAuth2Source:
 
 
 def _validator(options: OAuth2Options, context: SourceContext) -> Validator:
-    web = Web(context.clock, tls_for(context, options.ca), options.timeout)
+    trusted = tls_for(context, options.ca)
     if options.introspection:
         password = secret(context, "client_secret_file", options.client_secret_file or "")
         client = ((options.client_id or "").encode("utf-8"), password)
         return Introspection(
-            web,
+            Web(context.clock, trusted, None),
             options.introspection,
             client,
+            options,
+            context,
             issuer=options.issuer,
             audience=options.audience,
             leeway=options.leeway,
-            seconds=lambda: context.clock.seconds(),
         )
     # Here, and not above: who has no use for signed tokens need not have the library.
     from mailroute.authenticators.oauth2.keys import FILE_TTL, FileKeys, Keys, WebKeys
@@ -166,7 +178,7 @@ def _validator(options: OAuth2Options, context: SourceContext) -> Validator:
         keys = Keys(file, context, FILE_TTL, FILE_TTL / 10, file.first)
     else:
         try:
-            fetcher = WebKeys(web, web_address(where))
+            fetcher = WebKeys(Web(context.clock, trusted, options.timeout), web_address(where))
         except ValueError as error:
             raise BadOption("jwks", str(error)) from None
         keys = Keys(fetcher, context, options.jwks_ttl, options.jwks_interval)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from twisted.application.service import IService, MultiService
 from zope.interface import implementer
 
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal
@@ -32,8 +33,8 @@ class Validator(Protocol):
 
 
 @implementer(IAuthenticator)
-class TokenAuthenticator:
-    """Takes users' names from the claims of tokens.
+class TokenAuthenticator(MultiService):
+    """Takes users' names from the claims of tokens, and runs what checks them, if that has to run.
 
     :param normalise: brings a name into its one form.
     :param claim: which claim is the name.
@@ -52,7 +53,10 @@ class TokenAuthenticator:
         scope: Sequence[str],
         openid_configuration: str | None,
     ) -> None:
+        super().__init__()
         self._validator = validator
+        if IService.providedBy(validator):
+            IService(validator).setServiceParent(self)
         self._normalise = normalise
         self._claim = claim
         self._scope = tuple(scope)

@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import inf
+from typing import Any, Protocol
+
+from attrs import field, frozen
+from twisted.internet.defer import Deferred
 
 from mailroute.authenticators.oauth2.authenticator import BadToken, Claims
-from mailroute.events import LoginRefused, Reason, Refusal
-from mailroute.web import Web, basic
+from mailroute.events import LoginRefused
+from mailroute.sources import SourceContext
+from mailroute.sources.guard import Guard, Unanswered
+from mailroute.sources.options import GuardOptions
+from mailroute.web import MAX_ASKED, basic
+
+MAX_KEPT = 4096
+"""Bytes of an answer that is kept: those of the usual servers have some hundred."""
 
 
-class Introspection:
-    """Asks the server about each token.
+@frozen
+class Known:
+    """What a server says of a token that it takes, and when that is over at the latest (seconds)."""
+
+    document: bytes = field(repr=False)
+    end: float
+
+    @property
+    def claims(self) -> Claims:
+        """What it says."""
+        claims: Claims = json.loads(self.document)
+        return claims
+
+
+class Asks(Protocol):
+    """Sends forms (`mailroute.web.Web`), without a bound on the time."""
+
+    async def post(self, url: str, headers: Mapping[str, str], form: Mapping[str, str]) -> bytes:
+        """Send one, and return the answer.
+
+        :raises LoginRefused: it cannot be had now.
+        """
+
+
+class Introspection(Guard[Known]):
+    """Asks the server about each token, and spares it (RFC 7662 section 4 lets answers be kept).
 
     :param client: our name and password there.
     :param issuer: who must have issued a token, if the server says who has; None: anybody whom it knows.
@@ -22,42 +58,54 @@ class Introspection:
 
     def __init__(
         self,
-        web: Web,
+        web: Asks,
         url: str,
         client: tuple[bytes, bytes],
+        options: GuardOptions,
+        context: SourceContext,
         *,
         issuer: str | None,
         audience: Sequence[str],
         leeway: float,
-        seconds: Callable[[], float],
     ) -> None:
+        # Not more than `Web` takes: to be told so by that would look like the server's fault.
+        super().__init__(options, context, flights=MAX_ASKED, end=lambda known: known.end)
         self._web = web
         self._url = url
         self._authorization = basic(*client)
         self._issuer = issuer
         self._audience = frozenset(audience)
         self._leeway = leeway
-        self._seconds = seconds
+        self._seconds: Callable[[], float] = context.clock.seconds
 
     async def claims(self, token: str) -> Claims:
         """Return what the server says of a token (`Validator.claims`)."""
+        answer = self.ask(self.hidden(token.encode("ascii")), partial(self._introspect, token))
+        known = await answer if isinstance(answer, Deferred) else answer
+        if known is None:
+            raise BadToken("the server does not take the token")
+        # Also of an answer that is kept: meanwhile the token's time may be over.
+        self._check(known.claims)
+        return known.claims
+
+    async def _introspect(self, token: str) -> Known | None:
         form = {"token": token, "token_type_hint": "access_token"}
-        answer = await self._web.post(self._url, self._authorization, form)
+        try:
+            answer = await self._web.post(self._url, self._authorization, form)
+        except LoginRefused as refused:
+            raise Unanswered(refused.refusal.detail) from None
         try:
             claims = json.loads(answer)
             active = claims["active"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            detail = f"{self._url} has not answered as RFC 7662 wants it"
-            raise LoginRefused(Refusal(Reason.UNAVAILABLE, detail)) from None
+            raise Unanswered(f"{self._url} has not answered as RFC 7662 wants it") from None
         if active is not True:
-            raise BadToken("the server does not take the token")
-        self._check(claims)
-        found: Claims = claims
-        return found
+            return None
+        return Known(answer, -inf if len(answer) > MAX_KEPT else _end(claims))
 
     def _check(self, claims: Claims) -> None:
         now = self._seconds()
-        over, begins = _number(claims, "exp", now), _number(claims, "nbf", now)
+        over, begins = _time(claims, "exp", now), _time(claims, "nbf", now)
         if not begins - self._leeway <= now <= over + self._leeway:
             raise BadToken("the token's time has not come, or is over")
         if self._issuer is not None and claims.get("iss") != self._issuer:
@@ -71,8 +119,19 @@ class Introspection:
         return f"the server at {self._url}"
 
 
-def _number(claims: Claims, key: str, otherwise: float) -> float:
+def _end(claims: Claims) -> float:
+    """Return when an answer is of no use any more."""
+    try:
+        return _time(claims, "exp", inf)
+    except BadToken:
+        return -inf
+
+
+def _time(claims: Mapping[str, Any], key: str, otherwise: float) -> float:
     value = claims.get(key, otherwise)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadToken(f"the token's {key} is no time")
-    return value
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError
+        return float(value)
+    except (TypeError, OverflowError):
+        raise BadToken(f"the token's {key} is no time") from None

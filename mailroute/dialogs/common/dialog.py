@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from attrs import evolve
 from zope.interface import implementer
 
+from mailroute.dialogs.common.foreign import foreign
 from mailroute.dialogs.common.speaker import Speaker
 from mailroute.dialogs.common.states import State
 from mailroute.events import (
@@ -29,7 +30,7 @@ from mailroute.events import (
 )
 from mailroute.interfaces import IDialog
 from mailroute.proofs import proof_of
-from mailroute.wire.lines import LineReader, Malformed, Parts, Stop, is_http
+from mailroute.wire.lines import LineReader, Malformed, Parts, Stop
 from mailroute.wire.sasl import MAX_RESPONSE, SCRAM, Exchange, SaslError
 from mailroute.wire.scram import ScramExchange, StoredKeys, Wanted, nonce
 
@@ -236,8 +237,8 @@ class CommandDialog(Speaker, ABC):
         try:
             self._command(unit)
         except Malformed as error:
-            if len(unit) == 1 and is_http(unit[0]):
-                self._hang_up(Farewell.NOT_THIS_PROTOCOL)
+            if len(unit) == 1 and (why := foreign(unit[0])) is not None:
+                self._hang_up(why)
             else:
                 self._bad_command(self._bad(str(error).encode("ascii") + b"."))
         return True

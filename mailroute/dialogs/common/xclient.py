@@ -21,8 +21,8 @@ MAX_COMMAND = 1022
 MAX_LISTED = 512
 """Bytes of a command with listed attributes, its end included: RFC 5321 section 4.5.3.1.4."""
 
-TTL = 6
-"""Proxies that the connection may still pass: Dovecot's number, 7, less ourselves."""
+FIRST_TTL = 7
+"""Proxies that a connection may pass, ourselves among them: Dovecot's number."""
 
 UNAVAILABLE = b"[UNAVAILABLE]"
 """What stands for a listed value that is not known, and takes the place of the one that the server knows."""
@@ -31,8 +31,8 @@ UNAVAILABLE = b"[UNAVAILABLE]"
 _NAME = re.compile(r"[A-Za-z0-9._:\-]+\Z")
 
 
-def _known(client: Client) -> dict[str, str | None]:
-    """Return what both can tell of a client."""
+def _known(client: Client, ttl: int) -> dict[str, str | None]:
+    """Return what both can tell of a client, whose connection may pass so many proxies."""
     known: dict[str, str | None] = {}
     for prefix, address in (("", client.source), ("DEST", client.destination)):
         known[f"{prefix}ADDR"] = None if address is None else address.host
@@ -40,7 +40,7 @@ def _known(client: Client) -> dict[str, str | None]:
     return {
         **known,
         "SESSION": client.session_id,
-        "TTL": str(TTL),
+        "TTL": str(ttl - 1),
         "CLIENT-TRANSPORT": "TLS" if client.tls else "insecure",
     }
 
@@ -51,7 +51,7 @@ def xclient(method: Method, order: LoginOrder) -> bytes:
     :raises NoWay: what the route forwards does not fit into it.
     """
     client = order.client
-    words = [f"{name}={value}" for name, value in _known(client).items() if value is not None]
+    words = [f"{name}={value}" for name, value in _known(client, FIRST_TTL).items() if value is not None]
     # Without a login this is the only way in which the backend learns the name.
     forward = [("user", order.user)] if method is Method.NONE else []
     forward += order.forward
@@ -74,16 +74,19 @@ def forwarded(fields: Iterable[tuple[str, str]]) -> bytes:
 Attributes = Sequence[tuple[bytes, bytes]]
 
 
-def xclient_lines(listed: Sequence[bytes], client: Client, more: Attributes) -> list[bytes]:
+def xclient_lines(
+    listed: Sequence[bytes], client: Client, more: Attributes, ttl: int = FIRST_TTL
+) -> list[bytes]:
     """Return the commands, with their ends, for a backend that has listed these attributes.
 
     :param more: what is told besides, each attribute with its value, which is empty if it is not known.
+    :param ttl: how many proxies the connection may pass, ourselves among them.
     :raises NoWay: what the route forwards does not fit into a command.
     """
     lines: list[bytes] = []
     line = b"XCLIENT"
     # NAME is the client's in the DNS, which nobody here looks up.
-    for name, value in ((b"NAME", b""), *_written(client), *more):
+    for name, value in ((b"NAME", b""), *_written(client, ttl), *more):
         if name not in listed:
             continue
         word = b" " + name + b"=" + (xtext(value) or UNAVAILABLE)
@@ -98,9 +101,9 @@ def xclient_lines(listed: Sequence[bytes], client: Client, more: Attributes) -> 
     return [*lines, line + b"\r\n"] if line != b"XCLIENT" else lines
 
 
-def _written(client: Client) -> list[tuple[bytes, bytes]]:
+def _written(client: Client, ttl: int) -> list[tuple[bytes, bytes]]:
     """Return what is known as it is written where attributes are listed."""
-    known = _known(client)
+    known = _known(client, ttl)
     for name in ("ADDR", "DESTADDR"):
         address = known[name]
         if address is not None and ":" in address:

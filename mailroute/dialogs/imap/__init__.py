@@ -23,6 +23,7 @@ class ImapProtocol:
     alpn: ClassVar[tuple[bytes, ...]] = (b"imap",)
     mechanisms: ClassVar[tuple[str, ...]] = NAMES
     logins = True
+    password_command = True
     starttls = True
     port = 143
     tls_port: int | None = 993

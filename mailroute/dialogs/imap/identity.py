@@ -7,11 +7,9 @@ trust us ignores them.
 from __future__ import annotations
 
 from mailroute.dialogs.common.plan import NoWay
+from mailroute.dialogs.common.xclient import FIRST_TTL
 from mailroute.events import Client, LoginOrder, Method
 from mailroute.wire.imap_syntax import MAX_ID_PAIRS, quote
-
-FIRST_TTL = 7
-"""Proxies that a connection may pass; Dovecot's number."""
 
 _TTL_KEY = b"x-proxy-ttl"
 

@@ -23,6 +23,7 @@ class ManageSieveProtocol:
     alpn: ClassVar[tuple[bytes, ...]] = (b"managesieve",)
     mechanisms: ClassVar[tuple[str, ...]] = NAMES
     logins = True
+    password_command = False
     starttls = True
     port = 4190
     tls_port: int | None = None

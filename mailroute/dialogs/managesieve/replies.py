@@ -35,6 +35,8 @@ FAREWELLS = {
     Farewell.LOGIN_TIMEOUT: b"No login in time.",
     Farewell.INJECTION: b"Nothing may follow STARTTLS before TLS is on.",
     Farewell.NOT_THIS_PROTOCOL: b"This is a ManageSieve server.",
+    Farewell.PROXY_HEADER: b"No PROXY header is taken from your address.",
+    Farewell.BAD_LINE_ENDS: b"Lines end with CR LF.",
     Farewell.SHUTDOWN: b"(TRYLATER) Shutting down. Connect again.",
     Farewell.LOGGED_OUT: b"Logging out.",
     Farewell.FAULT: b"(TRYLATER) Internal error.",

@@ -23,6 +23,7 @@ class Pop3Protocol:
     alpn: ClassVar[tuple[bytes, ...]] = (b"pop3",)
     mechanisms: ClassVar[tuple[str, ...]] = NAMES
     logins = True
+    password_command = True
     starttls = True
     port = 110
     tls_port: int | None = 995

@@ -31,6 +31,8 @@ FAREWELLS = {
     Farewell.LOGIN_TIMEOUT: b"-ERR No login in time.",
     Farewell.INJECTION: b"-ERR Nothing may follow STLS before TLS is on.",
     Farewell.NOT_THIS_PROTOCOL: b"-ERR This is a POP3 server.",
+    Farewell.PROXY_HEADER: b"-ERR No PROXY header is taken from your address.",
+    Farewell.BAD_LINE_ENDS: b"-ERR Lines end with CR LF.",
     Farewell.SHUTDOWN: b"-ERR [SYS/TEMP] Shutting down. Connect again.",
     Farewell.LOGGED_OUT: b"+OK Logging out.",
     Farewell.FAULT: b"-ERR [SYS/TEMP] Internal error.",

@@ -42,6 +42,7 @@ class DeliveryProtocol:
     alpn: ClassVar[tuple[bytes, ...]] = ()
     mechanisms: ClassVar[tuple[str, ...]] = ()
     logins = False
+    password_command = False
     starttls = True
 
     def __init__(self, dialect: dialects.Dialect) -> None:
@@ -82,6 +83,7 @@ class SubmissionProtocol:
     alpn: ClassVar[tuple[bytes, ...]] = ()
     mechanisms: ClassVar[tuple[str, ...]] = NAMES
     logins = True
+    password_command = False
     starttls = True
 
     def check_capability(self, word: str) -> None:

@@ -16,6 +16,7 @@ MAX_HELLO = 255
 """Bytes of the name that a client gives itself: a domain's (RFC 5321 section 4.5.3.1.2)."""
 
 _BDAT = re.compile(rb"([0-9]{1,%d})(?: +(LAST))?" % MAX_SIZE_DIGITS, re.IGNORECASE)
+_TTL = re.compile(rb"TTL=([0-9]{1,9})", re.IGNORECASE)
 _XTEXT = rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+"
 _WHEN = rb"(?:SUCCESS|FAILURE|DELAY)"
 
@@ -103,3 +104,9 @@ def read_bdat(rest: bytes) -> Chunk | None:
     """Return the chunk that follows, ``None`` if that is not known."""
     found = _BDAT.fullmatch(rest)
     return None if found is None else Chunk(int(found[1]), found[2] is not None)
+
+
+def read_ttl(rest: bytes) -> int | None:
+    """Return the TTL that XCLIENT gives, ``None`` if it gives anything else."""
+    found = _TTL.fullmatch(rest)
+    return None if found is None else int(found[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 
+from mailroute.dialogs.common.xclient import FIRST_TTL
 from mailroute.dialogs.smtp import arguments, replies
 from mailroute.dialogs.smtp.bounds import MAX_BAD_WITHOUT_BOUND, MAX_COMMAND
 from mailroute.dialogs.smtp.content import Content
@@ -39,6 +40,7 @@ class Commands:
         self._state = State.COMMAND
         self._tls = False
         self._hello = b""
+        self._ttl = FIRST_TTL
         self._bad = self._commands = self._messages = 0
         self._mail: MailFrom | None = None
         self._accepted = self._offered = 0
@@ -51,6 +53,9 @@ class Commands:
         """Say why (RFC 5321 section 3.8)."""
         self._state = State.OVER
         return FAREWELLS[why] + b"\r\n"
+
+    def _greet(self) -> None:
+        self._say(replies.greeting(self._host, self._dialect.name.upper().encode("ascii")))
 
     def _say(self, line: bytes) -> None:
         self._out.append(Send(line + b"\r\n"))
@@ -203,6 +208,24 @@ class Commands:
         del rest
         self._say(b"214 2.0.0 RFC 2033" if self._dialect.splits else b"214 2.0.0 RFC 5321")
 
+    def _cmd_xclient(self, rest: bytes) -> None:
+        """Hear how many proxies the connection may still pass (Postfix's XCLIENT_README, Dovecot's TTL).
+
+        Nobody gains by lying: it only ever gets less.  Any other attribute would let a client say that
+        it is somebody else.
+        """
+        ttl = arguments.read_ttl(rest)
+        if ttl is None:
+            self._bad_command(replies.NOT_OFFERED)
+        elif self._mail is not None:
+            self._bad_command(b"503 5.5.1 There is a sender already")
+        elif min(ttl, self._ttl) <= 1:
+            self._say(b"550 5.4.6 Too many proxies: do the routes form a loop?")
+        else:
+            self._ttl = min(ttl, self._ttl)
+            self._hello = b""
+            self._greet()
+
     def _cmd_refused(self, rest: bytes) -> None:
         del rest
         self._bad_command(replies.NOT_OFFERED)
@@ -229,6 +252,7 @@ COMMANDS: Mapping[bytes, Callable[[Commands, bytes], None]] = {
     b"VRFY": Commands._cmd_vrfy,
     b"HELP": Commands._cmd_help,
     b"QUIT": Commands._cmd_quit,
-    # What would let a client say that it is somebody else.
-    **dict.fromkeys((b"AUTH", b"XCLIENT", b"XFORWARD", b"EXPN", b"ETRN", b"TURN"), Commands._cmd_refused),
+    b"XCLIENT": Commands._cmd_xclient,
+    # What would let a client say that it is somebody else, or is not for those who deliver mail.
+    **dict.fromkeys((b"AUTH", b"XFORWARD", b"EXPN", b"ETRN", b"TURN"), Commands._cmd_refused),
 }

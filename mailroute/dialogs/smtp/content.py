@@ -30,6 +30,11 @@ class Content:
         self._check = ContentCheck()
         self.ended = False
 
+    @property
+    def adrift(self) -> bool:
+        """Whether the client may think that the message ends elsewhere, and its commands begin there."""
+        return self._data is not None and self._data.bad
+
     def begin_chunk(self, chunk: Chunk) -> list[Chunk | Spoilt]:
         """Take a chunk; an empty last one ends the message by its command, which shall not end it badly."""
         self._wanted, self._last = chunk.size, chunk.last

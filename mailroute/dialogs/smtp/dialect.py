@@ -6,6 +6,8 @@ import secrets
 
 from attrs import frozen
 
+from mailroute.dialogs.common.xclient import FIRST_TTL
+
 TOKEN = secrets.token_hex(4).encode("ascii")
 """Tells this mailroute, with all its processes, from every other: a backend that greets with it is itself."""
 
@@ -34,7 +36,11 @@ LMTP = Dialect("lmtp", b"LHLO", b"LMTP", splits=True, port=24)
 
 @frozen
 class Seam:
-    """What a login at a backend has to know of the client's half: its name for itself, and ours."""
+    """What a login at a backend has to know of the client's half: its name for itself, and ours.
+
+    ``ttl``: how many proxies its connection may pass, ourselves among them.
+    """
 
     host_name: str
     hello: bytes = b""
+    ttl: int = FIRST_TTL

@@ -66,6 +66,8 @@ def check_optional(word: str) -> None:
 def announced(terms: DeliveryTerms, tls: bool) -> list[bytes]:
     """Return the lines of our EHLO reply but for the first."""
     lines = [name.encode("ascii") for name in (*ALWAYS, *terms.extensions)]
+    # Not for whom a client says to be, only for how far its connection has come.
+    lines.append(b"XCLIENT TTL")
     lines.append(b"SIZE %d" % terms.message_size if terms.message_size else b"SIZE")
     if terms.tls_offered and not tls:
         lines.append(b"STARTTLS")

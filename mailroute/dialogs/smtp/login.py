@@ -98,7 +98,7 @@ class SmtpLogin(CommandLogin):
 
     def _introduction(self, order: LoginOrder, listed: Parts) -> list[bytes]:
         """Return the XCLIENT commands; never with LOGIN, which would name somebody who has logged in."""
-        return xclient_lines(listed, order.client, self._told())
+        return xclient_lines(listed, order.client, self._told(), self._seam.ttl)
 
     def _told(self) -> list[tuple[bytes, bytes]]:
         return [(b"PROTO", self._dialect.proto), (b"HELO", self._seam.hello)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from zope.interface import implementer
 
 from mailroute.dialogs.common.dialog import MAX_AHEAD
+from mailroute.dialogs.common.foreign import foreign
 from mailroute.dialogs.smtp import arguments, replies
 from mailroute.dialogs.smtp.bounds import MAX_COMMAND, MAX_COMMANDS
 from mailroute.dialogs.smtp.commands import COMMANDS, Commands, State
@@ -17,7 +18,7 @@ from mailroute.envelope import (
 )
 from mailroute.events import Farewell, Send
 from mailroute.interfaces import IReceiver
-from mailroute.wire.lines import Stop, is_http
+from mailroute.wire.lines import Stop
 
 
 @implementer(IReceiver)
@@ -28,8 +29,7 @@ class Receiver(Commands):
 
     def greet(self) -> list[ReceiverEvent]:
         """Greet (RFC 5321 section 4.3.1)."""
-        name = self._dialect.name.upper().encode("ascii")
-        self._say(replies.greeting(self._host, name))
+        self._greet()
         return self._flush()
 
     def receive(self, data: bytes) -> list[ReceiverEvent]:
@@ -79,16 +79,20 @@ class Receiver(Commands):
         else:
             self._out.append(Send(written(together(outcomes))))
         data_refused = self._state is State.BEGINNING and self._chunk is None
+        adrift = self._content is not None and self._content.adrift
         self._forget_transaction()
         self._commands = self._bad = 0
         self._state = State.COMMAND
-        if data_refused:
+        if adrift:
+            # What follows may be a part of the message, that a stranger wrote.
+            self._hang_up(Farewell.BAD_LINE_ENDS)
+        elif data_refused:
             self._nothing_may_follow()
         return self._go_on()
 
     def seam(self) -> Seam:
         """Return what logins at backends have to know."""
-        return Seam(self._terms.host_name, self._hello)
+        return Seam(self._terms.host_name, self._hello, self._ttl)
 
     # --- running ---
 
@@ -125,8 +129,8 @@ class Receiver(Commands):
         if self._commands > MAX_COMMANDS:
             self._hang_up(Farewell.TOO_MANY_COMMANDS)
             return True
-        if is_http(line):
-            self._hang_up(Farewell.NOT_THIS_PROTOCOL)
+        if (why := foreign(line)) is not None:
+            self._hang_up(why)
             return True
         verb, rest = arguments.read_command(line)
         command = COMMANDS.get(verb)

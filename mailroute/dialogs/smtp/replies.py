@@ -49,6 +49,8 @@ FAREWELLS = {
     Farewell.LOGIN_TIMEOUT: b"421 4.4.2 Nothing was said for too long",
     Farewell.INJECTION: b"501 5.5.2 Nothing may follow STARTTLS before TLS is on",
     Farewell.NOT_THIS_PROTOCOL: b"500 5.5.2 This is a mail server",
+    Farewell.PROXY_HEADER: b"500 5.5.2 No PROXY header is taken from your address",
+    Farewell.BAD_LINE_ENDS: b"421 4.7.0 Where such a message ends is uncertain, connect again",
     Farewell.SHUTDOWN: b"421 4.3.2 Shutting down, connect again",
     Farewell.LOGGED_OUT: b"221 2.0.0 Bye",
     Farewell.FAULT: b"421 4.3.0 Internal error",

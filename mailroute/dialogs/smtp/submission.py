@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from mailroute.dialogs.common.dialog import CommandDialog
+from mailroute.dialogs.common.foreign import foreign
 from mailroute.dialogs.common.states import State
 from mailroute.dialogs.smtp import arguments, replies
 from mailroute.dialogs.smtp.dialect import SUBMISSION, Seam
 from mailroute.dialogs.smtp.extensions import announced_before_login
 from mailroute.envelope import Reply
 from mailroute.events import DialogEvent, DialogTerms, Farewell, LoggedIn, Reason, Refusal, Send
-from mailroute.wire.lines import LineReader, Parts, is_http
+from mailroute.wire.lines import LineReader, Parts
 from mailroute.wire.sasl import MAX_RESPONSE
 
 MAX_LINE = MAX_RESPONSE
@@ -86,8 +87,8 @@ class SubmissionDialog(CommandDialog):
 
     def _command(self, parts: Parts) -> None:
         (line,) = parts
-        if is_http(line):
-            self._hang_up(Farewell.NOT_THIS_PROTOCOL)
+        if (why := foreign(line)) is not None:
+            self._hang_up(why)
             return
         verb, rest = arguments.read_command(line)
         command = _COMMANDS.get(verb)

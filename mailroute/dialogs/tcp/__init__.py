@@ -20,6 +20,7 @@ class TcpProtocol:
     alpn: ClassVar[tuple[bytes, ...]] = ()
     mechanisms: ClassVar[tuple[str, ...]] = ()
     logins = False
+    password_command = False
     starttls = False
 
     def check_capability(self, word: str) -> None:

@@ -19,7 +19,7 @@ from zope.interface import implementer
 from mailroute.events import Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.routers.answers import Answers
-from mailroute.routers.guard import Guard, Unanswered
+from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.sql.drivers import Driver, driver
 from mailroute.routers.sql.pool import Pool, Row
 from mailroute.routers.sql.query import translated
@@ -52,7 +52,7 @@ class SqlOptions(SlowOptions):
     """Connections at most, in each worker; 4 unless given."""
 
 
-class SqlRouter(Guard):
+class SqlRouter(GuardedRouter):
     """Asks a database, over connections that are made when there are questions."""
 
     def __init__(
@@ -79,8 +79,6 @@ class SqlRouter(Guard):
         values = _values(lookup)
         if values is None:
             return None
-        if self._stopping:
-            raise Unanswered("mailroute is about to end")
         if self._pool is None:
             self._pool = Pool(self._driver, self._query, self._size, self._clock, self._hidden)
         row = await self._pool.ask(values)

@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import sqlite3
+import traceback
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -139,8 +140,13 @@ class Postgresql:
         told |= {key: value for key, value in self._told.items() if value is not None}
         if self._password is not None:
             told["password"] = self._password
-        # Prepared statements would be in the way of a pooler, and of a table that is altered.
-        return self._psycopg.connect(**told, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+        try:
+            # Prepared statements would be in the way of a pooler, and of a table that is altered.
+            return self._psycopg.connect(**told, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+        except self._psycopg.Error as error:
+            # psycopg 3.3 leaves the exception in a circle with what it had begun, whose socket is open.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
     def prepare(self, connection: Any) -> None:
         """Have the server end by itself what takes too long."""
@@ -228,9 +234,10 @@ class Mariadb:
         return value
 
     def connect(self) -> Any:
-        """Connect, and log in."""
-        return self._pymysql.connect(
+        """Return one that `prepare` has yet to connect: so it can be let go of meanwhile."""
+        return self._pymysql.Connection(
             **self._told,
+            defer_connect=True,
             # As bytes: PyMySQL would send a text's as Latin-1, and no server stores it so.
             password=(self._password or "").encode(),
             connect_timeout=self._timeout,
@@ -242,7 +249,8 @@ class Mariadb:
         )
 
     def prepare(self, connection: Any) -> None:
-        """Have the server end by itself what takes too long."""
+        """Connect, log in, and have the server end by itself what takes too long."""
+        connection.connect()
         with connection.cursor() as cursor:
             cursor.execute("set session max_statement_time = %s", (self._timeout,))
 
@@ -251,7 +259,9 @@ class Mariadb:
         return not connection.open
 
     def abort(self, connection: Any) -> None:
-        """Its own time limits do that."""
+        """Shut the socket, if there is one: PyMySQL limits each read, of which there may be many."""
+        with contextlib.suppress(*self.errors, AttributeError):
+            connection._sock.shutdown(socket.SHUT_RDWR)
 
     def is_about_the_values(self, error: Exception) -> bool:
         """Such as a name that a column's character set does not have."""

@@ -11,9 +11,9 @@ from twisted.enterprise import adbapi
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.threadpool import ThreadPool
 
-from mailroute.routers.guard import Unanswered
 from mailroute.routers.sql.drivers import Driver
 from mailroute.sources import BadAnswer
+from mailroute.sources.guard import Unanswered
 
 MAX_SAID = 300
 """Characters of a database's error that get into the log."""
