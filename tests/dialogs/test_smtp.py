@@ -485,7 +485,7 @@ def logging_in(client=CLIENT, seam=None, **changes) -> Conversation:
     ("said", "handed_on"), [((), 6), ((6,), 5), ((3, 5), 2), ((999999999,), 6), ((2,), 1)]
 )
 def test_how_far_a_connection_has_come(said, handed_on):
-    """Each XCLIENT begins anew, and only lowers what the backend is told: less than the client said by one."""
+    """Each XCLIENT begins the session anew, and can only lower what the backend is told."""
     talk = talking()
     for ttl in said:
         assert told(talk, b"XCLIENT TTL=%d" % ttl).startswith(b"220 mx.example LMTP ")
