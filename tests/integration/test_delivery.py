@@ -20,8 +20,8 @@ from servers.proxy import Mailroute
 
 pytestmark = pytest.mark.integration
 
-EAST = [Account(f"user{n}@east.example.org", "a secret", "east") for n in range(12)]
-WEST = [Account(f"user{n}@west.example.org", "a secret", "west") for n in range(12)]
+EAST = [Account(f"user{n}@east.example.org", "a secret", "east") for n in range(16)]
+WEST = [Account(f"user{n}@west.example.org", "a secret", "west") for n in range(16)]
 SENDER = "author@example.net"
 
 
@@ -216,14 +216,14 @@ def test_a_mail_server_tries_recipients_elsewhere_again(servers: dict[str, Dovec
         with Mailroute({"smtp": {"protocol": "smtp", "security": "none"}}, settings) as mailroute:
             with Postfix(default_transport=f"smtp:[127.0.0.1]:{mailroute.ports['smtp']}", **soon) as front:
                 with smtplib.SMTP("127.0.0.1", front.port) as client:
-                    users = [EAST[3].user, WEST[3].user, EAST[1].user]
+                    users = [EAST[14].user, WEST[14].user, EAST[15].user]
                     client.sendmail(SENDER, users, message("elsewhere", number=12))
-                front.log.wait_for(rf"to=<{WEST[3].user}>.* dsn=4\.5\.3, status=deferred")
-                for account in (EAST[3], WEST[3], EAST[1]):
+                front.log.wait_for(rf"to=<{WEST[14].user}>.* dsn=4\.5\.3, status=deferred")
+                for account in (EAST[14], WEST[14], EAST[15]):
                     front.log.wait_for(rf"to=<{account.user}>.* dsn=2\.0\.0, status=sent")
-            for store, account in ((east, EAST[3]), (west, WEST[3])):
+            for store, account in ((east, EAST[14]), (west, WEST[14])):
                 store.log.wait_for(rf"to=<{account.user}>.* status=sent")
-    for server, account in ((servers["east"], EAST[3]), (servers["west"], WEST[3])):
+    for server, account in ((servers["east"], EAST[14]), (servers["west"], WEST[14])):
         assert sum(b"Subject: elsewhere" in text for text in server.delivered(account)) == 1
 
 
@@ -289,7 +289,7 @@ def test_a_mail_server_delivers_through_it(servers: dict[str, Dovecot], proxy: M
 @pytest.mark.parametrize("command", ["DATA", "BDAT"])
 def test_a_large_message_goes_through_mail_servers(servers: dict[str, Dovecot], command: str) -> None:
     """50 MB that come by SMTP, in one go or in chunks, go by SMTP to a Postfix that delivers the same."""
-    account, text = EAST[9 if command == "DATA" else 11], large_message()
+    account, text = EAST[12 if command == "DATA" else 13], large_message()
     transport = f"lmtp:inet:127.0.0.1:{servers['east'].lmtp}"
     with Postfix(default_transport=transport, message_size_limit="100000000") as postfix:
         settings = {"backend": {"mx": {"smtp": f"tcp:127.0.0.1:{postfix.port}", "security": "none"}}}
