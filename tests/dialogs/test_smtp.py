@@ -571,7 +571,9 @@ def test_xclient_is_split_and_encoded():
         (b"421 busy\r\n", Reason.UNAVAILABLE), (b"554 no\r\n", Reason.UNAVAILABLE),
         (b"220 hi\r\n250 b\r\n", Reason.MISCONFIGURED), (b"220 hi\r\n500 what\r\n", Reason.MISCONFIGURED),
         (b"HTTP/1.1 400\r\n", Reason.UNAVAILABLE),
-        (b"220 x LMTP mailroute %s ready\r\n" % TOKEN, Reason.MISCONFIGURED),
+        pytest.param(
+            b"220 x LMTP mailroute %s ready\r\n" % TOKEN, Reason.MISCONFIGURED, id="ourselves"
+        ),
     ],
 )  # fmt: skip
 def test_backends_that_are_not_ready(said, reason):
