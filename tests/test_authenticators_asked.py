@@ -3,6 +3,7 @@
 import base64
 import sqlite3
 import sys
+from contextlib import contextmanager
 
 import pytest
 import pytest_twisted
@@ -130,14 +131,21 @@ async def test_a_changed_password_counts_at_once(make, tmp_path):
     assert await outcome(sql, "named", "y") == "named"
 
 
+@contextmanager
+def hashes_checked():
+    """Yield the hashes that passwords are checked against, and the passwords; none of them is right."""
+    checked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashes, "verify", lambda stored, secret: checked.append((stored, secret)))
+        yield checked
+
+
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_user_is_worth_a_hash(make):
     """Whoever is not there has the password checked against somebody's hash."""
     sql = make("sql", **SQL)
     await outcome(sql, "bob", "x")
-    checked = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hashes, "verify", lambda stored, secret: checked.append((stored, secret)))
+    with hashes_checked() as checked:
         await sql.pretend(lookup("nobody", "guess"))
     assert checked == [(ROWS[1][1], b"guess")]
 
@@ -147,9 +155,7 @@ async def test_a_locked_account_looks_like_a_wrong_password(make):
     """Nobody gets in, and a stranger cannot tell it from another account by the words or by the time."""
     sql = make("sql", **SQL)
     await outcome(sql, "bob", "x")
-    checked = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hashes, "verify", lambda stored, secret: checked.append((stored, secret)))
+    with hashes_checked() as checked:
         assert await outcome(sql, "bob", "guess") is Reason.AUTHENTICATION_FAILED
         assert await outcome(sql, "locked", "guess") is Reason.AUTHENTICATION_FAILED
     assert checked == [(ROWS[1][1], b"guess")] * 2

@@ -16,8 +16,6 @@ from mailroute.sockets.hub import WRITE, Hub
 
 CUT_SHORT = "the TLS stream was cut short"
 
-FAILED = "TLS failed"
-
 
 class TLSLeg(HubLeg):
     """One end; ``tls`` keeps OpenSSL's own object alive, which is ``ssl``."""
