@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.loads import LOADS, STEADY, Reading, Rig, Sizes
 from benchmarks.metrics import METRICS
-from benchmarks.peers import PEERS, Leg, Peer
+from benchmarks.peers import PEERS, Cores, Leg, Peer
 from benchmarks.processes import BenchmarkError, Program
 from benchmarks.programs import Backend, Say
 
@@ -63,25 +62,6 @@ class Plan:
     def takes(self, peer: Peer, load: str, leg: Leg) -> bool:
         """Tell whether a peer is to be put under a load."""
         return load in self.loads and leg in self.legs and leg in peer.legs and load in peer.loads
-
-
-@dataclass(frozen=True)
-class Cores:
-    """Where things run: the proxy has a core that nothing of ours disturbs, if there are two."""
-
-    proxy: tuple[int, ...]
-    others: tuple[int, ...]
-
-    @classmethod
-    def share_out(cls) -> Cores:
-        """Share out the cores that we may use."""
-        cores = tuple(sorted(os.sched_getaffinity(0)))
-        return cls(cores[:1], cores[1:] or cores)
-
-    @staticmethod
-    def first(number: int) -> tuple[int, ...]:
-        """Return as many cores as asked for, or all if there are not as many."""
-        return tuple(sorted(os.sched_getaffinity(0)))[:number]
 
 
 class Run:
@@ -135,14 +115,14 @@ class Run:
                 cores = Cores.first(peer.workers)
                 with (
                     self._noting(f"{peer.name}, {leg.value}"),
-                    Backend(folder, leg.behind, cores) as backend,
+                    Backend(folder, leg.behind, cores.others) as backend,
                     peer.run(leg, backend.port, cores) as (proxy, port),
                 ):
-                    self._take("workers", Rig(peer, leg, proxy, port, backend, self.plan.sizes, cores))
+                    self._take("workers", Rig(peer, leg, proxy, port, backend, self.plan.sizes, cores.others))
 
     @contextlib.contextmanager
     def _rig(self, peer: Peer, leg: Leg, backend: Backend) -> Iterator[Rig]:
-        with peer.run(leg, backend.port, self._cores.proxy) as (proxy, port):
+        with peer.run(leg, backend.port, self._cores) as (proxy, port):
             yield Rig(peer, leg, proxy, port, backend, self.plan.sizes, self._cores.others)
 
     def _take(self, load: str, rig: Rig) -> None:

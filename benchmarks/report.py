@@ -193,19 +193,22 @@ def _workers(results: Results) -> Iterator[str]:
     """Say what two workers have beside one, and what took part besides the proxy."""
     rows = []
     for leg, heading in LEGS.items():
-        pair = [_login_in(results, leg, peer) for peer in ("mailroute", "mailroute-2")]
-        if None not in pair:
-            (rate, own, others), (rate_2, own_2, others_2) = (each for each in pair if each)
-            figures = [rate, rate_2, own * 1e6, own_2 * 1e6, others * 1e6, others_2 * 1e6]
-            ratios = (rate_2 / rate, 2 * own / own_2)
-            rows.append([heading, *map(number, figures), *(f"{ratio:.2f}" for ratio in ratios)])
+        for peer in ("mailroute", "nginx"):
+            pair = [_login_in(results, leg, name) for name in (peer, f"{peer}-2")]
+            if None not in pair:
+                (rate, own, others), (rate_2, own_2, others_2) = (each for each in pair if each)
+                figures = [rate, rate_2, own * 1e6, own_2 * 1e6, others * 1e6, others_2 * 1e6]
+                ratios = (rate_2 / rate, 2 * own / own_2)
+                shown = [*map(number, figures), *(f"{ratio:.2f}" for ratio in ratios)]
+                rows.append([f"{heading}: {PEERS[peer].title}", *shown])
     if rows:
         yield "### Two workers"
         yield (
             "One worker has one core and two workers have two. "
             "The backend and the load generator share them, so the proxy cannot have all of their time. "
             "The last column is what two workers could do beside one if they had the cores to themselves, "
-            "from the CPU time of a login alone."
+            "from the CPU time of a login alone. "
+            "nginx stands beside it to show what these cores have to give."
         )
         one_and_two = [f"{what}, {count}" for what in _WORKERS_COLUMNS for count in ("one", "two")]
         yield table(["", *one_and_two, "ratio of the rates", "by CPU time alone"], rows)

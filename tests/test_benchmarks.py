@@ -140,7 +140,7 @@ def test_two_workers_are_told_apart_from_those_who_share_their_cores() -> None:
         ("rate", Leg.PLAIN, "mailroute-2", 750.0),
         ("rate-cpu", Leg.PLAIN, "mailroute-2", 1250e-6),
     )
-    row = "| Plain on both sides | 500 | 750 | 1 000 | 1 250 | 1 500 | 1 000 | 1.50 | 1.60 |"
+    row = "| Plain on both sides: mailroute | 500 | 750 | 1 000 | 1 250 | 1 500 | 1 000 | 1.50 | 1.60 |"
     assert row in as_markdown(made_up(found)).replace("\u202f", " ")
     assert "Two workers" not in as_markdown(made_up(BOTH))
 

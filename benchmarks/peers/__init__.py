@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from benchmarks.peers.base import Leg, NotHere, Peer
+from benchmarks.peers.base import Cores, Leg, NotHere, Peer
 from benchmarks.peers.dovecot import Dovecot
 from benchmarks.peers.haproxy import HAProxy
 from benchmarks.peers.mailroute import Mailroute
 from benchmarks.peers.nginx import Nginx
 from benchmarks.peers.perdition import Perdition
 
-__all__ = ["PEERS", "Leg", "NotHere", "Peer"]
+__all__ = ["PEERS", "Cores", "Leg", "NotHere", "Peer"]
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
@@ -17,6 +17,7 @@ PEERS: dict[str, Peer] = {
         Mailroute(),
         Mailroute(workers=2),
         Nginx(),
+        Nginx(workers=2),
         Nginx(buffers="64k"),
         HAProxy(),
         HAProxy(splice=True),

@@ -9,6 +9,7 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -36,6 +37,26 @@ class Leg(Enum):
 
 class NotHere(BenchmarkError):
     """A peer cannot be measured on this machine; the text says why."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Where things run: the proxy has a core that nothing of ours disturbs, if there are two."""
+
+    proxy: tuple[int, ...]
+    others: tuple[int, ...]
+
+    @classmethod
+    def share_out(cls) -> Cores:
+        """Share out the cores that we may use."""
+        cores = tuple(sorted(os.sched_getaffinity(0)))
+        return cls(cores[:1], cores[1:] or cores)
+
+    @classmethod
+    def first(cls, number: int) -> Cores:
+        """Have everybody share as many cores as asked for, or all if there are not as many."""
+        cores = tuple(sorted(os.sched_getaffinity(0)))[:number]
+        return cls(cores, cores)
 
 
 class Peer:
@@ -86,12 +107,20 @@ class Peer:
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def helpers(self, folder: Path, values: Mapping[str, object]) -> Iterator[None]:  # noqa: ARG002
-        """Have everything at hand that it needs besides its configuration, and that is not counted."""
+    def helpers(
+        self,
+        folder: Path,  # noqa: ARG002
+        values: Mapping[str, object],  # noqa: ARG002
+        cores: Collection[int],  # noqa: ARG002
+    ) -> Iterator[None]:
+        """Have everything at hand that it needs besides its configuration, and that is not counted.
+
+        ``cores``: where other programs may run.
+        """
         yield
 
     @contextlib.contextmanager
-    def run(self, leg: Leg, backend: int, cores: Collection[int]) -> Iterator[tuple[Program, int]]:
+    def run(self, leg: Leg, backend: int, cores: Cores) -> Iterator[tuple[Program, int]]:
         """Have it running in front of the backend on a port; gives the program, and the port it listens on.
 
         :raises BenchmarkError: it does not start.
@@ -101,8 +130,8 @@ class Peer:
             values = common(folder, port, backend) | self.values(leg)
             fill_in(self.template, folder, values)
             with (
-                self.helpers(folder, values),
-                Program(self.command(folder), folder, "output", cores) as program,
+                self.helpers(folder, values, cores.others),
+                Program(self.command(folder), folder, "output", cores.proxy) as program,
             ):
                 program.wait_for(port)
                 yield program, port

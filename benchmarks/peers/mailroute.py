@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks import programs
@@ -56,7 +56,12 @@ class Mailroute(Peer):
         return [self.path(), *options, "mailroute", "--config", str(folder / self.template)]
 
     @contextlib.contextmanager
-    def helpers(self, folder: Path, values: Mapping[str, object]) -> Iterator[None]:  # noqa: ARG002, D102
+    def helpers(  # noqa: D102
+        self,
+        folder: Path,
+        values: Mapping[str, object],  # noqa: ARG002
+        cores: Collection[int],  # noqa: ARG002
+    ) -> Iterator[None]:
         _write_users(folder)
         yield
 

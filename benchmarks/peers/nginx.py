@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.peers.base import Leg, NotHere, Peer, fill_in, said
@@ -17,6 +17,7 @@ class Nginx(Peer):
     """nginx, and another one that answers its questions and is not counted.
 
     ``buffers``: the size of the buffer for each direction, in nginx's words; "" for its default.
+    ``workers``: how many processes carry the mail.
     """
 
     name = "nginx"
@@ -25,8 +26,13 @@ class Nginx(Peer):
     template = "nginx.conf"
     legs = (Leg.PLAIN, Leg.TLS)  # it cannot speak TLS with a mail server
 
-    def __init__(self, buffers: str = "") -> None:
+    def __init__(self, buffers: str = "", workers: int = 1) -> None:
         self._buffers = buffers
+        self.workers = workers
+        self.loads = ("workers",) if workers > 1 else (*Peer.loads, "workers")
+        if workers > 1:
+            self.name = f"nginx-{workers}"
+            self.title = f"nginx mail, {workers} workers"
         if buffers:
             self.name = f"nginx-{buffers}"
             self.title = f"nginx mail, {buffers} buffers"
@@ -39,6 +45,7 @@ class Nginx(Peer):
     def values(self, leg: Leg) -> dict[str, object]:  # noqa: D102
         return {
             "MODULES": self._modules(),
+            "WORKERS": self.workers,
             "AUTH_PORT": free_port(),
             "SSL": " ssl" if leg.in_front else "",
             "BUFFERS": f"proxy_buffer {self._buffers}; imap_client_buffer {self._buffers};"
@@ -50,9 +57,12 @@ class Nginx(Peer):
         return _command(self.path(), folder, self.template)
 
     @contextlib.contextmanager
-    def helpers(self, folder: Path, values: Mapping[str, object]) -> Iterator[None]:  # noqa: D102
+    def helpers(  # noqa: D102
+        self, folder: Path, values: Mapping[str, object], cores: Collection[int]
+    ) -> Iterator[None]:
         fill_in("nginx-auth.conf", folder, values)
-        with Program(_command(self.path(), folder, "nginx-auth.conf"), folder, "auth-output") as auth:
+        command = _command(self.path(), folder, "nginx-auth.conf")
+        with Program(command, folder, "auth-output", cores) as auth:
             auth.wait_for(int(str(values["AUTH_PORT"])))
             yield
 
