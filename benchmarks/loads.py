@@ -14,6 +14,9 @@ from benchmarks.programs import Backend, Load, Reply
 AT_ONCE = 32
 """Logins under way at any time: enough that no proxy waits for the round trips of one client."""
 
+WAITING = 4 * AT_ONCE
+"""The same where several workers are to be busy all the time: one that waits is woken for each thing by itself."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -199,8 +202,8 @@ def workers(rig: Rig) -> Iterator[Reading]:
     Everything that takes part has as many cores as the proxy has workers: see `Run`.
     """
     with rig.generator() as generator:
-        generator.do(f"login {AT_ONCE} {rig.sizes.logins // 5}")
-        reading, reply = rig.cost("rate-cpu", generator, f"login {AT_ONCE} {rig.sizes.logins}")
+        generator.do(f"login {WAITING} {rig.sizes.logins // 5}")
+        reading, reply = rig.cost("rate-cpu", generator, f"login {WAITING} {3 * rig.sizes.logins}")
         yield reading
         yield Reading("rate", reply["units"] / reply["seconds"], reading.busy)
 
