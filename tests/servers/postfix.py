@@ -5,14 +5,16 @@ Its master has to be root, which the mail that it carries never is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 from servers.certificates import Certificate
-from servers.processes import Instance, Log, ServerProcess, accepts, free_port, wait_until
+from servers.processes import Instance, Log, ServerProcess, accepts, free_port, group_is_gone, wait_until
 from servers.programs import lacking, program
 
 PACKAGE = "postfix"
@@ -109,8 +111,29 @@ class Postfix(Instance):
             return "ended"
         return "listens" if all(accepts("127.0.0.1", port) for port in self._services) else ""
 
+    @property
+    def pid(self) -> int:
+        """Its master, whose process group all belong to that do its work.
+
+        It is not the group of the command that has started it: the master makes one of its own.
+        """
+        return int((self.folder / "queue" / "pid" / "master.pid").read_text())
+
+    def kill(self) -> None:
+        """End it, and all its sessions, without a word."""
+        self._signal(signal.SIGKILL)
+        self._process.kill()
+
+    def _signal(self, number: signal.Signals) -> None:
+        master = self.pid
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(master, number)
+        wait_until("the end of Postfix's processes", lambda: group_is_gone(master))
+
     def stop(self) -> None:
         """End it, and remove all that it has written."""
         if self._process:
+            if self._process.running():
+                self._signal(signal.SIGTERM)
             self._process.stop()
         shutil.rmtree(self.folder)
