@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import itertools
 import subprocess
 import time
@@ -147,6 +148,72 @@ def test_what_is_no_hash_is_told(stored: str, message: str) -> None:
     with pytest.raises(hashes.BadHash, match=message) as error:
         hashes.check(stored)
     assert stored not in str(error.value)
+
+
+B64 = "a" * 86
+BEYOND = {
+    "sha512-crypt": f"$6$rounds=999999999$saltsalt${'a' * 86}",
+    "sha256-crypt": f"$5$rounds=10000001$saltsalt${'a' * 43}",
+    "bcrypt": f"$2b$31${'a' * 53}",
+    "bcrypt just above": f"$2y$18${'a' * 53}",
+    "pbkdf2 of dovecot": "{PBKDF2}$1$salt$999999999$" + "00" * 20,
+    "pbkdf2 of passlib": f"$pbkdf2-sha512$99999999$saltsalt${B64}",
+    "pbkdf2 of many blocks": f"$pbkdf2$100000$saltsalt${'abcd' * 1000}",
+    "argon2 memory": "$argon2id$v=19$m=99999999,t=1,p=1$c2FsdHNhbHQ$c2FsdHNhbHQ",
+    "argon2 passes": "$argon2id$v=19$m=65536,t=9999,p=1$c2FsdHNhbHQ$c2FsdHNhbHQ",
+    "yescrypt memory": f"$y$jOT$saltsalt${'a' * 43}",
+    "yescrypt time": f"$y$jDT/V$saltsalt${'a' * 43}",
+    "yescrypt lanes": f"$y$jDT.V$saltsalt${'a' * 43}",
+    "yescrypt nonsense": f"$y$j9$saltsalt${'a' * 43}",
+    "scram": "{SCRAM-SHA-256}999999999,QSXC,QSXC,QSXC",
+}
+
+DEAREST = {
+    "sha512-crypt": f"$6$rounds=10000000$saltsalt${'a' * 86}",
+    "bcrypt": f"$2b$17${'a' * 53}",
+    "pbkdf2 of dovecot": "{PBKDF2}$1$salt$10000000$" + "00" * 20,
+    "pbkdf2 of passlib": f"$pbkdf2-sha512$10000000$saltsalt${B64}",
+    "argon2 of RFC 9106": "$argon2id$v=19$m=2097152,t=1,p=4$c2FsdHNhbHQ$c2FsdHNhbHQ",
+    "argon2 passes": "$argon2id$v=19$m=65536,t=128,p=1$c2FsdHNhbHQ$c2FsdHNhbHQ",
+    "yescrypt": f"$y$jFT$saltsalt${'a' * 43}",
+    "yescrypt time": f"$y$j9T/.$saltsalt${'a' * 43}",
+    "scram": "{SCRAM-SHA-256}10000000,QSXC,QSXC,QSXC",
+}
+
+
+@pytest.mark.parametrize("kind", BEYOND)
+def test_a_hash_costs_no_hours(kind: str) -> None:
+    """One that would take a thread for hours, or its memory, is refused before it does, with what to do."""
+    with pytest.raises(
+        hashes.BadHash, match="would take too long: have the password hashed with less"
+    ) as error:
+        hashes.check(BEYOND[kind])
+    assert "salt" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", DEAREST)
+def test_a_dear_hash_is_taken(kind: str) -> None:
+    """The bounds are generous: what takes seconds is the operator's own affair."""
+    hashes.check(DEAREST[kind])
+
+
+@pytest.mark.parametrize("cost", range(1, 12))
+def test_yescrypts_costs_are_read_as_libcrypt_means_them(cost: int) -> None:
+    """Whatever cost crypt(3) can make a setting of, its hash is taken."""
+    library = ctypes.CDLL("libcrypt.so.1")
+    library.crypt_gensalt.restype = ctypes.c_char_p
+    library.crypt_gensalt.argtypes = (ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_int)
+    setting = library.crypt_gensalt(b"$y$", cost, b"a" * 16, 16).decode()
+    assert hashes.check(f"{setting}${'a' * 43}").split() == ["YESCRYPT", setting.split("$")[2]]
+
+
+def test_a_file_names_the_line_of_a_hash_that_costs_too_much(tmp_path: Path) -> None:
+    """Whoever writes it there is told where, before anybody logs in."""
+    with pytest.raises(
+        BadOption, match=r"passwd:2: the password of bob@example\.org: it wants more"
+    ) as error:
+        made(tmp_path, f"alice:{{PLAIN}}x\nbob:{BEYOND['sha512-crypt']}\n")
+    assert "aaaa" not in str(error.value)
 
 
 @settings(max_examples=300)

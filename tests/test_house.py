@@ -136,7 +136,7 @@ BUILDERS = {"service", "dials"}
 REGISTRIES = {
     "dialogs": {"common"},
     "routers": {"answers", "chain", "guard", "maps", "questions"},
-    "authenticators": {"chain", "hashes"},
+    "authenticators": {"chain", "costs", "hashes"},
 }
 
 # At the top of the house: nobody imports these but each other.
