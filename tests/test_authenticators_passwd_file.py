@@ -6,6 +6,7 @@ import base64
 import ctypes
 import itertools
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from zope.interface.verify import verifyObject
 
 from mailroute.authenticators import AuthenticatorChain, Link, hashes, source
 from mailroute.authenticators.chain import IDecoy
-from mailroute.computing import MAX_WAITING, Computing
+from mailroute.computing import MAX_WAIT, MAX_WAITING, Computing
 from mailroute.events import LoginRefused, Reason
 from mailroute.interfaces import IKeyholder
 from mailroute.names import UserNames
@@ -507,3 +508,81 @@ async def test_hashes_that_wait_are_bounded_and_can_be_given_up() -> None:
     assert len(ran) <= 20
     with pytest.raises(ZeroDivisionError):
         await compute(lambda: 1 / 0)
+
+
+class Held:
+    """Computations that take as long as the test says, one at a time."""
+
+    def __init__(self) -> None:
+        from twisted.internet import reactor
+
+        self.now = 0.0
+        self.ran: list[int] = []
+        self.turn = threading.Semaphore(0)
+        self.compute = Computing(reactor, threads=1, now=lambda: self.now)
+
+    def ask(self, number: int, takes: float = 0.0) -> Deferred[None]:
+        def work() -> None:
+            self.turn.acquire(timeout=30)
+            self.now += takes
+            self.ran.append(number)
+
+        return self.compute(work)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_row_of_hashes_is_bounded_in_seconds() -> None:
+    """With dear hashes it is short: who would wait for longer than a login can is told so at once."""
+    held = Held()
+    first = held.ask(0, takes=4.0)
+    held.turn.release()
+    await first
+    waiting = [held.ask(number, takes=4.0) for number in range(1, 4)]
+    with pytest.raises(LoginRefused) as error:
+        await held.ask(4)
+    assert error.value.refusal.reason is Reason.UNAVAILABLE
+    held.turn.release()
+    await waiting[0]
+    waiting.append(held.ask(5))
+    held.turn.release(3)
+    await gatherResults(waiting[1:], consumeErrors=True)
+    assert held.ran == [0, 1, 2, 3, 5]
+    again = held.ask(6)  # nothing is before it: however long the others took
+    held.turn.release()
+    await again
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hash_that_has_waited_too_long_is_not_begun() -> None:
+    """Its client has hardly time left: whoever comes later is not held up by it."""
+    held = Held()
+    first = held.ask(0, takes=MAX_WAIT + 1)
+    late = held.ask(1)
+    held.turn.release(2)
+    await first
+    with pytest.raises(LoginRefused) as error:
+        await late
+    assert error.value.refusal.reason is Reason.UNAVAILABLE
+    assert held.ran == [0]
+    held.turn.release()
+    await held.ask(2)
+    assert held.ran == [0, 2]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_costs_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives up the login while its hash waits spares it, through the whole chain."""
+    held = Held()
+    checked: list[bytes] = []
+    monkeypatch.setattr(hashes, "verify", lambda _, password: checked.append(password) or True)
+    file = made(tmp_path, f"bob:{SLOW}\n", compute=held.compute)
+    chain = AuthenticatorChain([Link("passwd", file)])
+    busy = held.ask(0)
+    gone = chain.authenticate(lookup("bob@example.org", b"gone"))
+    stays = chain.authenticate(lookup("bob@example.org", b"stays"))
+    gone.addErrback(lambda failure: failure.trap(CancelledError) and None)
+    gone.cancel()
+    held.turn.release()
+    await busy
+    assert await stays == "bob@example.org"
+    assert checked == [b"stays"]

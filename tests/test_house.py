@@ -135,7 +135,7 @@ BUILDERS = {"service", "dials"}
 # who live there share.  From outside, only the folder itself may be imported.
 REGISTRIES = {
     "dialogs": {"common"},
-    "routers": {"answers", "chain", "guard", "maps", "questions"},
+    "routers": {"answers", "chain", "guard", "maps", "questions", "stderr"},
     "authenticators": {"chain", "costs", "hashes"},
 }
 

@@ -68,7 +68,7 @@ def yescrypt_too_much(parameters: str) -> str:
 
 
 def _yescrypt_numbers(parameters: str) -> Iterator[int]:
-    """Yield numbers from 0: those up to 47 have one character, and the first one says how many the others have."""
+    """Yield numbers from 0: up to 47 they have one character; the first one says how many there are."""
     characters = iter(parameters)
     for character in characters:
         first = _ITOA64.index(character)
