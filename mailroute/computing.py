@@ -28,8 +28,8 @@ seconds; whoever comes then is told at once to come again.
 """
 
 MAX_WAIT = 10.0
-"""Seconds that a computation may have to wait, by what the latest ones have taken: with dear hashes this is what
-bounds the row, since whoever waits longer has hardly any of its ``login_timeout`` left, or has gone."""
+"""Seconds that a computation may have to wait, by what the latest ones have taken: with dear hashes this is
+what bounds the row, since whoever waits longer has hardly any ``login_timeout`` left, or has gone."""
 
 RECENT = 16
 """Computations of which the durations are remembered."""

@@ -48,7 +48,7 @@ MAX_IGNORED = 20
 rather than have more and more written to it that it does not read."""
 
 INHERITED = re.compile("PATH|HOME|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR")
-"""What the program gets of our own environment, where there may be anything: keys of other services, for example."""
+"""What the program gets of our own environment, which may hold anything, such as other services' keys."""
 
 LATELY = 64
 """Questions answered last whose passwords are still looked for in what it says: two pipes keep no order."""
@@ -74,8 +74,8 @@ class CommandOptions(SlowOptions):
     """The program and its arguments; no shell reads them.  Relative paths start from the file's folder."""
 
     environment: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
-    """What its environment has besides ``PATH``, ``HOME``, ``LANG``, ``LANGUAGE``, ``LC_*``, ``TZ`` and ``TMPDIR``,
-    which it has from mailroute's; nothing unless given."""
+    """What its environment has besides ``PATH``, ``HOME``, ``LANG``, ``LANGUAGE``, ``LC_*``, ``TZ`` and
+    ``TMPDIR``, which it has from mailroute's; nothing unless given."""
 
     send_password: bool = False
     """Whether the program gets the password too, to check it: ``proven`` in an answer says that it is right;

@@ -1,4 +1,4 @@
-"""What a program writes to its standard error, as it gets into the log: bounded, and without what it was asked about."""
+"""What a program writes to its standard error, as it gets into the log: bounded, and without passwords."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ MAX_HEARD = 16384
 """Bytes of a line that are looked at for a password in them; the rest of a longer one is passed over."""
 
 MAX_LINES = 20
-"""Lines in a second that get into the log: a program that tells each question of a few hundred is still heard, and
-one that writes on and on fills no disk."""
+"""Lines in a second that get into the log: one that writes on and on fills no disk."""
 
 _log = Logger(namespace="mailroute.routers")
 

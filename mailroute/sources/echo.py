@@ -9,8 +9,8 @@ from urllib.parse import quote
 from mailroute.events import Credentials
 
 RUN = 16
-"""Characters of a secret by which it is recognised where a server has cut it: so many of a token say too much,
-and are in no other text by chance."""
+"""Characters of a secret by which it is recognised where a server has cut it: so many of a token say too
+much, and are in no other text by chance."""
 
 LEFT_OUT = "what it says holds what the client has shown, and is left out"
 """Stands for the whole of such a text: a gap in it would tell which of our own words is a password."""
