@@ -18,6 +18,7 @@ from mailroute.config.oauth2 import OAuth2
 from mailroute.events import Change, Method, Security
 from mailroute.interfaces import IBackend
 from mailroute.sockets.endpoints import HubClientEndpoint, suits
+from mailroute.sources.hosts import Hosts
 from mailroute.sources.trust import trusting
 from mailroute.tls import ClientTLS, client_context
 from mailroute.tokens.backend import TokenBackend
@@ -38,12 +39,13 @@ class Made:
     entrance: IBackend
 
 
-def make_backend(name: str, block: BackendSettings, *, timeout: float, reactor: Any) -> Made:
+def make_backend(name: str, block: BackendSettings, *, timeout: float, reactor: Any, hosts: Hosts) -> Made:
     """Make the backend that a block describes.
 
     :param timeout: seconds for dialling and logging in together, 0 for no bound.
+    :param hosts: looks up the names of hosts; one for all backends.
     """
-    return _Maker(name, block, timeout, reactor).made
+    return _Maker(name, block, timeout, reactor, hosts).made
 
 
 class _Maker:
@@ -52,11 +54,12 @@ class _Maker:
     What all of them trust is read once, when the first of them wants TLS.
     """
 
-    def __init__(self, name: str, block: BackendSettings, timeout: float, reactor: Any) -> None:
+    def __init__(self, name: str, block: BackendSettings, timeout: float, reactor: Any, hosts: Hosts) -> None:
         self._name = name
         self._block = block
         self._timeout = timeout
         self._reactor = reactor
+        self._hosts = hosts
         self._context: SSL.Context | None = None
         # Changed copies have the same users, and so the same tokens.
         self._tokens = None if block.oauth2 is None else _tokens(block.oauth2, reactor)
@@ -93,7 +96,13 @@ class _Maker:
         if block.security is not Security.NONE:
             self._context = self._context or client_context(block.ca)
             tls = ClientTLS(block.verify_name(protocol), self._context)
-        return Dial(_client_endpoint(block, protocol, self._reactor), tls)
+        return Dial(self._endpoint(block, protocol), tls)
+
+    def _endpoint(self, block: BackendSettings, protocol: str) -> IStreamClientEndpoint:
+        address = block.literal(protocol)
+        if address is None or not suits(self._reactor):
+            return block.client_endpoint(protocol, self._hosts)
+        return HubClientEndpoint(self._reactor, *address)
 
 
 def _tokens(block: OAuth2, reactor: Any) -> Tokens:
@@ -114,10 +123,3 @@ def _tokens(block: OAuth2, reactor: Any) -> Tokens:
 
 def _in_thread(reactor: Any, function: Callable[[], Any]) -> Deferred[Any]:
     return deferToThreadPool(reactor, reactor.getThreadPool(), function)
-
-
-def _client_endpoint(block: BackendSettings, protocol: str, reactor: Any) -> IStreamClientEndpoint:
-    address = block.literal(protocol)
-    if address is None or not suits(reactor):
-        return block.client_endpoint(protocol, reactor)
-    return HubClientEndpoint(reactor, *address)

@@ -52,6 +52,7 @@ from mailroute.relayed import RelayedFactory
 from mailroute.routers import Chain
 from mailroute.session import Session
 from mailroute.sockets.endpoints import HubServerEndpoint
+from mailroute.sources.hosts import Hosts
 from mailroute.tls import KeyPair, ServerTLS
 from mailroute.warm import WarmStock
 
@@ -178,7 +179,7 @@ def assemble(settings: Settings, reactor: Any, share: Share) -> MailrouteService
     authenticator = _authenticators(settings, reactor, share.salt)
     names = settings.user_names
     limits = settings.limits
-    make = partial(make_backend, timeout=limits.backend_timeout, reactor=reactor)
+    make = partial(make_backend, timeout=limits.backend_timeout, reactor=reactor, hosts=Hosts(reactor))
     made = {name: make(name, block) for name, block in settings.backends.items()}
     backends = {name: each.entrance for name, each in made.items()}
     for link in settings.authenticators:

@@ -33,6 +33,7 @@ ROWS = [
     ("bob", "$6$salt$WmxpW3eGQgIO2lpLpzaOcO7sEvxL0eEWDaMJtNyVuA9JKJn0.lqVDkWMHhFqoDu7xX0lVxh0j7n1ZrO6wW8s31"),
     ("locked", "*"),
     ("odd", "no hash at all"),
+    ("endless", f"$6$rounds=999999999$no hash at all${'a' * 86}"),
     ("empty", None),
     ("named", "{PLAIN}x"),
     ("keys", f"{{SCRAM-SHA-256}}10,{','.join(base64.b64encode(each).decode() for each in KEYS[1:])}"),
@@ -107,14 +108,15 @@ async def test_hashes_from_a_database(make):
     assert await outcome(sql, "locked", "*") is Reason.AUTHENTICATION_FAILED
 
 
-@pytest.mark.parametrize("user", ["odd", "empty"])
+@pytest.mark.parametrize("user", ["odd", "endless", "empty"])
 @pytest_twisted.ensureDeferred
 async def test_what_is_no_hash_refuses_that_login(make, user):
-    """A row without a hash, or with something else, is the operator's to mend; it is told, and not shown."""
+    """A row without a hash, or with one that takes hours, is the operator's to mend: told, not shown."""
     sql = make("sql", **SQL)
     with capturedLogs() as logs:
         assert await outcome(sql, user, "no hash at all") is Reason.MISCONFIGURED
     assert "no hash at all" not in repr(logs)
+    assert any(event.get("source") == "authenticate[1] (sql)" for event in logs)
     assert await outcome(sql, "named", "x") == "named"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import itertools
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from zope.interface.verify import verifyObject
 
 from mailroute.authenticators import AuthenticatorChain, Link, hashes, source
 from mailroute.authenticators.chain import IDecoy
-from mailroute.computing import MAX_WAITING, Computing
+from mailroute.computing import MAX_WAIT, MAX_WAITING, Computing
 from mailroute.events import LoginRefused, Reason
 from mailroute.interfaces import IKeyholder
 from mailroute.names import UserNames
@@ -147,6 +149,72 @@ def test_what_is_no_hash_is_told(stored: str, message: str) -> None:
     with pytest.raises(hashes.BadHash, match=message) as error:
         hashes.check(stored)
     assert stored not in str(error.value)
+
+
+B64 = "a" * 86
+BEYOND = {
+    "sha512-crypt": f"$6$rounds=999999999$saltsalt${'a' * 86}",
+    "sha256-crypt": f"$5$rounds=10000001$saltsalt${'a' * 43}",
+    "bcrypt": f"$2b$31${'a' * 53}",
+    "bcrypt just above": f"$2y$18${'a' * 53}",
+    "pbkdf2 of dovecot": "{PBKDF2}$1$salt$999999999$" + "00" * 20,
+    "pbkdf2 of passlib": f"$pbkdf2-sha512$99999999$saltsalt${B64}",
+    "pbkdf2 of many blocks": f"$pbkdf2$100000$saltsalt${'abcd' * 1000}",
+    "argon2 memory": "$argon2id$v=19$m=99999999,t=1,p=1$c2FsdHNhbHQ$c2FsdHNhbHQ",
+    "argon2 passes": "$argon2id$v=19$m=65536,t=9999,p=1$c2FsdHNhbHQ$c2FsdHNhbHQ",
+    "yescrypt memory": f"$y$jOT$saltsalt${'a' * 43}",
+    "yescrypt time": f"$y$jDT/V$saltsalt${'a' * 43}",
+    "yescrypt lanes": f"$y$jDT.V$saltsalt${'a' * 43}",
+    "yescrypt nonsense": f"$y$j9$saltsalt${'a' * 43}",
+    "scram": "{SCRAM-SHA-256}999999999,QSXC,QSXC,QSXC",
+}
+
+DEAREST = {
+    "sha512-crypt": f"$6$rounds=10000000$saltsalt${'a' * 86}",
+    "bcrypt": f"$2b$17${'a' * 53}",
+    "pbkdf2 of dovecot": "{PBKDF2}$1$salt$10000000$" + "00" * 20,
+    "pbkdf2 of passlib": f"$pbkdf2-sha512$10000000$saltsalt${B64}",
+    "argon2 of RFC 9106": "$argon2id$v=19$m=2097152,t=1,p=4$c2FsdHNhbHQ$c2FsdHNhbHQ",
+    "argon2 passes": "$argon2id$v=19$m=65536,t=128,p=1$c2FsdHNhbHQ$c2FsdHNhbHQ",
+    "yescrypt": f"$y$jFT$saltsalt${'a' * 43}",
+    "yescrypt time": f"$y$j9T/.$saltsalt${'a' * 43}",
+    "scram": "{SCRAM-SHA-256}10000000,QSXC,QSXC,QSXC",
+}
+
+
+@pytest.mark.parametrize("kind", BEYOND)
+def test_a_hash_costs_no_hours(kind: str) -> None:
+    """One that would take a thread for hours, or its memory, is refused before it does, with what to do."""
+    with pytest.raises(
+        hashes.BadHash, match="would take too long: have the password hashed with less"
+    ) as error:
+        hashes.check(BEYOND[kind])
+    assert "salt" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", DEAREST)
+def test_a_dear_hash_is_taken(kind: str) -> None:
+    """The bounds are generous: what takes seconds is the operator's own affair."""
+    hashes.check(DEAREST[kind])
+
+
+@pytest.mark.parametrize("cost", range(1, 12))
+def test_yescrypts_costs_are_read_as_libcrypt_means_them(cost: int) -> None:
+    """Whatever cost crypt(3) can make a setting of, its hash is taken."""
+    library = ctypes.CDLL("libcrypt.so.1")
+    library.crypt_gensalt.restype = ctypes.c_char_p
+    library.crypt_gensalt.argtypes = (ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_int)
+    setting = library.crypt_gensalt(b"$y$", cost, b"a" * 16, 16).decode()
+    assert hashes.check(f"{setting}${'a' * 43}").split() == ["YESCRYPT", setting.split("$")[2]]
+
+
+def test_a_file_names_the_line_of_a_hash_that_costs_too_much(tmp_path: Path) -> None:
+    """Whoever writes it there is told where, before anybody logs in."""
+    with pytest.raises(
+        BadOption, match=r"passwd:2: the password of bob@example\.org: it wants more"
+    ) as error:
+        made(tmp_path, f"alice:{{PLAIN}}x\nbob:{BEYOND['sha512-crypt']}\n")
+    assert "aaaa" not in str(error.value)
 
 
 @settings(max_examples=300)
@@ -440,3 +508,81 @@ async def test_hashes_that_wait_are_bounded_and_can_be_given_up() -> None:
     assert len(ran) <= 20
     with pytest.raises(ZeroDivisionError):
         await compute(lambda: 1 / 0)
+
+
+class Held:
+    """Computations that take as long as the test says, one at a time."""
+
+    def __init__(self) -> None:
+        from twisted.internet import reactor
+
+        self.now = 0.0
+        self.ran: list[int] = []
+        self.turn = threading.Semaphore(0)
+        self.compute = Computing(reactor, threads=1, now=lambda: self.now)
+
+    def ask(self, number: int, takes: float = 0.0) -> Deferred[None]:
+        def work() -> None:
+            self.turn.acquire(timeout=30)
+            self.now += takes
+            self.ran.append(number)
+
+        return self.compute(work)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_row_of_hashes_is_bounded_in_seconds() -> None:
+    """With dear hashes it is short: who would wait for longer than a login can is told so at once."""
+    held = Held()
+    first = held.ask(0, takes=4.0)
+    held.turn.release()
+    await first
+    waiting = [held.ask(number, takes=4.0) for number in range(1, 4)]
+    with pytest.raises(LoginRefused) as error:
+        await held.ask(4)
+    assert error.value.refusal.reason is Reason.UNAVAILABLE
+    held.turn.release()
+    await waiting[0]
+    waiting.append(held.ask(5))
+    held.turn.release(3)
+    await gatherResults(waiting[1:], consumeErrors=True)
+    assert held.ran == [0, 1, 2, 3, 5]
+    again = held.ask(6)  # nothing is before it: however long the others took
+    held.turn.release()
+    await again
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hash_that_has_waited_too_long_is_not_begun() -> None:
+    """Its client has hardly time left: whoever comes later is not held up by it."""
+    held = Held()
+    first = held.ask(0, takes=MAX_WAIT + 1)
+    late = held.ask(1)
+    held.turn.release(2)
+    await first
+    with pytest.raises(LoginRefused) as error:
+        await late
+    assert error.value.refusal.reason is Reason.UNAVAILABLE
+    assert held.ran == [0]
+    held.turn.release()
+    await held.ask(2)
+    assert held.ran == [0, 2]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_costs_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives up the login while its hash waits spares it, through the whole chain."""
+    held = Held()
+    checked: list[bytes] = []
+    monkeypatch.setattr(hashes, "verify", lambda _, password: checked.append(password) or True)
+    file = made(tmp_path, f"bob:{SLOW}\n", compute=held.compute)
+    chain = AuthenticatorChain([Link("passwd", file)])
+    busy = held.ask(0)
+    gone = chain.authenticate(lookup("bob@example.org", b"gone"))
+    stays = chain.authenticate(lookup("bob@example.org", b"stays"))
+    gone.addErrback(lambda failure: failure.trap(CancelledError) and None)
+    gone.cancel()
+    held.turn.release()
+    await busy
+    assert await stays == "bob@example.org"
+    assert checked == [b"stays"]

@@ -135,8 +135,8 @@ BUILDERS = {"service", "dials"}
 # who live there share.  From outside, only the folder itself may be imported.
 REGISTRIES = {
     "dialogs": {"common"},
-    "routers": {"answers", "chain", "guard", "maps", "questions"},
-    "authenticators": {"chain", "hashes"},
+    "routers": {"answers", "chain", "guard", "maps", "questions", "stderr"},
+    "authenticators": {"chain", "costs", "hashes"},
 }
 
 # At the top of the house: nobody imports these but each other.

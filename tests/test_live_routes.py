@@ -1,15 +1,23 @@
 """What a route may say beside a backend and a name, on real sockets."""
 
 import socket
+import threading
 from base64 import b64encode
 
 import pytest
 import pytest_twisted
-from live import live, patient
+from live import WAIT, live, patient
+from twisted.internet import reactor
+from twisted.internet.error import DNSLookupError
+from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from mailroute import places
+from mailroute.config import endpoints
 from mailroute.events import Change, Identity, Method, Route, Security
+from mailroute.sources import hosts
+from mailroute.sources.hosts import Hosts
 from mailroute.wire import sasl
 
 GREETING = b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR ID] hello\r\n"
@@ -202,3 +210,63 @@ async def test_a_backend_that_checks_nothing_is_no_witness():
             assert (await client.until(b"\r\n")).startswith(b"a NO [SERVERBUG]")
             assert not house.east.talks
     assert any("no password can be tried" in str(event.get("detail")) for event in logs)
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Yield the names that were looked up where the name server hangs for all but one."""
+    hangs, asked = threading.Event(), []
+
+    def look(name, *_args, **_options):
+        asked.append(name)
+        if name == "here.example":
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+        hangs.wait(2 * WAIT)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", look)
+        yield asked
+        hangs.set()
+        pytest_twisted.blockon(
+            patient(lambda: not any(each.name == "host" for each in threading.enumerate()))
+        )
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_that_cannot_be_looked_up_hold_up_those_backends_alone(names):
+    """Logins to many hosts whose name server hangs take a thread for each name, and none of everybody's."""
+    hanging = [f"h{number}.example" for number in range(15)]
+    routes = {f"u{n}": Route("east", change=Change(host=hanging[n % 15])) for n in range(30)}
+    routes["bob"] = Route("east", change=Change(host="here.example"))
+    async with live(routes) as house:
+        for number in range(30):
+            client = await house.greeted()
+            client.say(b"a LOGIN u%d secret\r\n" % number)
+        await patient(lambda: set(names) == set(hanging))
+        elsewhere = deferToThread(lambda: None)
+        await patient(lambda: elsewhere.called)
+        await logs_in(house, OWN)
+        assert sorted(names) == sorted([*hanging, "here.example"])
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls", "ssl"])
+@pytest_twisted.ensureDeferred
+async def test_every_kind_of_endpoint_looks_names_up_there(names, kind):
+    """Whatever endpoint an operator writes, the name in it is not looked up in the reactor's threads."""
+    dialled = endpoints.client_endpoint(f"{kind}:away.example:143", Hosts(reactor)).connect(Factory())
+    dialled.addErrback(lambda _: None)
+    await patient(lambda: names == ["away.example"])
+    dialled.cancel()
+    await dialled
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_without_an_address_is_told(monkeypatch):
+    """A backend whose name nobody knows cannot be dialled, and neither can one that is one too many."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: [])
+    for most in (256, 0):
+        monkeypatch.setattr(hosts, "MAX_LOOKING", most)
+        dialled = endpoints.client_endpoint("tcp:nobody.example:143", Hosts(reactor)).connect(Factory())
+        with pytest.raises(DNSLookupError, match=r"nobody\.example has no IPv4 address"):
+            await dialled

@@ -19,6 +19,8 @@ from mailroute import routers
 from mailroute.events import Credentials, Lookup, Reason, Route
 from mailroute.routers import BadOption, SourceContext
 from mailroute.routers.command import MAX_IGNORED, MAX_LINE
+from mailroute.routers.stderr import MAX_LINES
+from mailroute.sources.echo import LEFT_OUT
 from mailroute.testing import CLIENT
 
 HEAD = f"""#!{sys.executable} -u
@@ -185,6 +187,66 @@ async def test_what_it_says_is_logged(make):
     assert len(said) < 1100
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_it_says_of_a_password_is_not_logged(make):
+    """A line that repeats a password which it is asked about, as typed or as it was told, is left out."""
+    body = """
+    print("line:", line, file=sys.stderr)
+    print(json.dumps(answer | {"proven": False, "backend": "east"}), flush=True)
+    print("after:", asked["password"], "end" * 10000, "\\nlast", file=sys.stderr)
+"""
+    with capturedLogs() as logs:
+        setting = make(body, send_password=True)
+        for secret in ("s3cret", 'gr\u00fcn "quoted"'):
+            shown = Credentials("PLAIN", b"bob", secret.encode())
+            assert not (await setting.ask("bob", credentials=shown)).proven
+        await patient(lambda: sum(event.get("said") == "last" for event in logs) == 2)
+    said = [event["said"] for event in logs if "said" in event]
+    assert said.count(LEFT_OUT) == 4
+    assert not any(word in repr(logs) for word in ("s3cret", "quoted", "gr\u00fcn", "u00fc"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_it_says_is_bounded(make):
+    """One that writes on and on is cut short, and how much that was is told when it ends."""
+    body = """
+    print("more\\n" * 5000, file=sys.stderr)
+    os._exit(0)
+"""
+    with capturedLogs() as logs:
+        setting = make(body)
+        await setting.ask("alice")
+        await patient(lambda: any("number" in event for event in logs))
+    said = [event["said"] for event in logs if "said" in event]
+    assert said.count("more") <= 5 * MAX_LINES
+    left = sum(event["number"] for event in logs if "number" in event)
+    assert said.count("more") + left >= 5000
+
+
+@pytest_twisted.ensureDeferred
+async def test_its_last_words_are_heard(make):
+    """What it says right before its end is logged, with or without the end of a line."""
+    with capturedLogs() as logs:
+        await make('    print("I give up", end="", file=sys.stderr, flush=True); os._exit(1)\n').ask("alice")
+        await patient(lambda: any(event.get("said") == "I give up" for event in logs))
+
+
+@pytest_twisted.ensureDeferred
+async def test_its_environment_is_what_it_needs(make, monkeypatch):
+    """It gets what programs look for, and what the operator gives it; keys of others stay here."""
+    monkeypatch.setenv("CLOUD_SECRET_KEY", "s3cret")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    monkeypatch.setenv("TZ", "Europe/Vienna")
+    body = '    print(json.dumps(answer | {"backend": "east", "name": json.dumps(dict(os.environ))}))\n'
+    route = await make(body, environment={"SHARDS": "2", "TZ": "UTC"}).ask("alice")
+    got = json.loads(route.name)
+    assert got["SHARDS"] == "2"
+    assert got["TZ"] == "UTC"
+    assert got["LC_ALL"] == "C.UTF-8"
+    assert got["PATH"] == os.environ["PATH"]
+    assert set(got) <= {"SHARDS", "TZ", "LC_ALL", "LC_CTYPE", "PATH", "HOME", "LANG", "LANGUAGE", "TMPDIR"}
+
+
 @pytest.mark.parametrize("stubborn", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_it_ends_with_mailroute(make, monkeypatch, stubborn):
@@ -252,6 +314,8 @@ async def test_a_machine_that_can_start_none_now(make, monkeypatch):
     ("options", "why"),
     [
         ({"command": ["./missing"]}, "missing is no program that can be run"),
+        ({"environment": {"A=B": "x"}}, "'A=B' is no variable's name"),
+        ({"environment": {"A": "s3cret\0"}}, "the value of A has a zero byte"),
         ({"command": []}, "at least 1 item"),
         ({"command": "where.py"}, "valid list|must be"),
         ({"comand": ["x"]}, 'did you mean "command"'),

@@ -1,6 +1,7 @@
 """Around every slow source: caches, one question at a time, a timeout, a breaker."""
 
 import base64
+import json
 from random import Random
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import guard as module
 from mailroute.sources.context import BadAnswer, BadOption, SourceContext
 from mailroute.sources.counts import BUCKETS, Durations
-from mailroute.sources.echo import LEFT_OUT
+from mailroute.sources.echo import LEFT_OUT, RUN, echoes
 from mailroute.sources.guard import JITTER, MAX_FLIGHTS
 from mailroute.sources.options import SlowOptions, read_options, secret
 from mailroute.testing import CLIENT
@@ -84,6 +85,7 @@ SECRET = "päss wörd\\"
         ascii(SECRET)[1:-1],
         ascii(SECRET.encode())[2:-1],
         quote(SECRET),
+        json.dumps(SECRET)[1:-1],
         base64.b64encode(SECRET.encode()).decode(),
     ],
 )
@@ -112,6 +114,40 @@ def test_a_token_that_comes_back_is_not_passed_on(make):
     got = source.route(credentials=shown)
     source.answers(LoginRefused(Refusal(Reason.CONTACT_ADMIN, "bad a.t-k.n")))
     assert refused(got).detail == f"route[1] (slow): {LEFT_OUT}"
+
+
+TOKEN = "".join(chr(65 + n * 7 % 26) + str(n) for n in range(100))
+BEARER = Credentials(
+    "OAUTHBEARER",
+    b"bob",
+    f"n,a=somebody@mail.example.org,\1host=mail.example.org\1port=143\1auth=Bearer {TOKEN}\1\1".encode(),
+    proof=Proof.TOKEN,
+)
+
+
+@pytest.mark.parametrize("shown", [BEARER, evolve(BEARER, mechanism="X", secret=TOKEN.encode())])
+@pytest.mark.parametrize("start", [0, 1, 7, 8, 100, len(TOKEN) - RUN])
+def test_a_piece_of_a_secret_is_recognised(start, shown):
+    """Of a token that a server has cut somewhere, so many characters in a row are enough, and no fewer."""
+    piece = TOKEN[start : start + RUN]
+    assert echoes(f"no such token: {piece}...", shown)
+    assert not echoes(f"no such token: {piece[1:]}...", shown)
+    assert not echoes(f"no such token: {piece[:-1]}...", shown)
+
+
+def test_a_message_that_is_cut_is_recognised():
+    """A server may repeat the beginning of the message as it came; of the user it may say what it likes."""
+    assert echoes(f"bad response {base64.b64encode(BEARER.secret).decode()[:80]}", BEARER)
+    assert not echoes("somebody@mail.example.org may not log in at host=mail.example.org", BEARER)
+
+
+def test_a_short_secret_is_recognised_whole():
+    """Of a password there is no piece that other texts do not have."""
+    for password in ("p", "exactly 16 chars", "17 characters now"):
+        shown = Credentials("PLAIN", b"bob", password.encode())
+        assert echoes(f"[{password}]", shown)
+        assert echoes(f"[{password[:16]}]", shown)
+        assert not echoes(f"[{password[:-3] + '?'}]", shown)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from mailroute.sources.trust import trusting
 from mailroute.testing import CLIENT, FakeBackend, opened
 from mailroute.tokens import cache
 from mailroute.tokens.backend import TokenBackend
-from mailroute.tokens.cache import Tokens
+from mailroute.tokens.cache import DEAD_FOR, Tokens
 from mailroute.tokens.files import BadFile, Record, TokenFiles, read_key
 from mailroute.tokens.grant import MARGIN, MAX_LIFETIME, MAX_TOKEN, Grant
 from mailroute.web import FAILURES, PAUSE, Answer, SparedWeb, Web, basic
@@ -330,6 +330,52 @@ async def test_after_a_failure_it_is_asked_again(rig: Rig) -> None:
     await refusal(tokens.get("alice"))
     rig.server.status = 200
     assert (await tokens.get("alice")).value == "access-2"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refresh_token_that_is_no_good_is_not_shown_again(rig: Rig) -> None:
+    """A client that tries and tries does not reach the server, until there is another token."""
+    rig.files().write("alice", Record("refresh-0"))
+    rig.files().write("bob", Record("refresh-b"))
+    tokens = rig.tokens()
+    rig.server.status, rig.server.says = 400, {"error": "invalid_grant"}
+    first = await refusal(tokens.get("alice"))
+    rig.server.status, rig.server.says = 200, {}
+    rig.now += DEAD_FOR - 1
+    assert await refusal(tokens.get("alice")) == first
+    assert len(rig.server.asked) == 1
+    assert (await tokens.get("bob")).value == "access-2"
+    rig.files().write("alice", Record("refresh-1"))
+    assert (await tokens.get("alice")).value == "access-3"
+    assert rig.server.asked[2]["refresh_token"] == "refresh-1"
+    assert "refresh-0" not in repr(tokens._dead)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refresh_token_may_be_good_again(rig: Rig) -> None:
+    """After a minute the server is asked once more; what it says of other things is never remembered."""
+    rig.files().write("alice", Record("refresh-0"))
+    tokens = rig.tokens()
+    for error in ("invalid_grant", "invalid_client", "unauthorized_client"):
+        rig.server.status, rig.server.says = 400, {"error": error}
+        assert error in (await refusal(tokens.get("alice"))).detail
+        rig.now += DEAD_FOR if error == "invalid_grant" else 0
+    rig.server.status, rig.server.says = 200, {}
+    assert (await tokens.get("alice")).value == "access-4"
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_refresh_tokens_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many users have one, so many are remembered; the oldest is forgotten."""
+    monkeypatch.setattr(cache, "MAX_KNOWN", 2)
+    rig.server.status, rig.server.says = 400, {"error": "invalid_grant"}
+    tokens = rig.tokens()
+    for user in "abca":
+        rig.files().write(user, Record(f"refresh-{user}"))
+        await refusal(tokens.get(user))
+    assert len(rig.server.asked) == 4
+    await refusal(tokens.get("c"))
+    assert len(rig.server.asked) == 4
 
 
 @pytest_twisted.ensureDeferred

@@ -25,6 +25,13 @@ from attrs import frozen
 from cryptography.exceptions import InvalidKey, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from mailroute.authenticators.costs import (
+    argon2_too_much,
+    bcrypt_too_much,
+    dear,
+    rounds_too_many,
+    yescrypt_too_much,
+)
 from mailroute.events import Credentials
 from mailroute.proofs import SCRAM
 from mailroute.wire.scram import StoredKeys, base_name, make_keys, proves
@@ -61,6 +68,8 @@ class _Scheme:
     pattern: re.Pattern[str]
     verify: Callable[[str, bytes], bool]
     usable: Callable[[], bool] = lambda: True
+    too_much: Callable[[re.Match[str]], str] = lambda _: ""
+    """Says what a hash would cost too much of; nothing if it will do."""
 
 
 def check(text: str) -> str:
@@ -72,6 +81,8 @@ def check(text: str) -> str:
     match = scheme.pattern.fullmatch(rest)
     if match is None:
         raise BadHash(f"what follows is no hash of the scheme {name}")
+    if too_much := scheme.too_much(match):
+        raise BadHash(dear(too_much))
     if not scheme.usable():
         raise BadHash(f"this system cannot check hashes of the scheme {name}")
     return " ".join([name, *(group or "" for group in match.groups())])
@@ -199,8 +210,12 @@ def _crypts(setting: bytes) -> bool:
     return _crypt(setting, b"x").startswith(setting)
 
 
-def _crypt_scheme(pattern: str, example: bytes) -> _Scheme:
-    return _Scheme(re.compile(pattern), _verify_crypt, partial(_crypts, example))
+def _crypt_scheme(pattern: str, example: bytes, too_much: Callable[[re.Match[str]], str]) -> _Scheme:
+    return _Scheme(re.compile(pattern), _verify_crypt, partial(_crypts, example), too_much)
+
+
+def _rounds(match: re.Match[str]) -> str:
+    return rounds_too_many(match["number"])
 
 
 # --- the others ---------------------------------------------------------------
@@ -245,6 +260,15 @@ def _verify_pbkdf2(text: str, password: bytes) -> bool:
     return (_verify_pbkdf2_modular if modular else _verify_pbkdf2_dovecot)(text, password)
 
 
+def _pbkdf2_iterations(match: re.Match[str]) -> str:
+    """Return what is too much; where a hash is longer than the algorithm's, each block has all of them."""
+    if match["dovecots"]:
+        return rounds_too_many(match["dovecots"])
+    longest = {None: 20, "sha256": 32, "sha512": 64}[match["algorithm"]]
+    digest = _unpadded(match[0].rpartition("$")[2])
+    return rounds_too_many(match["iterations"], -(-len(digest) // longest))
+
+
 def _unpadded(text: str) -> bytes:
     text = text.replace(".", "+")
     return base64.b64decode(text + "=" * (-len(text) % 4))
@@ -258,8 +282,8 @@ def _verify_scram(algorithm: str, text: str, password: bytes) -> bool:
 
 
 def _scram_scheme(algorithm: str) -> _Scheme:
-    pattern = f"([1-9][0-9]{{0,8}}),{_BASE64},{_BASE64},{_BASE64}"
-    return _Scheme(re.compile(pattern), partial(_verify_scram, algorithm))
+    pattern = f"(?P<number>[1-9][0-9]{{0,8}}),{_BASE64},{_BASE64},{_BASE64}"
+    return _Scheme(re.compile(pattern), partial(_verify_scram, algorithm), too_much=_rounds)
 
 
 def _verify_plain(text: str, password: bytes) -> bool:
@@ -277,25 +301,36 @@ _SCHEMES: Mapping[str, _Scheme] = {
         ),
         _verify_argon2,
         _argon2,
+        lambda match: argon2_too_much(match[1]),
     ),
     "BLF-CRYPT": _crypt_scheme(
-        r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}", b"$2b$04$abcdefghijklmnopqrstuu"
+        r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}",
+        b"$2b$04$abcdefghijklmnopqrstuu",
+        lambda match: bcrypt_too_much(match[1]),
     ),
     "SHA512-CRYPT": _crypt_scheme(
-        r"\$6\$(?:(rounds=[1-9][0-9]{0,8})\$)?[^$:]{1,16}\$[./A-Za-z0-9]{86}", b"$6$rounds=1000$salt"
+        r"\$6\$(?:rounds=(?P<number>[1-9][0-9]{0,8})\$)?[^$:]{1,16}\$[./A-Za-z0-9]{86}",
+        b"$6$rounds=1000$salt",
+        _rounds,
     ),
     "SHA256-CRYPT": _crypt_scheme(
-        r"\$5\$(?:(rounds=[1-9][0-9]{0,8})\$)?[^$:]{1,16}\$[./A-Za-z0-9]{43}", b"$5$rounds=1000$salt"
+        r"\$5\$(?:rounds=(?P<number>[1-9][0-9]{0,8})\$)?[^$:]{1,16}\$[./A-Za-z0-9]{43}",
+        b"$5$rounds=1000$salt",
+        _rounds,
     ),
     "YESCRYPT": _crypt_scheme(
-        r"\$y\$([./A-Za-z0-9]+)\$[./A-Za-z0-9]{0,86}\$[./A-Za-z0-9]{43}", b"$y$j75$abcdefgh"
+        r"\$y\$([./A-Za-z0-9]+)\$[./A-Za-z0-9]{0,86}\$[./A-Za-z0-9]{43}",
+        b"$y$j75$abcdefgh",
+        lambda match: yescrypt_too_much(match[1]),
     ),
     "PBKDF2": _Scheme(
         re.compile(
-            r"\$1\$[!-#%-~]{1,64}\$([1-9][0-9]{0,8})\$(?:[0-9a-fA-F]{2}){20}"
-            rf"|\$(pbkdf2(?:-sha256|-sha512)?\$[1-9][0-9]{{0,8}})\${_UNPADDED}\${_UNPADDED}"
+            r"\$1\$[!-#%-~]{1,64}\$(?P<dovecots>[1-9][0-9]{0,8})\$(?:[0-9a-fA-F]{2}){20}"
+            r"|\$pbkdf2(?:-(?P<algorithm>sha256|sha512))?\$(?P<iterations>[1-9][0-9]{0,8})"
+            rf"\${_UNPADDED}\${_UNPADDED}"
         ),
         _verify_pbkdf2,
+        too_much=_pbkdf2_iterations,
     ),
     "SCRAM-SHA-256": _scram_scheme("sha256"),
     "SCRAM-SHA-1": _scram_scheme("sha1"),

@@ -11,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from twisted.internet.defer import Deferred
 from twisted.internet.error import AlreadyCalled, ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -24,18 +27,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailroute.events import Lookup, Route
+from mailroute.events import Credentials, Lookup, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.routers.answers import Answers
 from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.questions import question
+from mailroute.routers.stderr import StandardError
 from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
 
 MAX_LINE = 65536
 """Bytes of a line of the program's; one that writes a longer one is ended."""
-
-MAX_SAID = 1024
-"""Bytes of a line on its standard error that get into the log."""
 
 LAST_WORDS = 2.0
 """Seconds that the program has to end by itself once its input has ended; as many after SIGTERM.  As many,
@@ -46,7 +47,16 @@ MAX_IGNORED = 20
 """Questions in a row without any answer in time after which the program is ended: it would be started anew
 rather than have more and more written to it that it does not read."""
 
+INHERITED = re.compile("PATH|HOME|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR")
+"""What the program gets of our own environment, which may hold anything, such as other services' keys."""
+
+LATELY = 64
+"""Questions answered last whose passwords are still looked for in what it says: two pipes keep no order."""
+
 _log = Logger(namespace="mailroute.routers")
+
+
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 class ProgramEnded(Exception):
@@ -63,9 +73,23 @@ class CommandOptions(SlowOptions):
     command: list[str] = Field(min_length=1, examples=[["/usr/local/bin/where"]])
     """The program and its arguments; no shell reads them.  Relative paths start from the file's folder."""
 
+    environment: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
+    """What its environment has besides ``PATH``, ``HOME``, ``LANG``, ``LANGUAGE``, ``LC_*``, ``TZ`` and
+    ``TMPDIR``, which it has from mailroute's; nothing unless given."""
+
     send_password: bool = False
     """Whether the program gets the password too, to check it: ``proven`` in an answer says that it is right;
     ``false`` unless given."""
+
+    @field_validator("environment")
+    @classmethod
+    def _environment(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name, value in environment.items():
+            if not _VARIABLE.fullmatch(name):
+                raise ValueError(f"{name!r} is no variable's name: use letters, digits and _")
+            if "\0" in value:
+                raise ValueError(f"the value of {name} has a zero byte in it")
+        return environment
 
 
 class _Program(ProcessProtocol):
@@ -76,20 +100,29 @@ class _Program(ProcessProtocol):
         self._clock = clock
         self._reading: IDelayedCall | None = None
         self._waiting: dict[int, Deferred[Mapping[str, object]]] = {}
+        self._shown: dict[int, Credentials] = {}
+        self._lately: deque[Credentials] = deque(maxlen=LATELY)
         self._last = self._unanswered = 0
         self._out = bytearray()
-        self._err = bytearray()
+        self._says = StandardError(label, clock, self._asked_about)
         self.running = self.usable = True
         self.ended: Deferred[None] = Deferred()
         self.transport: Any
 
-    def ask(self, question: Mapping[str, object]) -> Deferred[Mapping[str, object]]:
-        """Ask it; cancelling the Deferred forgets the answer."""
+    def ask(
+        self, question: Mapping[str, object], shown: Credentials | None
+    ) -> Deferred[Mapping[str, object]]:
+        """Ask it; cancelling the Deferred forgets the answer.
+
+        :param shown: what is in the question and not to get into the log.
+        """
         self._last += 1
         number = self._last
+        if shown is not None:
+            self._shown[number] = shown
 
         def forget(_: Deferred[Mapping[str, object]]) -> None:
-            if self._waiting.pop(number, None) is not None:
+            if self._take(number) is not None:
                 self._ignored()
 
         answer: Deferred[Mapping[str, object]] = Deferred(forget)
@@ -122,9 +155,18 @@ class _Program(ProcessProtocol):
         if not isinstance(number, int) or isinstance(number, bool) or number > self._last:
             raise ValueError
         self._unanswered = 0
-        waiting = self._waiting.pop(number, None)
+        waiting = self._take(number)
         if waiting is not None:
             waiting.callback(answer)
+
+    def _take(self, number: int) -> Deferred[Mapping[str, object]] | None:
+        shown = self._shown.pop(number, None)
+        if shown is not None:
+            self._lately.append(shown)
+        return self._waiting.pop(number, None)
+
+    def _asked_about(self) -> Iterator[Credentials]:
+        return chain(self._shown.values(), self._lately)
 
     def _ignored(self) -> None:
         self._unanswered += 1
@@ -137,13 +179,8 @@ class _Program(ProcessProtocol):
         self.kill("KILL")
 
     def errReceived(self, data: bytes) -> None:
-        """Log what it writes to its standard error, line by line."""
-        self._err += data
-        *lines, rest = self._err.split(b"\n")
-        self._err = bytearray(rest[:MAX_SAID])
-        for line in lines:
-            said = ascii(line[:MAX_SAID].decode("utf-8", "backslashreplace"))[1:-1]
-            _log.info("{source}: the program says: {said}", source=self._label, said=said)
+        """Log what it writes to its standard error."""
+        self._says.received(data)
 
     def processExited(self, reason: Failure) -> None:
         """It has ended; what it has written may not have been read yet."""
@@ -156,12 +193,15 @@ class _Program(ProcessProtocol):
         if self._reading is not None and self._reading.active():
             self._reading.cancel()
         self.running = self.usable = False
+        self._says.ended()
         self._give_up(ProgramEnded())
         _log.info("{source}: the program has ended: {why}", source=self._label, why=reason.getErrorMessage())
         self.ended.callback(None)
 
     def _give_up(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, {}
+        self._lately.extend(self._shown.values())
+        self._shown.clear()
         for answer in waiting.values():
             answer.errback(error)
 
@@ -179,6 +219,8 @@ class CommandRouter(GuardedRouter):
         self.proves = options.send_password
         self._arguments = [program, *options.command[1:]]
         self._folder = context.folder
+        inherited = {name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)}
+        self._environment = inherited | options.environment
         self._answers = Answers(context.backends, options.backend, proves=self.proves)
         self._reactor: Any = context.clock
         self._context = context
@@ -205,7 +247,9 @@ class CommandRouter(GuardedRouter):
 
     async def _find(self, lookup: Lookup) -> Route | None:
         asked = question(lookup, with_password=self.proves)
-        return self._answers.route(await self._alive().ask(asked))
+        return self._answers.route(
+            await self._alive().ask(asked, lookup.credentials if self.proves else None)
+        )
 
     def _alive(self) -> _Program:
         if self._program is None or not self._program.usable:
@@ -214,7 +258,7 @@ class CommandRouter(GuardedRouter):
                 program,
                 self._arguments[0],
                 self._arguments,
-                env=os.environ,
+                env=self._environment,
                 path=str(self._folder),
             )
             self._program = program  # now that it runs

@@ -17,10 +17,14 @@ from twisted.python.failure import Failure
 
 from mailroute.events import LoginRefused, Reason, Refusal
 from mailroute.tokens.files import BadFile, Record, TokenFiles
-from mailroute.tokens.grant import Grant
+from mailroute.tokens.grant import Grant, GrantInvalid
 
 MAX_KNOWN = 10000
 """Users whose tokens are kept in memory; the one used longest ago goes first."""
+
+DEAD_FOR = 60.0
+"""Seconds for which a refresh token that the server has called invalid is not shown to it again: clients try
+every few seconds, and servers shut out who asks like that.  It may have been a mistake, so not for longer."""
 
 LOCK_INTERVAL = 0.05
 """Seconds between two looks whether another process has got a user's token."""
@@ -38,6 +42,15 @@ class InThread(Protocol):
 
     def __call__(self, function: Callable[[], _Result], /) -> Deferred[_Result]:
         """Call it; the Deferred fires in the reactor's thread with what it returned or raised."""
+
+
+@frozen
+class _Dead:
+    """A refresh token that was no good, until when that holds, and what was said of it."""
+
+    refresh: str = field(repr=False)
+    until: float
+    refusal: Refusal
 
 
 @frozen
@@ -62,6 +75,7 @@ class Tokens:
         self._in_thread = in_thread
         self._clock = clock
         self._known: OrderedDict[str, Record] = OrderedDict()
+        self._dead: OrderedDict[str, _Dead] = OrderedDict()
         self._unwritten: dict[str, Record] = {}
         self._waiting: dict[str, list[Deferred[Token]]] = {}
 
@@ -129,7 +143,7 @@ class Tokens:
         if self._grant.personal and not record.refresh:
             detail = f"there is no refresh token of {key!r}: put it there with mailroute token"
             raise LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
-        record = await self._grant.ask(record)
+        record = await self._ask(key, record)
         try:
             await self._in_thread(partial(files.write, key, record))
             self._unwritten.pop(key, None)
@@ -138,6 +152,20 @@ class Tokens:
             self._unwritten[key] = record
             _log.error("tokens are lost when mailroute stops: {error}", error=str(error))
         return self._keep(key, record, known=False)
+
+    async def _ask(self, key: str, record: Record) -> Record:
+        """Get a token, unless the server has just said that there are none with what is in the file."""
+        dead = self._dead.get(key)
+        if dead is not None and dead.refresh == record.refresh and self._clock.seconds() < dead.until:
+            raise LoginRefused(dead.refusal)
+        self._dead.pop(key, None)
+        try:
+            return await self._grant.ask(record)
+        except GrantInvalid as invalid:
+            self._dead[key] = _Dead(record.refresh, self._clock.seconds() + DEAD_FOR, invalid.refusal)
+            if len(self._dead) > MAX_KNOWN:
+                self._dead.popitem(last=False)
+            raise
 
     def _keep(self, key: str, record: Record, *, known: bool) -> Token:
         self._known[key] = evolve(record, refresh="")

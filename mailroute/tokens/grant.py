@@ -31,6 +31,10 @@ _REFRESH = re.compile(r"[\x20-\x7e]+")
 _ERROR = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,64}")
 
 
+class GrantInvalid(LoginRefused):
+    """The server says that a user's refresh token is no good (RFC 6749 section 5.2): it will say so again."""
+
+
 class Status(Protocol):
     """An HTTP server's answer."""
 
@@ -73,6 +77,7 @@ class Grant:
     async def ask(self, record: Record) -> Record:
         """Return the next tokens of whoever has these.
 
+        :raises GrantInvalid: there are none with this refresh token.
         :raises LoginRefused: there are none, for now or until an operator does something.
         """
         form = dict(self.form)
@@ -113,9 +118,10 @@ class Grant:
         if status >= 500 or status in (408, 429) or word == "temporarily_unavailable":
             return self._unavailable(f"answered with status {status} ({word})")
         if 400 <= status < 500:
+            dead = self.personal and word == "invalid_grant"
             remedy = ": the user has to get a new refresh token" if word == "invalid_grant" else ""
             detail = f"{self.url} gives no token: status {status} ({word}){remedy}"
-            return LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
+            return (GrantInvalid if dead else LoginRefused)(Refusal(Reason.MISCONFIGURED, detail))
         return self._unavailable(f"answered with status {status}")
 
     def _unavailable(self, what: str) -> LoginRefused:
