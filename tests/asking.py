@@ -24,12 +24,36 @@ HOSTILE_NAMES = (
     "[a-z].*",
     "a,b=c+d",
     "Ω\u202e𝄞",
+    "\\' or 1=1 -- ",
+    'a" or "1"="1',
+    '"; return redis.call("KEYS","*") --',
+    "*",
+    "a*",
+    "n*d",
+    "n?med",
+    "(",
+    "&",
+    "named\\00",
+    "\\6eamed",
+    "%",
+    "%6eamed",
+    "../secret",
     "x" * 512,
 )
 """Names that a client may have, and that would be syntax somewhere."""
 
-BROKEN_NAMES = ("a\tb", "a\r\nb", "a\0b", "a\x01tb")
+BROKEN_NAMES = (
+    "a\tb",
+    "a\r\nb",
+    "a\0b",
+    "a\x01tb",
+    "named\r\nFLUSHALL",
+    "x\r\n$4\r\nPING\r\n",
+)
 """Names with what no client's can hold; a source that is asked without one in between is none the worse."""
+
+IN_A_QUERY = ("alice'--", "alice; drop table users", "alice\0", "\ud800")
+"""Names that would be alice's or nobody's, if a database took them for parts of a query."""
 
 
 async def answered(router: IRouter, question: Lookup) -> Route | Reason | None:

@@ -120,6 +120,20 @@ async def test_what_is_no_hash_refuses_that_login(make, user):
     assert await outcome(sql, "named", "x") == "named"
 
 
+@pytest.mark.parametrize("column", ["backend", "port", "host", "login", "later", "name"])
+@pytest_twisted.ensureDeferred
+async def test_a_hash_in_the_wrong_place_is_not_shown(make, column):
+    """A query that gives the hash as something else is told by the source's label, without the hash."""
+    query = SQL["query"].replace("select ", f"select hash || ',' || x'0a' as {column}, ")
+    sql = make("sql", **SQL | {"query": query})
+    with capturedLogs() as logs:
+        assert await outcome(sql, "alice", "a guess") is Reason.MISCONFIGURED
+    (told,) = [event for event in logs if "makes no sense" in event["log_format"]]
+    assert told["source"] == "authenticate[1] (sql)"
+    assert column in told["what"]
+    assert "wonder land" not in repr(logs)
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_changed_password_counts_at_once(make, tmp_path):
     """Unless the operator wants a cache, each login asks."""

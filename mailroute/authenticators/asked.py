@@ -95,7 +95,8 @@ class AskedAuthenticator(MultiService):
             answer = self._router.route(lookup)
             return answer if isinstance(answer, Route | None) else await answer
         except BadAnswer as error:
-            raise self._nonsense(str(error)) from None
+            # What is in the wrong place may be the hash, or a password as it is typed.
+            raise self._nonsense(error.without_values) from None
 
     def _stored(self, route: Route) -> str:
         """Return what is kept of a password: a hash, or that the account is locked."""

@@ -98,7 +98,7 @@ class Answers:
         fields = {name: value for name, value in answer.items() if value not in (None, "", b"")}
         for key in fields:
             if key not in self._fields and not key.startswith(FORWARD):
-                raise BadAnswer(f"there is no field {shown(key)}; there are {', '.join(self._fields)}")
+                raise BadAnswer(f"there is no field {{}}; there are {', '.join(self._fields)}", key)
         if not fields and self._backend is None:
             return None
         self._refuse(fields)
@@ -137,10 +137,10 @@ class Answers:
         if isinstance(value, str):
             names = [name.strip(" ") for name in value.split(",")]
         if not isinstance(names, list | tuple) or not 0 < len(names) <= MAX_OTHERS + 1:
-            raise BadAnswer(f"backend must be one name, or at most {MAX_OTHERS + 1}, not {shown(value)}")
+            raise BadAnswer(f"backend must be one name, or at most {MAX_OTHERS + 1}, not {{}}", value)
         for each in names:
             if not isinstance(each, str) or each not in self._backends:
-                raise BadAnswer(f"there is no backend {shown(each)}")
+                raise BadAnswer("there is no backend {}", each)
         return tuple(names)
 
 
@@ -158,7 +158,7 @@ def _change(fields: Mapping[str, object]) -> Change | None:
 def _host(fields: Mapping[str, object]) -> str | None:
     host = text(fields, "host")
     if host is not None and not _HOST.fullmatch(host):
-        raise BadAnswer(f"host must be a host's name or an address, not {shown(host)}")
+        raise BadAnswer("host must be a host's name or an address, not {}", host)
     return host
 
 
@@ -171,7 +171,7 @@ def _port(fields: Mapping[str, object]) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 5:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
-        raise BadAnswer(f"port must be from 1 to 65535, not {shown(value)}")
+        raise BadAnswer("port must be from 1 to 65535, not {}", value)
     return value
 
 
@@ -183,7 +183,7 @@ def _choice(fields: Mapping[str, object], key: str, choices: type[_Choice]) -> _
         return choices(word)
     except ValueError:
         known = ", ".join(str(choice.value) for choice in choices)
-        raise BadAnswer(f"{key} must be one of {known}, not {shown(word)}") from None
+        raise BadAnswer(f"{key} must be one of {known}, not {{}}", word) from None
 
 
 def _forward(fields: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
@@ -193,7 +193,7 @@ def _forward(fields: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
             continue
         key = name.removeprefix(FORWARD)
         if not _KEY.fullmatch(key):
-            raise BadAnswer(f"{shown(name)} is no name to forward: letters, digits, - and _, at most 64")
+            raise BadAnswer("{} is no name to forward: letters, digits, - and _, at most 64", name)
         found.append((key, str(text(fields, name))))
     if sum(len(key) + len(value.encode()) + 2 for key, value in found) > MAX_FORWARD:
         raise BadAnswer(f"what it forwards is longer than {MAX_FORWARD} bytes")
@@ -212,15 +212,15 @@ def text(fields: Mapping[str, object], key: str) -> str | None:
         value = decoded(key, value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         value = str(value)
-    said = "it is" if key == "password" else f"{shown(value)} is"
+    said, values = ("it is", ()) if key == "password" else ("{} is", (value,))
     if not isinstance(value, str):
-        raise BadAnswer(f"{key} must be a text, and {said} none")
+        raise BadAnswer(f"{key} must be a text, and {said} none", *values)
     if CONTROL.search(value):
-        raise BadAnswer(f"{key} must not hold control characters, and {said} a text with some")
+        raise BadAnswer(f"{key} must not hold control characters, and {said} a text with some", *values)
     try:
         length = len(value.encode())
     except UnicodeEncodeError:
-        raise BadAnswer(f"{key} must be Unicode, and {said} not") from None
+        raise BadAnswer(f"{key} must be Unicode, and {said} not", *values) from None
     if not 0 < length <= MAX_TEXT:
         raise BadAnswer(f"{key} must be from 1 to {MAX_TEXT} bytes long, not {length}")
     return value
@@ -238,7 +238,7 @@ def truth(fields: Mapping[str, object], key: str) -> bool:
         value = decoded(key, value)
     word = str(value).lower() if isinstance(value, str) or value in (0, 1) else None
     if word not in _YES | _NO:
-        raise BadAnswer(f"{key} must be true or false, not {shown(value)}")
+        raise BadAnswer(f"{key} must be true or false, not {{}}", value)
     return word in _YES
 
 
@@ -253,12 +253,3 @@ def decoded(key: str, value: bytes) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         raise BadAnswer(f"{key} must be UTF-8, which it is not") from None
-
-
-def shown(value: object) -> str:
-    """Return a part of an answer for the log: on one line, and not long."""
-    try:
-        said = ascii(value)
-    except (RecursionError, ValueError):  # lists in lists without end, or a number of thousands of digits
-        said = f"a {type(value).__name__} that nobody can read"
-    return said if len(said) <= 80 else f"{said[:77]}..."

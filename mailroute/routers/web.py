@@ -21,10 +21,11 @@ from zope.interface import implementer
 from mailroute.events import Client, LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.interfaces import IRouter, IRouteSource
 from mailroute.proofs import Proof
-from mailroute.routers.answers import Answers, shown
+from mailroute.routers.answers import Answers
 from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.questions import question
 from mailroute.sources import BadAnswer, BadOption, SlowOptions, SourceContext, read_options, secret
+from mailroute.sources.context import shown
 from mailroute.sources.trust import tls_for
 from mailroute.sources.web import WebServers
 from mailroute.sources.web_client import WebAnswer, WebServerFails
@@ -244,7 +245,7 @@ def _address(said: AuthAnswer) -> str:
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
-        raise BadAnswer(f"Auth-Server must be an IP address, not {shown(host)}") from None
+        raise BadAnswer("Auth-Server must be an IP address, not {}", host) from None
 
 
 class _AsWritten(Headers):
@@ -283,7 +284,7 @@ class JsonRouter(_WebRouter):
         except (ValueError, RecursionError):
             raise BadAnswer("its answer is no JSON") from None
         if said is not None and not isinstance(said, dict):
-            raise BadAnswer(f"its answer must be an object or null, not {shown(said)}")
+            raise BadAnswer("its answer must be an object or null, not {}", said)
         return said
 
     def __str__(self) -> str:

@@ -105,7 +105,25 @@ class SourceContext:
 
 
 class BadAnswer(Exception):
-    """What a source has answered makes no sense; the text is for the log, and holds no secret."""
+    """What a source has answered makes no sense; the text is for the log, and holds no secret.
+
+    :param what: what is wrong with it, with ``{}`` where a part of the answer is shown, if any is.
+    :param values: those parts.
+    :ivar without_values: the same without them, for where what is in the wrong place may be a hash.
+    """
+
+    def __init__(self, what: str, *values: object) -> None:
+        super().__init__(what.format(*map(shown, values)) if values else what)
+        self.without_values = what.format(*["what is there"] * len(values)) if values else what
+
+
+def shown(value: object) -> str:
+    """Return a part of an answer for the log: on one line, and not long."""
+    try:
+        said = ascii(value)
+    except (RecursionError, ValueError):  # lists in lists without end, or a number of thousands of digits
+        said = f"a {type(value).__name__} that nobody can read"
+    return said if len(said) <= 80 else f"{said[:77]}..."
 
 
 class BadOption(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from asking import explained
+from asking import BROKEN_NAMES, HOSTILE_NAMES, explained
 from live import patient
 from readme import TEXT, blocks
 from servers.accounts import Account, message
@@ -147,27 +147,10 @@ async def test_no_name_is_more_than_a_name(make, name: str) -> None:
 async def test_nobody_gets_in_by_a_filter(make) -> None:
     """Names that would be everybody's, if they were taken for parts of a filter, are nobody's."""
     router = make()
-    names = [
-        "*",
-        "n*d",
-        "named)(uid=*",
-        "*)(|(mail=*",
-        "named\\00",
-        "\\6eamed",
-        "named\0",
-        "(",
-        ")",
-        "\\",
-        "&",
-    ]
-    for name in [
-        *names,
-        "named\r\n",
-        "/../named",
-        "%6eamed",
-        "x" * 512,
-        "named)(objectClass=*))(&(mail=named",
-    ]:
+    ours = ("named)(uid=*", "*)(|(mail=*", "named\0", "named\r\n", "named)(objectClass=*))(&(mail=named")
+    for name in (*ours, *HOSTILE_NAMES, *BROKEN_NAMES):
+        if name in ODD.values():
+            continue  # who is known here, and found by test_no_name_is_more_than_a_name
         assert await ask(router, name) is None
     assert router.counts.failed == 0
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from asking import explained
+from asking import BROKEN_NAMES, HOSTILE_NAMES, explained
+from attrs import evolve
 from live import patient
 from readme import TEXT, blocks
 from servers.accounts import Account, message
@@ -26,8 +27,18 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
-from mailroute import routers
-from mailroute.events import Change, Identity, Lookup, Method, Reason, Route, Security
+from mailroute import authenticators, routers
+from mailroute.events import (
+    Change,
+    Credentials,
+    Identity,
+    LoginRefused,
+    Lookup,
+    Method,
+    Reason,
+    Route,
+    Security,
+)
 from mailroute.routers import SourceContext
 from mailroute.testing import CLIENT
 
@@ -85,9 +96,9 @@ def redis(certificate: Certificate) -> Iterator[Redis]:
         yield server
 
 
-def made(server: Redis, **options: object):
-    """Make a router that runs, and asks this server."""
-    context = SourceContext(
+def context_of(server: Redis) -> SourceContext:
+    """Return the context of a block beside this server's files."""
+    return SourceContext(
         server.folder,
         frozenset({"east", "west"}),
         str.lower,
@@ -95,6 +106,11 @@ def made(server: Redis, **options: object):
         deferToThread,
         label="route[1] (redis)",
     )
+
+
+def made(server: Redis, **options: object):
+    """Make a router that runs, and asks this server."""
+    context = context_of(server)
     options = {"url": f"redis://127.0.0.1:{server.port}", **options}
     router = routers.source("redis").router(options, context)
     IService(router).startService()
@@ -160,25 +176,7 @@ async def test_the_database_has_a_number(redis) -> None:
             router.stopService()
 
 
-INJECTIONS = [
-    "named\r\nFLUSHALL",
-    "x\r\n$4\r\nPING\r\n",
-    "x' OR '1'='1",
-    "*",
-    "named*",
-    "n?med",
-    "[a-z]amed",
-    "\\named",
-    "na\0med",
-    "%s%n{user}",
-    "{protocol}",
-    "/../secret",
-    "../secret",
-    "ü€😀",
-    "*)(uid=*))(|(uid=*",
-    '"; return redis.call("KEYS","*") --',
-    "x" * 512,
-]
+INJECTIONS = (*HOSTILE_NAMES, *BROKEN_NAMES)
 
 
 @pytest_twisted.ensureDeferred
@@ -197,6 +195,28 @@ async def test_no_name_is_more_than_a_name(redis) -> None:
                 redis("DEL", f"mailroute:{name}")
     finally:
         router.stopService()
+
+
+@pytest.mark.parametrize("kept", ["{PLAIN}wonder land", "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaA"])
+@pytest_twisted.ensureDeferred
+async def test_a_string_that_is_a_hash_is_not_shown(redis, kept: str) -> None:
+    """An authenticator that finds the hash where a backend's name would be says so, without the hash."""
+    redis("SET", "mailroute:astray", kept)
+    options = {"url": f"redis://127.0.0.1:{redis.port}", "password_file": "password"}
+    context = evolve(context_of(redis), label="authenticate[1] (redis)")
+    authenticator = authenticators.source("redis").authenticator(options, context)
+    IService(authenticator).startService()
+    question = Lookup("astray", "imap", CLIENT, Credentials("PLAIN", b"astray", b"a guess"))
+    try:
+        with capturedLogs() as logs, pytest.raises(LoginRefused) as refused:
+            await authenticator.authenticate(question)
+    finally:
+        await authenticator.stopService()
+        redis("DEL", "mailroute:astray")
+    assert refused.value.refusal.reason is Reason.MISCONFIGURED
+    (told,) = [event for event in logs if "makes no sense" in event["log_format"]]
+    assert told["source"] == "authenticate[1] (redis)"
+    assert kept[:8] not in repr(logs) + repr(refused.value.refusal)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,164 @@
+"""What real servers say that makes no sense refuses one login through mailroute, and troubles nobody else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from live import live
+from servers.auth_http import AuthServer
+from servers.certificates import Certificate
+from servers.databases import PASSWORD as DATABASE_PASSWORD
+from servers.databases import Mariadb, Postgresql
+from servers.redis import Redis
+from servers.slapd import BASE, SEARCHER, SECRET, Slapd
+from twisted.logger import capturedLogs, eventAsText
+
+pytestmark = pytest.mark.integration
+
+PASSWORD = "s3same"
+GOOD = {"backend": "east"}
+NONSENSE = {
+    "unknown": {"backend": "norh"},
+    "second": {"backend": "east,norh"},
+    "host-for-backend": {"backend": "127.0.0.1"},
+    "port-zero": GOOD | {"port": "0"},
+    "port-beyond": GOOD | {"port": "65536"},
+    "port-letters": GOOD | {"port": "143x"},
+    "newline": GOOD | {"name": "b\r\na2 LOGOUT"},
+    "long": GOOD | {"name": "x" * 513},
+    "host": GOOD | {"host": "a b"},
+}
+"""What the accounts have; nothing of it is a route."""
+
+PROGRAM = f"""#!{sys.executable} -u
+import json, sys
+known = json.load(open("known.json"))
+for line in sys.stdin:
+    asked = json.loads(line)
+    print(json.dumps({{"id": asked["id"], **known.get(asked["user"], {{}})}}))
+"""
+
+
+def quoted(text: str) -> str:
+    """Return a text as SQL has it; without a backslash it is the same to both servers."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def database(kind: type[Any]) -> Callable[..., dict[str, object]]:
+    """Return what starts a database with the accounts, and returns the block."""
+
+    def start(stack: ExitStack, folder: Path, _: Certificate) -> dict[str, object]:
+        server = stack.enter_context(kind())
+        server.execute(
+            "create table users (name varchar(99), host varchar(99), port varchar(9), account varchar(600), "
+            "address varchar(99));"
+        )
+        for user, fields in {**NONSENSE, "bob": GOOD}.items():
+            values = [user, *(fields.get(key, "") for key in ("backend", "port", "name", "host"))]
+            server.execute(f"insert into users values ({', '.join(map(quoted, values))});")  # noqa: S608
+        if server.kind == "postgresql":
+            server.execute("grant select on users to mailroute")
+        (folder / "secret").write_text(f"{DATABASE_PASSWORD}\n")
+        return {
+            "source": "sql",
+            "database": f"{server.kind}://mailroute@127.0.0.1:{server.port}/mail",
+            "password_file": str(folder / "secret"),
+            "query": "select host as backend, port, account as name, address as host from users "
+            "where name = :user",
+        }
+
+    return start
+
+
+def redis(stack: ExitStack, _folder: Path, _certificate: Certificate) -> dict[str, object]:
+    """Start a Redis with the accounts, each a hash, and return the block."""
+    server = stack.enter_context(Redis())
+    for user, fields in {**NONSENSE, "bob": GOOD}.items():
+        server("HSET", f"mailroute:{user}", *(word for pair in fields.items() for word in pair))
+    return {"source": "redis", "url": f"redis://127.0.0.1:{server.port}"}
+
+
+def ldap(stack: ExitStack, folder: Path, certificate: Certificate) -> dict[str, object]:
+    """Start a slapd with the accounts, and return the block."""
+    attributes = {"mailHost": "backend", "description": "name", "carLicense": "host", "roomNumber": "port"}
+    server = Slapd(certificate)
+    for user, fields in {**NONSENSE, "bob": GOOD}.items():
+        server.add(user, "x", **{name: fields[key] for name, key in attributes.items() if key in fields})
+    stack.enter_context(server)
+    (folder / "secret").write_text(f"{SECRET}\n")
+    return {
+        "source": "ldap",
+        "urls": [f"ldap://localhost:{server.port}"],
+        "base": f"ou=people,{BASE}",
+        "filter": "(&(objectClass=inetOrgPerson)(cn={user}))",
+        "attributes": attributes,
+        "bind_dn": SEARCHER,
+        "bind_password_file": str(folder / "secret"),
+    }
+
+
+def command(_stack: ExitStack, folder: Path, _certificate: Certificate) -> dict[str, object]:
+    """Write a program that knows the accounts, and return the block."""
+    program = folder / "program"
+    (folder / "known.json").write_text(json.dumps({**NONSENSE, "bob": GOOD}))
+    program.write_text(PROGRAM.replace("known.json", str(folder / "known.json")))
+    program.chmod(0o755)
+    return {"source": "command", "command": [str(program)]}
+
+
+def http(stack: ExitStack, _folder: Path, _certificate: Certificate) -> dict[str, object]:
+    """Start a web server that knows the accounts, and return the block that asks it in JSON."""
+
+    def answer(_headers: Mapping[str, str], body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        found = {**NONSENSE, "bob": GOOD}[json.loads(body)["user"]]
+        return 200, {"Content-Type": "application/json"}, json.dumps(found).encode()
+
+    server = stack.enter_context(AuthServer(answer))
+    return {"source": "http", "dialect": "json", "urls": [server.url]}
+
+
+SOURCES = {
+    "postgresql": database(Postgresql),
+    "mariadb": database(Mariadb),
+    "redis": redis,
+    "ldap": ldap,
+    "command": command,
+    "http-json": http,
+}
+
+
+@pytest.fixture(params=SOURCES)
+def route(
+    request: pytest.FixtureRequest, tmp_path: Path, certificate: Certificate
+) -> Iterator[dict[str, object]]:
+    """Start a server, and return the block that asks it."""
+    with ExitStack() as stack:
+        yield SOURCES[request.param](stack, tmp_path, certificate) | {"breaker_failures": 3}
+
+
+@pytest_twisted.ensureDeferred
+async def test_nonsense_refuses_that_login_alone(route: dict[str, object]) -> None:
+    """More of it than opens a breaker is told each time, without the password; others go on and come in."""
+    with capturedLogs() as logs:
+        async with live([route], limits={"failed_logins": 0}) as house:
+            joined, there = await house.logged_in()
+            for user in NONSENSE:
+                client = await house.greeted()
+                client.say(f"a LOGIN {user} {PASSWORD}\r\n".encode())
+                assert (await client.until(b"\r\n")).startswith(b"a NO [SERVERBUG] "), user
+                client.transport.abortConnection()
+            joined.say(b"b NOOP\r\n")
+            await there.until(b"b NOOP\r\n")
+            await house.logged_in()
+    said = [eventAsText(event) for event in logs]
+    told = [line for line in said if "gave an answer that makes no sense: " in line]
+    assert len(told) == len(NONSENSE)
+    assert all(f"route[1] ({route['source']})" in line and "\r" not in line for line in told)
+    assert PASSWORD not in repr(said)
