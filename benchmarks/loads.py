@@ -15,7 +15,7 @@ AT_ONCE = 32
 """Logins under way at any time: enough that no proxy waits for the round trips of one client."""
 
 WAITING = 4 * AT_ONCE
-"""The same where several workers are to be busy all the time: one that waits is woken for each thing by itself."""
+"""The same where several workers are to be busy: one that waits is woken for each thing by itself."""
 
 
 @dataclass(frozen=True)

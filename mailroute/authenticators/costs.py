@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 MAX_ROUNDS = 10_000_000
-"""Rounds of SHA-crypt, and iterations of PBKDF2 and of SCRAM's keys for each block: measured with SHA-512,
-8 and 9 s.  The usual are 5000 and some hundred thousand."""
+"""Rounds of SHA-crypt, and iterations of PBKDF2 and of SCRAM's keys for each block: with SHA-512 some 8 s,
+reckoned from what 100 000 take.  The usual are 5000 and some hundred thousand."""
 
 MAX_BCRYPT = 17
-"""The logarithm of bcrypt's rounds: measured, 7 s; each step is twice as much.  The usual is 10 or 12."""
+"""The logarithm of bcrypt's rounds: some 7 s, reckoned from a cost of 10; each step is twice as much.  The usual
+is 10 or 12."""
 
 MAX_MEMORY = 2 << 20
 """KiB of memory of Argon2 and yescrypt: 2 GiB, the first choice of RFC 9106 section 4, and the most that it
 speaks of.  The usual is 64 MiB and less."""
 
 MAX_FILLED = 8 << 20
-"""KiB that Argon2 or yescrypt may fill in all passes over its memory: measured, some 10 s for 8 GiB."""
+"""KiB that Argon2 or yescrypt may fill in all passes over its memory: some 10 s, reckoned from smaller ones."""
 
 _ITOA64 = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -63,7 +64,7 @@ def yescrypt_too_much(parameters: str) -> str:
         return "parameters that cannot be read"
     # The logarithm's bound is there to keep the number small.
     memory = (128 * size << min(logarithm, 64)) >> 10
-    # Measured, a pass takes twice as long as one of Argon2.
+    # A pass takes twice as long as one of Argon2.
     return _filled_too_much(memory, 2 * (time + 1) * parallel)
 
 
