@@ -14,15 +14,15 @@ MAX_ROUNDS = 10_000_000
 reckoned from what 100 000 take.  The usual are 5000 and some hundred thousand."""
 
 MAX_BCRYPT = 17
-"""The logarithm of bcrypt's rounds: some 7 s, reckoned from a cost of 10; each step is twice as much.  The usual
-is 10 or 12."""
+"""The logarithm of bcrypt's rounds: some 7 s, reckoned from a cost of 10; each step is twice as much.
+The usual is 10 or 12."""
 
 MAX_MEMORY = 2 << 20
 """KiB of memory of Argon2 and yescrypt: 2 GiB, the first choice of RFC 9106 section 4, and the most that it
 speaks of.  The usual is 64 MiB and less."""
 
 MAX_FILLED = 8 << 20
-"""KiB that Argon2 or yescrypt may fill in all passes over its memory: some 10 s, reckoned from smaller ones."""
+"""KiB that Argon2 or yescrypt may fill in all passes over its memory: some 10 s, reckoned from less."""
 
 _ITOA64 = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
