@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 from live import live
+from servers.accounts import ALICE, Account
 from servers.auth_http import AuthServer
 from servers.certificates import Certificate
 from servers.databases import PASSWORD as DATABASE_PASSWORD
 from servers.databases import Mariadb, Postgresql
+from servers.dovecot import Dovecot, Terms
 from servers.redis import Redis
 from servers.slapd import BASE, SEARCHER, SECRET, Slapd
 from twisted.logger import capturedLogs, eventAsText
@@ -23,6 +25,7 @@ from twisted.logger import capturedLogs, eventAsText
 pytestmark = pytest.mark.integration
 
 PASSWORD = "s3same"
+BREAKER = 3
 GOOD = {"backend": "east"}
 NONSENSE = {
     "unknown": {"backend": "norh"},
@@ -36,6 +39,28 @@ NONSENSE = {
     "host": GOOD | {"host": "a b"},
 }
 """What the accounts have; nothing of it is a route."""
+
+OK = {"Auth-Status": "OK", "Auth-Server": "127.0.0.1", "Auth-Port": "1143"}
+OF_NGINX = {
+    "name-for-address": OK | {"Auth-Server": "mail.example.org"},
+    "no-address": {"Auth-Status": "OK"},
+    "port-zero": OK | {"Auth-Port": "0"},
+    "port-beyond": OK | {"Auth-Port": "65536"},
+    "port-letters": OK | {"Auth-Port": "143x"},
+    "long": OK | {"Auth-User": "x" * 513},
+    "control": OK | {"Auth-User": "b\x01b"},
+}
+"""The same in the dialect of nginx."""
+
+OF_DOVECOT = {
+    "unknown": "host=a,b",
+    "port-zero": "host=east port=0",
+    "port-beyond": "host=east port=65536",
+    "port-letters": "host=east port=143x",
+    "long": f"host=east destuser={'x' * 513}",
+    "control": "host=east destuser=b\x01b",
+}
+"""The same in the extra fields of a Dovecot's passdb."""
 
 PROGRAM = f"""#!{sys.executable} -u
 import json, sys
@@ -124,6 +149,33 @@ def http(stack: ExitStack, _folder: Path, _certificate: Certificate) -> dict[str
     return {"source": "http", "dialect": "json", "urls": [server.url]}
 
 
+def nginx(stack: ExitStack, _folder: Path, _certificate: Certificate) -> dict[str, object]:
+    """Start an auth server as nginx has it, which knows the accounts, and return the block."""
+
+    def answer(headers: Mapping[str, str], _: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        user = headers["Auth-User"]
+        return 200, OK | {"Auth-Port": str(EAST["port"])} if user == "bob" else OF_NGINX[user], b""
+
+    server = stack.enter_context(AuthServer(answer))
+    return {"source": "http", "urls": [server.url], "backend": "east"}
+
+
+def dovecot(socket: str, key: str) -> Callable[..., dict[str, object]]:
+    """Return what starts a Dovecot with the accounts, to be asked at one of its sockets."""
+
+    def start(stack: ExitStack, _folder: Path, _certificate: Certificate) -> dict[str, object]:
+        server = stack.enter_context(Dovecot(Terms(ssl="no", auth_sockets=True), ALICE))
+        for user, extra in OF_DOVECOT.items():
+            server.add(Account(user, PASSWORD, "east"), extra)
+        server.add(Account("bob", "secret", "east"), "host=east")
+        return {"source": "dovecot-auth", key: str(server.folder / "run" / socket)}
+
+    return start
+
+
+EAST = {"port": 0}
+"""Where the backend listens, for who has to say it."""
+
 SOURCES = {
     "postgresql": database(Postgresql),
     "mariadb": database(Mariadb),
@@ -131,25 +183,34 @@ SOURCES = {
     "ldap": ldap,
     "command": command,
     "http-json": http,
+    "http-nginx": nginx,
+    "dovecot-login": dovecot("auth-client", "socket"),
+    "dovecot-master": dovecot("auth-master", "master_socket"),
 }
+"""What starts each, by its name."""
+
+OTHERS = {"http-nginx": OF_NGINX, "dovecot-login": OF_DOVECOT, "dovecot-master": OF_DOVECOT}
+"""Those that say their nonsense in other words."""
 
 
-@pytest.fixture(params=SOURCES)
-def route(
-    request: pytest.FixtureRequest, tmp_path: Path, certificate: Certificate
-) -> Iterator[dict[str, object]]:
+@pytest.fixture
+def route(kind: str, tmp_path: Path, certificate: Certificate) -> Iterator[dict[str, object]]:
     """Start a server, and return the block that asks it."""
     with ExitStack() as stack:
-        yield SOURCES[request.param](stack, tmp_path, certificate) | {"breaker_failures": 3}
+        yield SOURCES[kind](stack, tmp_path, certificate) | {"breaker_failures": BREAKER}
 
 
+@pytest.mark.parametrize("kind", SOURCES)
 @pytest_twisted.ensureDeferred
-async def test_nonsense_refuses_that_login_alone(route: dict[str, object]) -> None:
+async def test_nonsense_refuses_that_login_alone(kind: str, route: dict[str, object]) -> None:
     """More of it than opens a breaker is told each time, without the password; others go on and come in."""
+    nonsense = OTHERS.get(kind, NONSENSE)
+    assert len(nonsense) > BREAKER
     with capturedLogs() as logs:
         async with live([route], limits={"failed_logins": 0}) as house:
+            EAST["port"] = house.east_port.getHost().port
             joined, there = await house.logged_in()
-            for user in NONSENSE:
+            for user in nonsense:
                 client = await house.greeted()
                 client.say(f"a LOGIN {user} {PASSWORD}\r\n".encode())
                 assert (await client.until(b"\r\n")).startswith(b"a NO [SERVERBUG] "), user
@@ -159,6 +220,6 @@ async def test_nonsense_refuses_that_login_alone(route: dict[str, object]) -> No
             await house.logged_in()
     said = [eventAsText(event) for event in logs]
     told = [line for line in said if "gave an answer that makes no sense: " in line]
-    assert len(told) == len(NONSENSE)
+    assert len(told) == len(nonsense)
     assert all(f"route[1] ({route['source']})" in line and "\r" not in line for line in told)
     assert PASSWORD not in repr(said)
