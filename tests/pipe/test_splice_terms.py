@@ -194,7 +194,7 @@ async def test_nothing_is_left(rig, join):
     for one in kinds:
         await come_and_go(rig, join, one)
     # A connection of an earlier test may still have its two seconds to end in.
-    await until(lambda: waiting() == 0)
+    await until(lambda: waiting() == 0, "nobody waits")
     gc.collect()
     timers, files, before = waiting(), open_files(), connections()
     for number in range(200):
