@@ -249,7 +249,10 @@ def test_a_revoked_token_is_replaced(
 def test_what_keeps_tokens_away_is_told(
     east: Dovecot, server: TokenServer, authority: Authority, certificate: Certificate
 ) -> None:
-    """Without a token, with a dead one, without the server: nobody is told that a password is wrong."""
+    """Without a token, with a dead one, without the server: nobody is told that a password is wrong.
+
+    A dead one is shown to the server once.
+    """
     with proxy(east, server, authority, certificate) as here:
         assert b"AUTHENTICATIONFAILED" not in log_in(here)
         assert here.log.find("there is no refresh token of 'alice@example.com'")
@@ -257,6 +260,10 @@ def test_what_keeps_tokens_away_is_told(
         assert b"a NO [SERVERBUG]" in log_in(here) or b"a NO [CONTACTADMIN]" in log_in(here)
         assert here.log.find("invalid_grant")
         assert "a-dead-one" not in here.log.text()
+        asked = len(server.asked)
+        assert b"a NO [SERVERBUG]" in log_in(here) or b"a NO [CONTACTADMIN]" in log_in(here)
+        assert len(server.asked) == asked
+        put(here, server, ALICE.user, "one-that-nobody-has-tried")
         server.__exit__()
         assert b"a NO [UNAVAILABLE]" in log_in(here)
         server.__enter__()
