@@ -1,6 +1,7 @@
 """Authenticators that ask where routes can be asked too."""
 
 import base64
+import json
 import sqlite3
 import sys
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ import pytest
 import pytest_twisted
 from attrs import evolve
 from authenticating import ScramClient
+from servers.auth_http import AuthServer
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -106,6 +108,50 @@ async def test_hashes_from_a_database(make):
     assert await outcome(sql, "nobody", "x") is None
     assert await outcome(sql, "alice' --", "wonder land") is None
     assert await outcome(sql, "locked", "*") is Reason.AUTHENTICATION_FAILED
+
+
+NONSENSE = {
+    "word": {"proven": "perhaps"},
+    "number": {"proven": 2},
+    "newline": {"proven": True, "name": "a\r\nb LOGOUT"},
+    "unknown": {"proven": True, "names": "a"},
+    "long": {"proven": True, "user": "x" * 513},
+    "port": {"proven": True, "port": "143x"},
+}
+"""What a program or a server may say of an account; nothing of it lets anybody in."""
+
+SAYS_NONSENSE = f"""#!{sys.executable} -u
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    print(json.dumps({{"id": asked["id"], **{NONSENSE!r}.get(asked["user"], {{"proven": True}})}}))
+"""
+
+
+def nonsense_as_json(_headers, body):
+    """Answer as an auth server that speaks JSON."""
+    said = NONSENSE.get(json.loads(body)["user"], {"proven": True})
+    return 200, {"Content-Type": "application/json"}, json.dumps(said).encode()
+
+
+@pytest.mark.parametrize("source", ["command", "http"])
+@pytest_twisted.ensureDeferred
+async def test_an_answer_without_sense_lets_nobody_in(make, tmp_path, source):
+    """It is told by the source's label, without the password; the next login is checked as ever."""
+    (tmp_path / "nonsense.py").write_text(SAYS_NONSENSE)
+    (tmp_path / "nonsense.py").chmod(0o755)
+    with AuthServer(nonsense_as_json) as server, capturedLogs() as logs:
+        keys = {
+            "command": {"command": ["./nonsense.py"]},
+            "http": {"url": server.url, "dialect": "json"},
+        }
+        authenticator = make(source, send_password=True, breaker_failures=3, **keys[source])
+        for user in NONSENSE:
+            assert await outcome(authenticator, user, "s3same") is Reason.MISCONFIGURED, user
+        assert await outcome(authenticator, "alice", "s3same") == "alice"
+    told = [event for event in logs if "makes no sense" in event["log_format"]]
+    assert [event["source"] for event in told] == [f"authenticate[1] ({source})"] * len(NONSENSE)
+    assert "s3same" not in repr(logs)
 
 
 @pytest.mark.parametrize("user", ["odd", "endless", "empty"])
