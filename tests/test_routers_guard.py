@@ -1,6 +1,7 @@
 """Around every slow source: caches, one question at a time, a timeout, a breaker."""
 
 import base64
+import errno
 import json
 from random import Random
 from urllib.parse import quote
@@ -8,6 +9,7 @@ from urllib.parse import quote
 import pytest
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
@@ -339,6 +341,38 @@ def test_a_failure_shows_nothing_of_what_it_says(make):
     source = make()
     got = source.learns(answer=OSError("postgresql://u:s3cret@db"))
     assert refused(got).detail == "route[1] (slow) cannot be asked: OSError"
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (
+            ConnectionRefusedError(errno.ECONNREFUSED, "s3cret"),
+            "ConnectionRefusedError: Connection refused; start the server, or correct its address in this block",
+        ),
+        (
+            ConnectError(errno.ENOENT, "s3cret"),
+            "ConnectError: No such file or directory; start the server, or correct the socket's path in this block",
+        ),
+        (
+            ConnectError(errno.EACCES, "s3cret"),
+            "ConnectError: Permission denied; let mailroute's user open the socket",
+        ),
+        (
+            DNSLookupError("s3cret"),
+            "DNSLookupError: the host's name is not known; correct it in this block, or mend the resolver",
+        ),
+        (ConnectError(string="s3cret"), "ConnectError"),
+    ],
+    ids=["refused", "no-socket", "forbidden", "no-such-host", "no-number"],
+)
+def test_a_server_that_cannot_be_reached_is_told_with_its_remedy(make, error, why):
+    """The log says why, in words that cannot hold a secret, and what the operator can do."""
+    source = make()
+    with capturedLogs() as logged:
+        got = source.learns(answer=error)
+    assert refused(got).detail == f"route[1] (slow) cannot be asked: {why}"
+    assert f"route[1] (slow) failed: {why}" in [formatEvent(event) for event in logged]
 
 
 def test_an_old_answer_is_better_than_none(make):

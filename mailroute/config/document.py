@@ -38,4 +38,20 @@ def _syntax_problem(message: str, text: str) -> Problem:
         message = message.removesuffix(" (at end of document)")
         last = text.rstrip("\n").count("\n") + 1
         return Problem(last, "", f"is no TOML: {message}, at the end of the file")
-    return Problem(int(found[1]), "", f"is no TOML: {message[: found.start()]}, at column {found[2]}")
+    said = re.sub(r"\('(.*)',?\)", _table, message[: found.start()])
+    remedy = next((words for start, words in _REMEDIES.items() if said.startswith(start)), "")
+    return Problem(int(found[1]), "", f"is no TOML: {said}, at column {found[2]}{remedy}")
+
+
+_REMEDIES = {
+    "Invalid value": ": a text stands in quotes",
+    "Cannot declare": ": a block that there may be several of has two pairs of brackets, and the others come once each",
+    "Cannot overwrite": ": this key or block is there already",
+    "Illegal character '\\n'": ": a quote is missing",
+}
+"""What to do, by the beginnings of tomllib's messages: one that it words anew is told without."""
+
+
+def _table(found: re.Match[str]) -> str:
+    """Return a table as it is written, for the tuple of its names in tomllib's message."""
+    return "[" + found[1].replace("', '", ".") + "]"

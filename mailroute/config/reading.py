@@ -244,7 +244,9 @@ class _Reader:
         if isinstance(block, model):
             return block
         if not isinstance(block, Mapping):
-            self._fault(path, f"must be a table, not {shown(block)}")
+            brackets = f": write [{'.'.join(map(str, path))}], with one pair of brackets"
+            once = isinstance(block, list) and isinstance(path[-1], str)
+            self._fault(path, f"must be a table, not {shown(block)}{brackets if once else ''}")
             return None
         try:
             return model.model_validate(dict(block), context=self._context)

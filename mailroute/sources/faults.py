@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.python.failure import Failure
 
 MAX_FRAMES = 8
@@ -17,3 +21,25 @@ def fault(failure: Failure) -> str:
     kind = failure.type.__name__ if failure.type is not None else "nothing"
     places = [f"{file}:{line} ({function})" for function, file, line, *_ in failure.frames[-MAX_FRAMES:]]
     return " in ".join([kind, *reversed(places)])
+
+
+_REMEDIES = {
+    errno.ECONNREFUSED: "start the server, or correct its address in this block",
+    errno.ENOENT: "start the server, or correct the socket's path in this block",
+    errno.EACCES: "let mailroute's user open the socket",
+}
+
+
+def cause(error: BaseException) -> str:
+    """Return why somebody could not be asked, for the log, with the remedy if there is a usual one.
+
+    The exception's own text may hold a password in an address, so all words are the system's or mailroute's.
+    """
+    kind = type(error).__name__
+    if isinstance(error, DNSLookupError):
+        return f"{kind}: the host's name is not known; correct it in this block, or mend the resolver"
+    number = error.osError if isinstance(error, ConnectError) else None
+    if number not in errno.errorcode:
+        return kind
+    said = f"{kind}: {os.strerror(number)}"
+    return f"{said}; {_REMEDIES[number]}" if number in _REMEDIES else said

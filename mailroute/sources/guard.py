@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from mailroute.events import LoginRefused, Reason, Refusal
 from mailroute.sources.context import BadAnswer, SourceContext
 from mailroute.sources.counts import Counts, Durations
+from mailroute.sources.faults import cause
 from mailroute.sources.options import GuardOptions
 
 MAX_FLIGHTS = 1000
@@ -261,10 +262,7 @@ class Guard(Service, Generic[_Answer]):
         elif failure.check(CancelledError):
             why = "given up"
         else:
-            # Its text may hold anything, such as a password in an address.
-            why = type(failure.value).__name__
-            if isinstance(failure.value, Unanswered):
-                why = str(failure.value)
+            why = str(failure.value) if isinstance(failure.value, Unanswered) else cause(failure.value)
         if not self._stopping:
             _log.warn("{source} failed: {why}", source=self.label, why=why)
             self._breaker.failed(self._clock.seconds())

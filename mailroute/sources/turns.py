@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from mailroute.sources.faults import cause
+
 AVOIDED = 30.0
 """Seconds for which a server that has failed comes after all the others."""
 
@@ -35,8 +37,9 @@ class Turns(Generic[_Server]):
     def failed(self, server: _Server, error: Exception) -> None:
         """Let this one be asked last for a while."""
         if len(self._servers) > 1 and server not in self._avoided:
-            why = type(error).__name__
-            _log.warn("{source}: {server} fails ({why})", source=self._label, server=str(server), why=why)
+            _log.warn(
+                "{source}: {server} fails ({why})", source=self._label, server=str(server), why=cause(error)
+            )
         self._avoided[server] = self._clock.seconds() + AVOIDED
 
     def answered(self, server: _Server) -> None:

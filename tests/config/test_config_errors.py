@@ -78,6 +78,26 @@ WHOLE = [
     (SMALL + "x = " + "9" * 5000 + "\n", ["mailroute.toml: cannot be read as TOML"]),
     (SMALL + "x = " + "[" * 5000 + "\n", ["mailroute.toml: cannot be read as TOML"]),
     (SMALL + "x = \n", ["12: is no TOML: Invalid value, at column 5"]),
+    (
+        SMALL + "security = tls\n",
+        ["12: is no TOML: Invalid value, at column 12: a text stands in quotes"],
+    ),
+    (
+        SMALL + "[backend.east]\n",
+        ["12: is no TOML: Cannot declare [backend.east] twice, at column 14: a block that there may be "],
+    ),
+    (
+        "[listen]\n[listen]\n",
+        ["2: is no TOML: Cannot declare [listen] twice, at column 8: a block that there may be several of"],
+    ),
+    (
+        SMALL + "warm = 1\nwarm = 2\n",
+        ["13: is no TOML: Cannot overwrite a value, at column 9: this key or block is there already"],
+    ),
+    (
+        SMALL.replace("[backend.east]", "[[backend.east]]"),
+        ["6: backend.east: must be a table, not a list: write [backend.east], with one pair of brackets"],
+    ),
     (SMALL + 'x = """\n', ["12: is no TOML: Unterminated string, at the end of the file"]),
 ]
 
