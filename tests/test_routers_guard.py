@@ -9,7 +9,8 @@ from urllib.parse import quote
 import pytest
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
@@ -347,12 +348,12 @@ def test_a_failure_shows_nothing_of_what_it_says(make):
     ("error", "why"),
     [
         (
-            ConnectionRefusedError(errno.ECONNREFUSED, "s3cret"),
+            Refused(errno.ECONNREFUSED, "s3cret"),
             "ConnectionRefusedError: Connection refused; start the server, or correct its address in this block",
         ),
         (
             ConnectError(errno.ENOENT, "s3cret"),
-            "ConnectError: No such file or directory; start the server, or correct the socket's path in this block",
+            "ConnectError: No such file or directory; start the server, or correct its path in this block",
         ),
         (
             ConnectError(errno.EACCES, "s3cret"),

@@ -45,7 +45,7 @@ def _syntax_problem(message: str, text: str) -> Problem:
 
 _REMEDIES = {
     "Invalid value": ": a text stands in quotes",
-    "Cannot declare": ": a block that there may be several of has two pairs of brackets, and the others come once each",
+    "Cannot declare": ": several blocks of a name take two pairs of brackets, others come once",
     "Cannot overwrite": ": this key or block is there already",
     "Illegal character '\\n'": ": a quote is missing",
 }

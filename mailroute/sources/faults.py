@@ -25,7 +25,7 @@ def fault(failure: Failure) -> str:
 
 _REMEDIES = {
     errno.ECONNREFUSED: "start the server, or correct its address in this block",
-    errno.ENOENT: "start the server, or correct the socket's path in this block",
+    errno.ENOENT: "start the server, or correct its path in this block",
     errno.EACCES: "let mailroute's user open the socket",
 }
 

@@ -84,11 +84,11 @@ WHOLE = [
     ),
     (
         SMALL + "[backend.east]\n",
-        ["12: is no TOML: Cannot declare [backend.east] twice, at column 14: a block that there may be "],
+        ["12: is no TOML: Cannot declare [backend.east] twice, at column 14: several blocks of "],
     ),
     (
         "[listen]\n[listen]\n",
-        ["2: is no TOML: Cannot declare [listen] twice, at column 8: a block that there may be several of"],
+        ["2: is no TOML: Cannot declare [listen] twice, at column 8: several blocks of a name"],
     ),
     (
         SMALL + "warm = 1\nwarm = 2\n",
