@@ -349,7 +349,8 @@ def test_a_failure_shows_nothing_of_what_it_says(make):
     [
         (
             Refused(errno.ECONNREFUSED, "s3cret"),
-            "ConnectionRefusedError: Connection refused; start the server, or correct its address in this block",
+            "ConnectionRefusedError: Connection refused;"
+            " start the server, or correct its address in this block",
         ),
         (
             ConnectError(errno.ENOENT, "s3cret"),

@@ -30,7 +30,7 @@ _REMEDIES = {
 }
 
 
-def cause(error: BaseException) -> str:
+def cause(error: BaseException | None) -> str:
     """Return why somebody could not be asked, for the log, with the remedy if there is a usual one.
 
     The exception's own text may hold a password in an address, so all words are the system's or mailroute's.
@@ -39,7 +39,7 @@ def cause(error: BaseException) -> str:
     if isinstance(error, DNSLookupError):
         return f"{kind}: the host's name is not known; correct it in this block, or mend the resolver"
     number = error.osError if isinstance(error, ConnectError) else None
-    if number not in errno.errorcode:
+    if not isinstance(number, int) or number not in errno.errorcode:
         return kind
     said = f"{kind}: {os.strerror(number)}"
     return f"{said}; {_REMEDIES[number]}" if number in _REMEDIES else said
