@@ -30,6 +30,8 @@ from twisted.internet.protocol import ClientFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import directlyProvides, implementer, providedBy
 
+from mailroute.tls.client import is_address
+
 MAX_LOOKING = 256
 """Names that are looked up at once, each of which takes a thread: routes may name any host, and each may take
 half a minute where a name server hangs.  Whatever comes on top has no address for now."""
@@ -63,7 +65,7 @@ class Hosts:
         bindAddress: Any = None,  # noqa: N803
     ) -> Any:
         """Connect (`IReactorTCP.connectTCP`), with `resolve` for the name if it is one."""
-        if _is_address(host):
+        if is_address(host):
             return self._reactor.connectTCP(host, port, factory, timeout, bindAddress)
         connector: Any = tcp.Connector(host, port, factory, timeout, bindAddress, self)
         connector.connect()
@@ -154,7 +156,7 @@ class _Names:
         del addressTypes, transportSemantics  # whatever there is, over TCP
         resolution = _Resolution(hostName)
         resolutionReceiver.resolutionBegan(resolution)
-        if _is_address(hostName):
+        if is_address(hostName):
             _tell(resolutionReceiver, [str(ipaddress.ip_address(hostName))], portNumber)
         else:
             self._ask(hostName).append((resolutionReceiver, portNumber))
@@ -184,14 +186,6 @@ class _Names:
     def _found(self, name: str, addresses: Sequence[str]) -> None:
         for receiver, port in self._waiting.pop(name):
             _tell(receiver, addresses[:MAX_ADDRESSES], port)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _tell(receiver: IResolutionReceiver, addresses: Sequence[str], port: int) -> None:

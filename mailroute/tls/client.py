@@ -101,7 +101,7 @@ class ClientTLS:
         self._seconds = seconds
         self.server_name: bytes | None = None
         self._verify: Callable[[x509.Certificate, str], None] = verify_certificate_ip_address
-        if not _is_address(name):
+        if not is_address(name):
             self.server_name = _internationalised(name)
             self._name = self.server_name.decode("ascii")
             self._verify = verify_certificate_hostname
@@ -208,7 +208,8 @@ def _internationalised(name: str) -> bytes:
     return encode(name)
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Tell whether a host is written as an address, of IPv4 or IPv6, and not by its name."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
