@@ -106,11 +106,16 @@ def _route(arguments: argparse.Namespace) -> int:
 
 def _result_of(work: Callable[[object], Coroutine[Any, Any, _Result]]) -> _Result:
     """Run the reactor, which cannot be run again, until the work is done, and return what that returns."""
+    from twisted.internet.defer import Deferred
     from twisted.internet.task import react
 
     results: list[_Result] = []
 
-    async def run(clock: object) -> None:
+    async def run(clock: Any) -> None:
+        # Sources may count on it that nothing is asked before the reactor runs, as in a service.
+        running: Deferred[None] = Deferred()
+        clock.callWhenRunning(running.callback, None)
+        await running
         results.append(await work(clock))
 
     try:

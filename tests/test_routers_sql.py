@@ -296,6 +296,32 @@ async def test_a_password_in_an_error_is_left_out(file: Path) -> None:
     assert "hidden" not in str(caught.value)
 
 
+class NotYetRunning:
+    """The reactor, before it runs."""
+
+    def __init__(self) -> None:
+        self.when_running = []
+
+    def callWhenRunning(self, function) -> object:  # noqa: N802 - as the reactor has it
+        self.when_running.append(function)
+        return function
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(reactor, name)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_question_before_the_reactor_runs_is_answered_later(file: Path) -> None:
+    """A program that asks at once, before it has its reactor run, gets its answer when it does."""
+    early = NotYetRunning()
+    pool = Pool(Sqlite(file, 5), "select 'east' as backend", 1, early, None)
+    asked = Deferred.fromCoroutine(pool.ask({}))
+    [start] = early.when_running
+    start()
+    assert await asked.addTimeout(10, reactor) == {"backend": "east"}
+    await pool.close()
+
+
 # --- the options -------------------------------------------------------------------
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import jsonschema
@@ -136,6 +138,20 @@ def test_route_as_json(folder: Path) -> None:
     assert answer["asked"][0]["outcome"] == "route"
     assert answer["places"][0]["user"] == "b.smith"
     assert answer["refused"] is None
+
+
+def test_route_asks_a_database(folder: Path) -> None:
+    """A source that asks in threads of its own answers here as it does in a running mailroute."""
+    with closing(sqlite3.connect(folder / "users.db")) as users, users:
+        users.execute("create table users (name text, host text)")
+        users.execute("insert into users values ('bob', 'east')")
+    database = 'database = "sqlite:users.db"\ntimeout = 10\n'
+    query = 'query = "select host as backend from users where name = :user"\n'
+    route = f'[[route]]\nsource = "sql"\n{database}{query}\n[[route]]'
+    (folder / "mailroute.toml").write_text(SMALL.replace("[[route]]", route, 1))
+    said = run("-W", "error", "-m", "mailroute.cli", "route", "bob", folder=folder)
+    assert "route[1] (sql): route in" in said.stdout
+    assert (said.returncode, said.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

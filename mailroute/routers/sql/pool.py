@@ -9,7 +9,6 @@ from typing import Any
 
 from twisted.enterprise import adbapi
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.python.threadpool import ThreadPool
 
 from mailroute.routers.sql.drivers import Driver
 from mailroute.sources import BadAnswer
@@ -103,7 +102,9 @@ class _Connections(adbapi.ConnectionPool):
         """Start; called by Twisted when the reactor runs."""
         # Twisted's would also see to it that the end of the reactor waits for all threads.
         if not self.running:
-            self.threadpool = _Threads(0, self.max, "sql")
+            # It is the one from the beginning: questions may be waiting in it.
+            self.threadpool.name = "sql"
+            self.threadpool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
             self.threadpool.start()
             self.running = True
 
@@ -135,12 +136,6 @@ class _Connections(adbapi.ConnectionPool):
             self.startID = None
         Thread(target=end, name="sql-end", daemon=True).start()
         return ended
-
-
-class _Threads(ThreadPool):
-    """Threads that do not keep the process from ending."""
-
-    threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]  # noqa: N815 - Twisted's name
 
 
 class Pool:
