@@ -221,9 +221,26 @@ def test_an_unchanged_file_is_left_alone(rig: Rig, monkeypatch: pytest.MonkeyPat
 def test_a_young_file_is_read_a_second_time(rig: Rig) -> None:
     """A write right after the start, within the tick of the file system's clock, is not missed."""
     rig.load("alice east\n")
+    rig.write("alice west\n")
     rig.router.startService()
     with capturedLogs() as logs:
         rig.poll()
+        rig.poll()
+    assert rig.ask("alice@example.org") == Route("west")
+    assert [formatEvent(event) for event in logs] == [f"read {rig.path} again: 1 users"]
+
+
+def test_the_second_reading_of_an_unchanged_file_is_not_told(rig: Rig) -> None:
+    """Who has just written the file and starts mailroute reads of no change that there was not."""
+    rig.load("alice east\n")
+    rig.router.startService()
+    with capturedLogs() as logs:
+        rig.poll()
+        rig.poll()
+    assert not logs
+    later = time.time() + 60
+    os.utime(rig.path, (later, later))
+    with capturedLogs() as logs:
         rig.poll()
     assert len(logs) == 1
 

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -47,6 +48,9 @@ class Torn(Exception):
 
 class LineReader(ABC, Generic[Entry]):
     """Reads the lines of one run through a file; ``users`` has what it has found, by normalised names."""
+
+    digest = b""
+    """A hash of all that was read."""
 
     def __init__(self) -> None:
         self.users: dict[str, Entry] = {}
@@ -117,6 +121,7 @@ def read(
         # All at once: the parser then never waits for the disk, and each wait for
         # it would set back the reactor's turn at the interpreter, without end.
         content = file.read()
+    reader.digest = blake2b(content).digest()
     context.copies.keep(path, content)
     # A new file under the old name counts as well: hence the path, not the open file.
     if look(path) != signature:
@@ -161,6 +166,7 @@ class UsersFile(Service, Generic[Entry]):
         self.users: dict[str, Entry]
         """What the file has, by the users' normalised names."""
         self._seen: Signature | str = ""
+        self._digest = b""
         self._read_first()
 
     @classmethod
@@ -189,6 +195,7 @@ class UsersFile(Service, Generic[Entry]):
     def _read_now(self) -> Signature:
         reader = self._reader()
         signature = read(self.path, self._context, reader)
+        self._digest = reader.digest
         self._take(reader)
         return signature
 
@@ -289,9 +296,12 @@ class UsersFile(Service, Generic[Entry]):
         except BadUsersFile as error:
             self._keep(str(error), found)
         else:
+            # The second reading of a young file is nobody's business, unless something comes of it.
+            told = self._seen != "" or reader.digest != self._digest
             self._take(reader)
-            self._seen = signature
-            self._log.info("read {path} again: {users} users", path=str(self.path), users=len(self))
+            self._seen, self._digest = signature, reader.digest
+            if told:
+                self._log.info("read {path} again: {users} users", path=str(self.path), users=len(self))
 
     def _keep(self, fault: str, seen: Signature | str) -> None:
         self._seen = seen
