@@ -17,6 +17,13 @@ from mailroute.descriptors import remedy
 _log = Logger(namespace="mailroute")
 
 
+_USUAL = {
+    errno.EADDRINUSE: "stop what uses it",
+    errno.EACCES: "ports below 1024 and some folders are root's: begin as root and name --uid and --gid,"
+    " let systemd open it",
+}
+
+
 class StartError(SystemExit, Exception):
     """mailroute cannot start; the text says why.
 
@@ -86,7 +93,7 @@ class Listening(Service):
 
     def _cannot(self, error: BaseException | None) -> str:
         reason = getattr(error, "socketError", None) or error
-        busy = getattr(reason, "errno", None) == errno.EADDRINUSE
-        advice = f"stop what uses it, or change {self._key}" if busy else f"change {self._key}"
+        usual = _USUAL.get(getattr(reason, "errno", None) or 0)
+        advice = f"change {self._key}" if usual is None else f"{usual}, or change {self._key}"
         advice = remedy(reason).removeprefix("; ") or advice
         return f"mailroute: cannot listen on {self.listener}: {reason}: {advice}"

@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
 from mailroute import routers
-from mailroute.events import Credentials, Lookup, Reason, Route
+from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Route
 from mailroute.routers import BadOption, SourceContext
 from mailroute.routers.command import MAX_IGNORED, MAX_LINE
 from mailroute.routers.stderr import MAX_LINES
@@ -311,9 +311,32 @@ async def test_a_machine_that_can_start_none_now(make, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("user", "how"),
+    [
+        ("die", "ProgramEnded: it exited with status 3; what it has said is in the log"),
+        ("rubbish", "ProgramSpeaksOtherwise: it wrote a line that is no object with a question's id"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_why_there_is_no_answer_is_told(make, user, how):
+    """Whoever asks where an account lives reads how the program has failed."""
+    setting = make()
+    with pytest.raises(LoginRefused) as caught:
+        await setting.router.route(Lookup(user, "imap", CLIENT))
+    assert caught.value.refusal.detail == f"route[1] (command) cannot be asked: {how}"
+
+
+def test_a_program_without_the_right_to_be_run(make, tmp_path):
+    """One that has just been written is told apart from one that is not there, with what to do."""
+    (tmp_path / "new.py").write_text(HEAD)
+    with pytest.raises(BadOption, match=r"new\.py cannot be run by mailroute's user: chmod \+x it"):
+        make(command=["./new.py"])
+
+
+@pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"command": ["./missing"]}, "missing is no program that can be run"),
+        ({"command": ["./missing"]}, "there is no program .*/missing: name one with its whole path"),
         ({"environment": {"A=B": "x"}}, "'A=B' is no variable's name"),
         ({"environment": {"A": "s3cret\0"}}, "the value of A has a zero byte"),
         ({"command": []}, "at least 1 item"),

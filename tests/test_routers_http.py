@@ -335,11 +335,11 @@ async def test_answers_in_json(make, json_server):
     with capturedLogs() as logs:
         for user in ("html", "broken", "moved"):
             assert await ask(router, user) is Reason.UNAVAILABLE
-    said = [event["why"] for event in logs if "server" in event]
+    said = [event["why"] for event in logs if "failed: " in event["log_format"]]
     assert said == [
-        "status 200, Content-Type b'text/html'",
-        "status 500, Content-Type b'application/json'",
-        "status 302, Content-Type b'application/json'",
+        "WebServerFails: status 200, Content-Type b'text/html'",
+        "WebServerFails: status 500, Content-Type b'application/json'",
+        "WebServerFails: status 302, Content-Type b'application/json'",
     ]
     assert router.counts.failed == 3
 
@@ -541,8 +541,8 @@ async def test_the_log_says_who_was_cut_off(make, hostile):
     router = make(url=hostile.url, dialect="json", timeout=10)
     with capturedLogs() as logs:
         assert await ask(router, "alice") is Reason.UNAVAILABLE
-    assert [event["why"] for event in logs if "server" in event and "why" in event] == [
-        f"more than {MAX_ANSWER} bytes with its headers"
+    assert [event["why"] for event in logs if "failed: " in event["log_format"]] == [
+        f"WebServerFails: more than {MAX_ANSWER} bytes with its headers"
     ]
     (talk,) = hostile.talks
     await talk.end()

@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThread
 
 from mailroute import routers
 from mailroute.config.files import read_chain, read_key
-from mailroute.events import Credentials, Lookup, Reason, Route
+from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Route
 from mailroute.routers import BadOption, SourceContext
 from mailroute.sources.ldap import escape
 from mailroute.sources.ldap_connection import MAX_MESSAGE, MAX_MESSAGES, Connection
@@ -67,6 +67,21 @@ def found(talk, message):
 
 def bound(code):
     return lambda talk, message: talk.session.bind_response(message.message_id, result_code=code)
+
+
+def securing(authority, name):
+    """Return what begins TLS with a certificate for a name."""
+    issued = authority.issue(name)
+    chain = read_chain(issued.chain)
+    context = ServerTLS([KeyPair(chain.certificates, read_key(issued.key, chain).private)])
+
+    def secure(talk, message):
+        talk.session.extended_response(message.message_id, name=STARTTLS)
+        talk.raw(talk.session.data_to_send())
+        talk.session = LDAPServer()
+        talk.transport.startTLS(context)
+
+    return secure
 
 
 @pytest.fixture
@@ -156,6 +171,54 @@ async def test_a_search_that_does_not_succeed(make, server, code):
     """No entry counts, and none that is missing, unless the directory says that all is well."""
     server.answers |= {"SearchRequest": lambda talk, message: done(talk, message, LDAPResultCode(code))}
     assert await ask(make()) is Reason.UNAVAILABLE
+
+
+REFUSALS = {
+    LDAPResultCode.NO_SUCH_OBJECT: "code 32 (no such object); look at base",
+    LDAPResultCode.INVALID_CREDENTIALS: "code 49 (invalid credentials); look at bind_dn and bind_password_",
+    LDAPResultCode.CONFIDENTIALITY_REQUIRED: "code 13 (confidentiality required); set starttls",
+    LDAPResultCode.BUSY: "code 51 (busy)",
+}
+
+
+async def why(router):
+    """Return why the source cannot be asked."""
+    with pytest.raises(LoginRefused) as caught:
+        await router.route(Lookup("alice", "imap", CLIENT))
+    return caught.value.refusal.detail
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+@pytest_twisted.ensureDeferred
+async def test_why_a_directory_refuses_is_told(make, server, code):
+    """Whoever asks where an account lives reads the directory's code, and which keys to look at."""
+    server.answers |= {"SearchRequest": lambda talk, message: done(talk, message, code)}
+    assert f"route[1] (ldap) cannot be asked: DirectoryRefuses: {REFUSALS[code]}" in await why(make())
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_of_several_servers_is_told(make, server):
+    """Where none answers, each is named with what it did, not the last alone."""
+    server.answers |= {"SearchRequest": lambda talk, message: done(talk, message, LDAPResultCode.BUSY)}
+    told = await why(make(urls=[server.url, "ldap://127.0.0.1:1"]))
+    host = server.url.partition("//")[2]
+    assert f"ServersFail: {host}: DirectoryRefuses: code 51 (busy); 127.0.0.1:1: Connection" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "trusts", "told"),
+    [
+        ("127.0.0.1", False, "certificate verify failed"),
+        ("elsewhere.example.org", True, "the certificate does not carry the name 127.0.0.1"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_why_a_directory_is_not_trusted(make, server, tmp_path, name, trusts, told):
+    """What is wrong with its certificate is told, and which keys to look at."""
+    authority = Authority(tmp_path / "authority")
+    server.answers |= {"ExtendedRequest": securing(authority, name), "SearchRequest": found}
+    router = make(starttls=True, ca=str(authority.file) if trusts else None)
+    assert f"no TLS: {told}; look at ca, and at the host's name in this block" in await why(router)
 
 
 @pytest_twisted.ensureDeferred
@@ -305,16 +368,7 @@ async def test_a_directory_that_hangs_does_not_keep_its_connection(make, server,
     """Over TLS it would have to say good-bye too; it has its time for that."""
     monkeypatch.setattr("mailroute.sources.ldap.GOOD_BYE", 0.05)
     authority = Authority(tmp_path / "authority")
-    issued = authority.issue("127.0.0.1")
-    chain = read_chain(issued.chain)
-    context = ServerTLS([KeyPair(chain.certificates, read_key(issued.key, chain).private)])
-
-    def secure(talk, message):
-        talk.session.extended_response(message.message_id, name=STARTTLS)
-        talk.raw(talk.session.data_to_send())
-        talk.session = LDAPServer()
-        talk.transport.startTLS(context)
-
+    secure = securing(authority, "127.0.0.1")
     server.answers |= {"ExtendedRequest": secure, "SearchRequest": found}
     router = make(starttls=True, ca=str(authority.file))
     assert await ask(router) == Route("east")
@@ -441,5 +495,5 @@ def test_the_library_may_be_missing(make, monkeypatch):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("mailroute.sources.ldap")
     monkeypatch.setitem(sys.modules, "sansldap", None)
-    with pytest.raises(BadOption, match=r"pip install mailroute\[ldap\]"):
+    with pytest.raises(BadOption, match=r"needs the package sansldap: pip install 'mailroute\[ldap\]'"):
         make()

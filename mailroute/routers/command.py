@@ -34,6 +34,7 @@ from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.questions import question
 from mailroute.routers.stderr import StandardError
 from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
+from mailroute.sources.faults import Told
 
 MAX_LINE = 65536
 """Bytes of a line of the program's; one that writes a longer one is ended."""
@@ -59,11 +60,11 @@ _log = Logger(namespace="mailroute.routers")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
-class ProgramEnded(Exception):
-    """The program has ended before it answered."""
+class ProgramEnded(Told):
+    """The program has ended before it answered; the text says how."""
 
 
-class ProgramSpeaksOtherwise(Exception):
+class ProgramSpeaksOtherwise(Told):
     """The program has written something that is no answer."""
 
 
@@ -145,7 +146,7 @@ class _Program(ProcessProtocol):
             _log.warn("{source}: the program wrote what is no answer, and is ended", source=self._label)
             # First, for whoever is told may ask again at once.
             self._discard()
-            self._give_up(ProgramSpeaksOtherwise())
+            self._give_up(ProgramSpeaksOtherwise("it wrote a line that is no object with a question's id"))
 
     def _line(self, line: bytes) -> None:
         if len(line) > MAX_LINE:
@@ -194,8 +195,9 @@ class _Program(ProcessProtocol):
             self._reading.cancel()
         self.running = self.usable = False
         self._says.ended()
-        self._give_up(ProgramEnded())
-        _log.info("{source}: the program has ended: {why}", source=self._label, why=reason.getErrorMessage())
+        why = _how(reason)
+        self._give_up(ProgramEnded(f"{why}; what it has said is in the log"))
+        _log.info("{source}: the program has ended: {why}", source=self._label, why=why)
         self.ended.callback(None)
 
     def _give_up(self, error: Exception) -> None:
@@ -209,6 +211,14 @@ class _Program(ProcessProtocol):
         """Send it a signal, if it is still there."""
         with contextlib.suppress(ProcessExitedAlready):
             self.transport.signalProcess(signal)
+
+
+def _how(reason: Failure) -> str:
+    """Say how a program has ended."""
+    error: Any = reason.value
+    if getattr(error, "signal", None) is not None:
+        return f"it was ended by signal {error.signal}"
+    return f"it exited with status {getattr(error, 'exitCode', None)}"
 
 
 class CommandRouter(GuardedRouter):
@@ -280,6 +290,8 @@ class CommandSource:
         read = read_options(CommandOptions, options, context)
         program = Path(read.command[0])
         path = context.folder / program
-        if not path.is_file() or not os.access(path, os.X_OK):
-            raise BadOption("command", f"{path} is no program that can be run: name one with its whole path")
+        if not path.is_file():
+            raise BadOption("command", f"there is no program {path}: name one with its whole path")
+        if not os.access(path, os.X_OK):
+            raise BadOption("command", f"{path} cannot be run by mailroute's user: chmod +x it")
         return CommandRouter(read, context, str(path))

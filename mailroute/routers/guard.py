@@ -13,7 +13,8 @@ from mailroute.events import LoginRefused, Lookup, Route
 from mailroute.interfaces import IRouter
 from mailroute.sources import BadAnswer, SlowOptions, SourceContext
 from mailroute.sources.echo import LEFT_OUT, echoes
-from mailroute.sources.guard import Guard, Unanswered
+from mailroute.sources.faults import Told
+from mailroute.sources.guard import Guard
 
 Ask = Callable[[Lookup], Awaitable[Route | None]]
 
@@ -48,7 +49,7 @@ class GuardedRouter(Guard[Route]):
             if self._echoes(refused.refusal.detail, lookup):
                 raise LoginRefused(evolve(refused.refusal, detail=f"{self.label}: {LEFT_OUT}")) from None
             raise
-        except (BadAnswer, Unanswered) as error:
+        except (BadAnswer, Told) as error:
             if self._echoes(str(error), lookup):
                 raise type(error)(LEFT_OUT) from None
             raise

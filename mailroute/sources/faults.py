@@ -5,11 +5,23 @@ from __future__ import annotations
 import errno
 import os
 
+from OpenSSL import SSL
+from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.python.failure import Failure
 
+from mailroute.tls import explain
+
 MAX_FRAMES = 8
 """Places of a traceback that are logged: the innermost, which are the ones of whoever has failed."""
+
+
+MAX_SAID = 300
+"""Characters of what a TLS library says that get into the log."""
+
+
+class Told(Exception):
+    """A failure of a source whose text is mailroute's own: it is for the log, and holds no secret."""
 
 
 def fault(failure: Failure) -> str:
@@ -36,6 +48,13 @@ def cause(error: BaseException | None) -> str:
     The exception's own text may hold a password in an address, so all words are the system's or mailroute's.
     """
     kind = type(error).__name__
+    if isinstance(error, Told):
+        return f"{kind}: {error}" if str(error) else kind
+    if isinstance(error, SSL.Error):
+        said = ascii(explain(Failure(error)))[1:-1][:MAX_SAID]
+        return f"no TLS: {said}; look at ca, and at the host's name in this block"
+    if isinstance(error, TookTooLong):
+        return f"{kind}: no answer in its share of timeout"
     if isinstance(error, DNSLookupError):
         return f"{kind}: the host's name is not known; correct it in this block, or mend the resolver"
     number = error.osError if isinstance(error, ConnectError) else None

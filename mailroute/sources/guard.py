@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from mailroute.events import LoginRefused, Reason, Refusal
 from mailroute.sources.context import BadAnswer, SourceContext
 from mailroute.sources.counts import Counts, Durations
-from mailroute.sources.faults import cause
+from mailroute.sources.faults import Told, cause
 from mailroute.sources.options import GuardOptions
 
 MAX_FLIGHTS = 1000
@@ -35,7 +35,7 @@ Note = Callable[[str], object]
 """Is told how it came to an answer, for a person."""
 
 
-class Unanswered(Exception):
+class Unanswered(Told):
     """The source did not answer; the text is for the log, and holds no secret."""
 
 

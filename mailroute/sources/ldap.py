@@ -26,7 +26,6 @@ from twisted.internet.error import (
     ConnectionClosed,
     DNSLookupError,
 )
-from twisted.logger import Logger
 
 from mailroute.sources.context import BadAnswer
 from mailroute.sources.hosts import Hosts
@@ -37,7 +36,7 @@ from mailroute.sources.ldap_connection import (
     result,
     succeeded,
 )
-from mailroute.sources.turns import Turns
+from mailroute.sources.turns import Turns, all_failed
 from mailroute.tls import ClientTLS
 
 MAX_ENTRIES = 2
@@ -45,8 +44,6 @@ MAX_ENTRIES = 2
 
 GOOD_BYE = 1.0
 """Seconds for a server to take the end of a connection: over TLS one that hangs never would."""
-
-_log = Logger(namespace="mailroute.routers")
 
 _NOT_PLAIN = re.compile(rb"[^A-Za-z0-9@._+=-]")
 
@@ -189,7 +186,7 @@ class Directory:
         async def work(connection: Connection) -> bool:
             code = result(await connection.ask(lambda session: session.bind_simple(name, password)))
             if code not in (LDAPResultCode.SUCCESS, *_AGAINST):
-                raise DirectoryRefuses(code)
+                raise DirectoryRefuses.with_code(code)
             return code == LDAPResultCode.SUCCESS
 
         checked: bool = await self._ask(self._checking, work, bind=False)
@@ -205,24 +202,21 @@ class Directory:
     # --- connections ---
 
     async def _ask(self, idle: deque[tuple[Server, Connection]], work: _Work, *, bind: bool) -> Any:
-        failure: Exception = DirectorySpeaksOtherwise()
+        failures: list[tuple[Server, Exception]] = []
         for server in self._servers:
             await self._turns.acquire()
             try:
                 asking = Deferred.fromCoroutine(self._at(server, idle, work, bind))
                 answer = await asking.addTimeout(self._patience, self._reactor)
             except _FAILURES as error:
-                failure = error
-                if isinstance(error, DirectoryRefuses):
-                    code = {"source": self._label, "server": str(server), "code": error.args[0]}
-                    _log.warn("{source}: {server} refuses what is asked of it, with code {code}", **code)
+                failures.append((server, error))
                 self._servers.failed(server, error)
             else:
                 self._servers.answered(server)
                 return answer
             finally:
                 self._turns.release()
-        raise failure
+        raise all_failed(failures)
 
     async def _at(
         self, server: Server, idle: deque[tuple[Server, Connection]], work: _Work, bind: bool

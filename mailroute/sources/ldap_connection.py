@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import sansldap
 from sansldap import ExtendedOperations, LDAPMessage, LDAPResultCode
@@ -14,6 +14,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailroute.sources.faults import Told
 from mailroute.tls import ClientTLS
 
 MAX_MESSAGE = 65536
@@ -23,8 +24,27 @@ MAX_MESSAGES = 100
 """Messages of an answer: one entry is wanted; the rest refer to other servers, which nobody asks."""
 
 
-class DirectoryRefuses(Exception):
-    """The server does not do what is asked of it; the number is its result code (RFC 4511 appendix A)."""
+_LOOK_AT = {
+    LDAPResultCode.PROTOCOL_ERROR: "look at starttls, which it may not have",
+    LDAPResultCode.CONFIDENTIALITY_REQUIRED: "set starttls, or write ldaps:// in urls",
+    LDAPResultCode.NO_SUCH_OBJECT: "look at base: there is no such entry, or bind_dn may not see it",
+    LDAPResultCode.INVALID_DN_SYNTAX: "look at base and bind_dn",
+    LDAPResultCode.INAPPROPRIATE_AUTHENTICATION: "look at bind_dn",
+    LDAPResultCode.INVALID_CREDENTIALS: "look at bind_dn and bind_password_file",
+    LDAPResultCode.INSUFFICIENT_ACCESS_RIGHTS: "let bind_dn search there",
+}
+
+
+class DirectoryRefuses(Told):
+    """The server does not do what is asked of it; the text has its result code (RFC 4511 appendix A)."""
+
+    @classmethod
+    def with_code(cls, code: int) -> Self:
+        """Make one for a result code."""
+        known = {int(each): each for each in LDAPResultCode}.get(code)
+        name = "" if known is None else f" ({known.name.lower().replace('_', ' ')})"
+        advice = "" if known not in _LOOK_AT else f"; {_LOOK_AT[known]}"
+        return cls(f"code {code}{name}{advice}")
 
 
 class DirectorySpeaksOtherwise(Exception):
@@ -137,7 +157,7 @@ def succeeded(messages: Sequence[LDAPMessage]) -> None:
     """
     code = result(messages)
     if code != LDAPResultCode.SUCCESS:
-        raise DirectoryRefuses(code)
+        raise DirectoryRefuses.with_code(code)
 
 
 def result(messages: Sequence[LDAPMessage]) -> int:

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailroute.sources.context import BadAnswer
+from mailroute.sources.faults import Told
 from mailroute.tls import explain
 from mailroute.wire import resp
 from mailroute.wire.lines import Stop
@@ -32,27 +33,27 @@ Found = Mapping[bytes, bytes] | bytes | None
 _log = Logger(namespace="mailroute.routers")
 
 
-class RedisRefusesLogin(Exception):
+class RedisRefusesLogin(Told):
     """The server wants another name or password, or any at all."""
 
 
-class RedisForbids(Exception):
+class RedisForbids(Told):
     """The user whose name mailroute gives may not do what it has to do."""
 
 
-class RedisHasNoSuchDatabase(Exception):
+class RedisHasNoSuchDatabase(Told):
     """There is no database of that number, or the user may not use it."""
 
 
-class RedisCannotAnswer(Exception):
+class RedisCannotAnswer(Told):
     """The server says that it cannot answer: it still loads its data, for example."""
 
 
-class RedisSpeaksOtherwise(Exception):
+class RedisSpeaksOtherwise(Told):
     """What the server sends is not Redis's protocol."""
 
 
-class RedisIsNotTrusted(Exception):
+class RedisIsNotTrusted(Told):
     """There is no TLS with the server, or its certificate is none for it."""
 
 
@@ -291,7 +292,7 @@ class Redis:
         """Return what an error of the server's means, and tell the operator what to do about it."""
         kind, known = _REFUSALS.get(reply.code, (usual, why))
         self._complain(f"{known} ({reply.code})")
-        return kind()
+        return kind(f"{known} ({reply.code})")
 
     def _complain(self, why: str) -> None:
         _log.error("{source}: Redis at {server}: {why}", source=self._label, server=self._shown, why=why)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from mailroute.sources.faults import cause
+from mailroute.sources.faults import Told, cause
 
 AVOIDED = 30.0
 """Seconds for which a server that has failed comes after all the others."""
 
 _log = Logger(namespace="mailroute.routers")
+
+
+class ServersFail(Told):
+    """None of the servers has answered; the text says of each why."""
+
 
 _Server = TypeVar("_Server", bound=Hashable)
 
@@ -46,3 +52,10 @@ class Turns(Generic[_Server]):
         """Let this one be asked in its turn."""
         if self._avoided.pop(server, None) is not None and len(self._servers) > 1:
             _log.info("{source}: {server} answers again", source=self._label, server=str(server))
+
+
+def all_failed(failures: Sequence[tuple[object, Exception]]) -> Exception:
+    """Return what is raised when no server has answered: each server, and what it did."""
+    if all(isinstance(error, TookTooLong) for _, error in failures) or len(failures) == 1:
+        return failures[-1][1]
+    return ServersFail("; ".join(f"{server}: {cause(error)}" for server, error in failures))

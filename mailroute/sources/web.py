@@ -8,15 +8,12 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredSemaphore
-from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool, RequestTransmissionFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 
 from mailroute.sources.trust import TLSByName
-from mailroute.sources.turns import Turns
+from mailroute.sources.turns import Turns, all_failed
 from mailroute.sources.web_client import FAILURES, WebAnswer, WebClient, WebServerFails
-
-_log = Logger(namespace="mailroute.routers")
 
 MAX_BODY = 32768
 """Bytes of an answer's body.  They are what they are: no compression is asked for, and none undone."""
@@ -87,9 +84,9 @@ class WebServers(Generic[_Said]):
     ) -> _Said:
         """Ask the servers in turn until one answers.
 
-        :raises Exception: what the last of them did.
+        :raises Exception: what all of them did.
         """
-        failure: Exception = WebServerFails("nobody was asked")
+        failures: list[tuple[_Server, Exception]] = []
         for name, value in self._headers.items():
             headers.setRawHeaders(name, [value])
         for server in self._servers:
@@ -99,17 +96,14 @@ class WebServers(Generic[_Said]):
                 asking = Deferred.fromCoroutine(self._request(method, url, headers, body, needs_body))
                 said = self._read(await asking.addTimeout(self._patience, self._reactor))
             except (WebServerFails, *FAILURES) as error:
-                failure = error
-                if isinstance(error, WebServerFails):
-                    why = {"source": self._label, "server": str(server), "why": str(error)}
-                    _log.warn("{source}: {server} does not answer as it should: {why}", **why)
+                failures.append((server, error))
                 self._servers.failed(server, error)
             else:
                 self._servers.answered(server)
                 return said
             finally:
                 self._turns.release()
-        raise failure
+        raise all_failed(failures)
 
     async def _request(
         self, method: bytes, url: bytes, headers: Headers, body: bytes | None, needs_body: bool
