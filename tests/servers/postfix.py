@@ -14,7 +14,16 @@ import tempfile
 from pathlib import Path
 
 from servers.certificates import Certificate
-from servers.processes import Instance, Log, ServerProcess, accepts, free_port, group_is_gone, wait_until
+from servers.processes import (
+    Instance,
+    Log,
+    ServerProcess,
+    Watchdog,
+    accepts,
+    free_port,
+    group_is_gone,
+    wait_until,
+)
 from servers.programs import lacking, program
 
 PACKAGE = "postfix"
@@ -71,6 +80,7 @@ class Postfix(Instance):
                 "smtpd_tls_security_level": "may",
             }
         self._process: ServerProcess | None = None
+        self._watchdog: Watchdog | None = None
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
@@ -101,6 +111,8 @@ class Postfix(Instance):
             f"127.0.0.1:{port} inet n - n - - smtpd{options}" for port, options in self._services.items()
         )
         (config / "master.cf").write_text(_SERVICES.format(services=services))
+        # The master is in a session of its own, and no child of the command that the kernel would end.
+        self._watchdog = Watchdog(self._pid_file)
         self._process = ServerProcess([self.binary, "-c", str(config), "start-fg"], self.folder / "output")
         if wait_until("Postfix's start", self._state) != "listens":
             output = Log(self.folder / "output").text()
@@ -117,7 +129,11 @@ class Postfix(Instance):
 
         It is not the group of the command that has started it: the master makes one of its own.
         """
-        return int((self.folder / "queue" / "pid" / "master.pid").read_text())
+        return int(self._pid_file.read_text())
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.folder / "queue" / "pid" / "master.pid"
 
     def kill(self) -> None:
         """End it, and all its sessions, without a word."""
@@ -132,6 +148,8 @@ class Postfix(Instance):
 
     def stop(self) -> None:
         """End it, and remove all that it has written."""
+        if self._watchdog:
+            self._watchdog.stop()
         if self._process:
             if self._process.running():
                 self._signal(signal.SIGTERM)

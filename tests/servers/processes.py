@@ -123,6 +123,30 @@ def _end_with_the_tests() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+class Watchdog:
+    """Ends a process group when the tests are gone, however they went, for one that is not their own child's.
+
+    :param file: has the group's number by then.
+    """
+
+    def __init__(self, file: Path) -> None:
+        # Its input ends when nobody is left who could write to it.
+        script = 'cat; kill -s TERM -- "-$(tr -d " " < "$0")"'
+        self._popen = subprocess.Popen(
+            ["/bin/sh", "-c", script, file],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait(PATIENCE)
+        self._popen.stdin.close()
+
+
 class ServerProcess:
     """A server and its children: a process group of their own."""
 
