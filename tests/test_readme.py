@@ -190,11 +190,12 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
             "haproxy",
             "nginx",
             "redis",
+            "sql",
             "yaml",
         )
     }
     assert TEXT.count("\n```") == 2 * len(blocks(TEXT))
-    assert len(blocks(TEXT, "console")) == 3
+    assert len(blocks(TEXT, "console")) == 4
 
 
 def anchors(text: str) -> list[str]:

@@ -99,6 +99,16 @@ async def test_a_program(tmp_path: Path) -> None:
     assert await homes(tmp_path, block, user, "bob") == [Route("east", "alice"), None]
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_program_of_ones_own(tmp_path: Path) -> None:
+    """The program that is shown, made into one as it says, answers as it says."""
+    [shown] = [block.text for block in blocks(TEXT, "python") if block.text.startswith("# where.py\n")]
+    (tmp_path / "where.py").write_text(f"#!{sys.executable}\n{shown}")
+    (tmp_path / "where.py").chmod(0o755)
+    block = example('source = "command"\ncommand')
+    assert await homes(tmp_path, block, "alice@example.org", "bob") == [Route("east", "alice"), None]
+
+
 @pytest.mark.parametrize(
     "source", [row[0].split("`")[1] for row in tables(section(TEXT, "Where accounts are"))[0]]
 )

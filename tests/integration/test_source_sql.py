@@ -16,7 +16,7 @@ import pytest
 import pytest_twisted
 from asking import BROKEN_NAMES, HOSTILE_NAMES, IN_A_QUERY, answered
 from readme import TEXT, blocks
-from servers.accounts import ALICE, BOB, Account, message
+from servers.accounts import ALICE, Account, message
 from servers.certificates import Authority, Certificate
 from servers.databases import PASSWORD, SERVERS, Database, Postgresql
 from servers.dovecot import Dovecot, Terms
@@ -396,18 +396,19 @@ async def test_it_is_asked_once_for_each_user(make: Maker) -> None:
 
 
 def test_a_login_from_end_to_end(certificate: Certificate, authority: Authority) -> None:
-    """The README's example routes a login to the server and the mailbox that the database names."""
+    """The manual's examples route a login to the server and the mailbox that the database names."""
     begin = '[[route]]\nsource = "sql"'
     example = next(block for block in blocks(TEXT, "toml") if begin in block.text)
     route = tomllib.loads(example.text)["route"][0]
     there = Account("there", ALICE.password, "west")
     with Postgresql() as server, Dovecot(Terms(certificate=certificate), there) as mail:
         mail.deliver(there, message("for who moved"))
-        server.execute(
-            "create table users (name text primary key, host text, mailbox text);"
-            "grant select on users to mailroute;"
-            "insert into users values ('alice@example.com', 'west', 'there')"
-        )
+        [setting_up] = [block.text for block in blocks(TEXT, "sql")]
+        quoted = PASSWORD.replace("'", "''")
+        for written, here in (("create role", "alter role"), ("PASSWORD", quoted), ("a.smith", "there")):
+            assert written in setting_up
+            setting_up = setting_up.replace(written, here)
+        server.execute(setting_up)
         route["database"] = route["database"].replace("db.example.com", f"127.0.0.1:{server.port}")
         down = {"imap": "tcp:127.0.0.1:9", "security": "none"}
         config = configuration(certificate, {"east": down, "west": backend(mail, authority)})
@@ -418,7 +419,7 @@ def test_a_login_from_end_to_end(certificate: Certificate, authority: Authority)
             RawImap("127.0.0.1", proxy.ports["plain"]) as session,
         ):
             session.greeting()
-            assert b"a NO" in session.command(f'a LOGIN "{BOB.user}" "{BOB.password}"')
+            assert b"a NO" in session.command('a LOGIN "dave@example.com" "secret"')
             assert b"b OK" in session.command(f'b LOGIN "{ALICE.user}" "{ALICE.password}"')
             assert b"1 EXISTS" in session.command("c SELECT INBOX")
             # It ends in good order all the same.
