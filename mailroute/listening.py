@@ -19,8 +19,7 @@ _log = Logger(namespace="mailroute")
 
 _USUAL = {
     errno.EADDRINUSE: "stop what uses it",
-    errno.EACCES: "ports below 1024 and some folders are root's: begin as root and name --uid and --gid,"
-    " let systemd open it",
+    errno.EACCES: "ports below 1024 are root's: begin as root and name --uid and --gid, let systemd open it",
 }
 
 
@@ -94,6 +93,8 @@ class Listening(Service):
     def _cannot(self, error: BaseException | None) -> str:
         reason = getattr(error, "socketError", None) or error
         usual = _USUAL.get(getattr(reason, "errno", None) or 0)
+        if isinstance(reason, PermissionError) and reason.filename is not None:
+            usual = "let mailroute's user write into that folder"
         advice = f"change {self._key}" if usual is None else f"{usual}, or change {self._key}"
         advice = remedy(reason).removeprefix("; ") or advice
         return f"mailroute: cannot listen on {self.listener}: {reason}: {advice}"

@@ -16,8 +16,8 @@ from mailroute.listening import Listening, StartError
 class Refusing:
     """An endpoint that the system refuses."""
 
-    def __init__(self, number: int) -> None:
-        self._error = OSError(number, os.strerror(number))
+    def __init__(self, number: int, *file: str) -> None:
+        self._error = OSError(number, os.strerror(number), *file)
 
     def listen(self, _factory: object) -> Deferred[object]:
         """Refuse, as a port does."""
@@ -28,7 +28,7 @@ class Refusing:
     ("number", "advice"),
     [
         (errno.EADDRINUSE, "Address already in use: stop what uses it, or change the listener's endpoint"),
-        (errno.EACCES, "Permission denied: ports below 1024 and some folders are root's: begin as root and"),
+        (errno.EACCES, "Permission denied: ports below 1024 are root's: begin as root and name --uid"),
         (errno.EADDRNOTAVAIL, "Cannot assign requested address: change the listener's endpoint"),
     ],
 )
@@ -40,3 +40,12 @@ def test_what_to_do_about_it_is_told(number: int, advice: str) -> None:
     said = str(caught.value)
     assert said.startswith(f"mailroute: cannot listen on imap tcp:143: [Errno {number}] {advice}")
     assert said.endswith("or change the listener's endpoint") or number == errno.EADDRNOTAVAIL
+
+
+def test_a_folder_that_may_not_be_written_is_told() -> None:
+    """A UNIX socket takes no low port, but a folder of the user's own."""
+    listening = Listening(Factory(), "imap unix:x", lambda: Refusing(errno.EACCES, "/run/x.lock"))
+    with pytest.raises(
+        StartError, match=r"/run/x\.lock': let mailroute's user write into that folder, or ch"
+    ):
+        listening.privilegedStartService()

@@ -49,6 +49,12 @@ USUAL = """
 """
 
 
+def context(folder: Path):
+    return SourceContext(
+        folder, frozenset({"east"}), str.lower, reactor, deferToThread, label="route[1] (command)"
+    )
+
+
 class Setting:
     """A router with a program of the test's own."""
 
@@ -56,11 +62,8 @@ class Setting:
         self.path = folder / "where.py"
         self.path.write_text(HEAD + body)
         self.path.chmod(0o755)
-        context = SourceContext(
-            folder, frozenset({"east"}), str.lower, reactor, deferToThread, label="route[1] (command)"
-        )
         options = {"command": ["./where.py"], **options}
-        self.router = routers.source("command").router(options, context)
+        self.router = routers.source("command").router(options, context(folder))
         self.router.startService()
 
     async def ask(self, user, **more):
@@ -135,9 +138,13 @@ async def test_a_program_that_fails_is_started_again(make, what):
 @pytest_twisted.ensureDeferred
 async def test_a_program_that_hangs(make):
     """Who asks is told to come later in time; others get their answers meanwhile."""
-    setting = make(timeout=0.3)
+    setting = make(timeout=0.3, breaker_failures=0)
+    while await setting.ask("alice") is Reason.UNAVAILABLE:
+        pass  # the program takes longer than that to begin, on a busy machine
     hanging = Deferred.fromCoroutine(setting.ask("hang"))
-    assert (await setting.ask("alice")).backend == "east"
+    while (route := await setting.ask("bob")) is Reason.UNAVAILABLE:
+        pass
+    assert route.backend == "east"
     assert await hanging is Reason.UNAVAILABLE
 
 
@@ -324,6 +331,18 @@ async def test_why_there_is_no_answer_is_told(make, user, how):
     with pytest.raises(LoginRefused) as caught:
         await setting.router.route(Lookup(user, "imap", CLIENT))
     assert caught.value.refusal.detail == f"route[1] (command) cannot be asked: {how}"
+
+
+def test_a_program_in_a_folder_that_is_shut(monkeypatch):
+    """A folder that mailroute's user may not look into is told as that."""
+
+    def shut(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "is_file", shut)
+        with pytest.raises(BadOption, match=r"cannot look at .*/where\.py: Permission denied"):
+            routers.source("command").router({"command": ["./where.py"]}, context(Path("/shut")))
 
 
 def test_a_program_without_the_right_to_be_run(make, tmp_path):

@@ -8,6 +8,7 @@ endpoint strings are checked (else they are when they are used), and
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import date, time
@@ -109,10 +110,18 @@ def _directory(value: object, info: ValidationInfo) -> Path | None:
     if value is None:
         return None
     path = file_path(value, info)
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError as error:
+        raise ValueError(f"cannot look at {path}: {error.strerror or error}") from None
+    if not there:
         raise ValueError(
             f"there is no folder {path}: make it, with mode 0700, for the user that runs mailroute"
         )
+    effective = os.access in os.supports_effective_ids
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=effective):
+        # A new refresh token that cannot be kept would lock its user out.
+        raise ValueError(f"cannot write into {path}: give it to the user that runs mailroute, with mode 0700")
     return path
 
 

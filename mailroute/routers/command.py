@@ -290,7 +290,11 @@ class CommandSource:
         read = read_options(CommandOptions, options, context)
         program = Path(read.command[0])
         path = context.folder / program
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except OSError as error:
+            raise BadOption("command", f"cannot look at {path}: {error.strerror or error}") from None
+        if not there:
             raise BadOption("command", f"there is no program {path}: name one with its whole path")
         if not os.access(path, os.X_OK):
             raise BadOption("command", f"{path} cannot be run by mailroute's user: chmod +x it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import pwd
@@ -420,6 +421,55 @@ def test_an_unreadable_key_is_told(folder: Path) -> None:
             pytest.raises(ConfigError, match=r"certificate\[1\]\.key: cannot read .*Permission denied"),
         ):
             config.load(here / "mailroute.toml", MemoryReactorClock())
+
+
+TOKENS = """\
+[[listen]]
+protocol = "imap"
+endpoint = "tcp:143"
+security = "none"
+authenticate = "file:users"
+[backend.east]
+imap = "tcp:10.0.0.1:143"
+login = "oauth2"
+[backend.east.oauth2]
+token_url = "https://login.example.com/token"
+client_id = "mailroute"
+grant = "refresh_token"
+token_folder = "shut/tokens"
+token_key_file = "token-key"
+[[route]]
+source = "default"
+backend = "east"
+"""
+
+
+@pytest.mark.parametrize(
+    ("shut", "modes", "why"),
+    [
+        (0o755, 0o500, r"token_folder: cannot write into .*/tokens: give it to the user that runs mailroute"),
+        (0, 0o700, r"token_folder: cannot look at .*/tokens: Permission denied"),
+    ],
+)
+def test_a_folder_of_tokens_that_cannot_be_written_is_told(shut: int, modes: int, why: str) -> None:
+    """A new refresh token that could not be kept would lock its user out: that is found before the start."""
+    with tempfile.TemporaryDirectory() as open_to_all:
+        here = Path(open_to_all)
+        here.chmod(0o755)
+        (here / "mailroute.toml").write_text(TOKENS)
+        (here / "token-key").write_bytes(base64.b64encode(b"\xff" * 32) + b"\n")
+        (here / "users").write_text("alice:secret\n")
+        (here / "shut" / "tokens").mkdir(parents=True)
+        if os.geteuid() == 0:
+            for path in (here / "users", here / "token-key", here / "shut", here / "shut" / "tokens"):
+                os.chown(path, pwd.getpwnam("nobody").pw_uid, -1)
+        (here / "shut" / "tokens").chmod(modes)
+        (here / "shut").chmod(shut)
+        try:
+            with not_as_root(), pytest.raises(ConfigError, match=why):
+                config.load(here / "mailroute.toml", MemoryReactorClock())
+        finally:
+            (here / "shut").chmod(0o755)
 
 
 def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
