@@ -235,7 +235,10 @@ async def test_the_searchers_password(make, tmp_path: Path) -> None:
     with capturedLogs() as logs:
         router = make()
         assert await ask(router, "named") is Reason.UNAVAILABLE
-    assert [event["code"] for event in logs if "code" in event] == [49]
+    [why] = [event["why"] for event in logs if "failed: " in event["log_format"]]
+    assert why.startswith(
+        "DirectoryRefuses: code 49 (invalid credentials); look at bind_dn and bind_password"
+    )
     assert "wr0ng" not in repr(logs)
 
 
