@@ -219,6 +219,8 @@ class Mariadb(Database):
                 install,
                 "--no-defaults",
                 f"--datadir={self.data}",
+                # One that starts removes the temporary tables that it finds there, others' as well.
+                f"--tmpdir={self.folder}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
             ]
@@ -233,6 +235,7 @@ class Mariadb(Database):
             program("mariadbd", "mariadb-server"),
             "--no-defaults",
             f"--datadir={self.data}",
+            f"--tmpdir={self.folder}",
             "--bind-address=127.0.0.1",
             f"--port={self.port}",
             f"--socket={self.folder / 'socket'}",
