@@ -140,7 +140,8 @@ class _Connections(adbapi.ConnectionPool):
 class _Threads(ThreadPool):
     """Threads that do not keep the process from ending."""
 
-    threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]  # noqa: N815 - Twisted's name
+    # Without staticmethod, Python 3.14 makes a method of it, whose first argument is the pool.
+    threadFactory = staticmethod(partial(Thread, daemon=True))  # type: ignore[assignment]  # noqa: N815 - Twisted's name
 
 
 class Pool:
