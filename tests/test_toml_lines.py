@@ -130,7 +130,7 @@ def documents(draw: Any) -> tuple[str, dict[KeyPath, int]]:
 
 
 @given(documents())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_key_is_on_its_line(made: tuple[str, dict[KeyPath, int]]) -> None:
     """However a document is written, each header and each key has the line on which it stands."""
     text, lines = made
@@ -168,7 +168,7 @@ INVENTED_VALUES = INVENTED.map(lambda ways: [value for value in ways if valid(va
 
 
 @given(st.lists(INVENTED_VALUES, max_size=3))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_the_end_of_any_value_is_found(values: list[list[str]]) -> None:
     """Whatever tomllib takes for a value, the key behind it is found on its own line."""
     text, lines = "", {}

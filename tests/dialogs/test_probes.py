@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mailroute import dialogs
@@ -392,7 +392,6 @@ def test_any_bytes_of_a_backend(name: str, terms: LoginTerms, data: list[bytes])
         assert len(text) < 3 * 8192
 
 
-@settings(deadline=None)
 @given(BY_NAME, st.sampled_from([b"x", b"* OK ", b"220-", b"+OK x", b"220-x\r\n", b"* OK\r\n", b"\0", b"\r"]))
 def test_a_greeting_without_an_end_is_given_up(name: str, unit: bytes) -> None:
     """A flood is cut off at the readers' bounds, or ignored without being kept."""

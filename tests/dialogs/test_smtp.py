@@ -295,7 +295,7 @@ def run_receiver(data: bytes, step: int) -> list[object]:
     return said
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(CLIENT_SHARDS, st.integers(1, 50))
 def test_segments_make_no_difference_to_a_receiver(shards, step):
     """Any bytes, in any segments, give the same events, and no exception."""
@@ -304,7 +304,6 @@ def test_segments_make_no_difference_to_a_receiver(shards, step):
     assert run_receiver(data, step) == run_receiver(data, len(data))
 
 
-@settings(deadline=None)
 @given(CLIENT_SHARDS, st.integers(1, 50))
 def test_a_receiver_that_is_not_answered_holds_little(shards, step):
     """While it waits it says nothing, and ends the connection before it holds too much."""
@@ -424,7 +423,6 @@ def test_a_backend_that_says_what_nobody_asked_is_left(words):
     assert isinstance(talk.event(), Broken)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([b"250 x\r\n", b"250-x\r\n", b"354 go\r\n", b"550 no\r\n"]) | st.binary(max_size=9)

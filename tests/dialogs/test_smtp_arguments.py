@@ -33,7 +33,7 @@ def sent_on(mail: MailFrom, recipient: RcptTo) -> list[bytes]:
     return talk.said().split(b"\r\n")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(PATHS, st.booleans())
 def test_no_argument_becomes_anything_else(parts, framed):
     """Whatever a client writes, a backend gets one path, spelled as it was, and parameters it announced."""

@@ -176,7 +176,7 @@ steps = st.lists(
     steps=steps,
     first=st.binary(max_size=40),
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest_twisted.ensureDeferred
 async def test_any_conversation(credentials, pipe, kinds, steps, first):
     """Whatever is sent in whatever pieces, and read or left lying, arrives byte for byte."""

@@ -156,7 +156,7 @@ def test_each_listener_has_its_own_alpn(
     assert client.tls.selected_alpn_protocol() == result
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(segment=st.integers(1, 700), name=st.sampled_from(["a.example", "b.example", "x.c.example"]))
 def test_a_hello_in_any_segments(authority: Authority, segment: int, name: str) -> None:
     """However a client's first message arrives, it gets the certificate of the name that it asks for."""

@@ -6,10 +6,12 @@ These are the records that the core works with.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 from zope.interface import implementer
 
+from mailroute.dialogs.common.protocol import LoginProtocol
 from mailroute.dialogs.smtp import dialect as dialects
 from mailroute.dialogs.smtp.extensions import check_line, check_optional
 from mailroute.dialogs.smtp.login import SmtpLogin
@@ -19,19 +21,16 @@ from mailroute.dialogs.smtp.sender import Sender
 from mailroute.dialogs.smtp.submission import SubmissionDialog
 from mailroute.dialogs.smtp.submission_login import SubmissionLogin
 from mailroute.envelope import DeliveryTerms
-from mailroute.events import DialogTerms, LoginTerms
+from mailroute.events import LoginTerms
 from mailroute.interfaces import (
     IDeliveryProtocol,
-    IDialog,
     ILogin,
-    ILoginProtocol,
     INamedProtocol,
     IProbe,
     IProbedProtocol,
     IReceiver,
     ISender,
 )
-from mailroute.wire.sasl import NAMES
 
 
 @implementer(IDeliveryProtocol, IProbedProtocol)
@@ -73,36 +72,20 @@ class DeliveryProtocol:
         return Sender(self._dialect, welcome if isinstance(welcome, Mapping) else {})
 
 
-@implementer(ILoginProtocol, INamedProtocol, IProbedProtocol)
-class SubmissionProtocol:
-    """Makes the two halves of the beginning of a session in which mail is submitted."""
-
-    name = dialects.SUBMISSION.name
-    port = dialects.SUBMISSION.port
-    tls_port = dialects.SUBMISSION.tls_port
-    alpn: ClassVar[tuple[bytes, ...]] = ()
-    mechanisms: ClassVar[tuple[str, ...]] = NAMES
-    logins = True
-    password_command = False
-    starttls = True
-
-    def check_capability(self, word: str) -> None:
-        """Check a line of the EHLO reply."""
-        check_line(word)
-
-    def dialog(self, terms: DialogTerms) -> IDialog:
-        """Make the dialog for one client."""
-        return SubmissionDialog(terms)
-
-    def login(self, terms: LoginTerms) -> ILogin:
-        """Make the login for one connection to a backend."""
-        return SubmissionLogin(terms)
-
-    def probe(self, terms: LoginTerms) -> IProbe:
-        """Make what looks at one backend, over one connection."""
-        return SmtpProbe(dialects.SUBMISSION, terms)
+@implementer(INamedProtocol)
+class SubmissionProtocol(LoginProtocol):
+    """The one protocol with logins in which clients are told a host's name."""
 
 
 LMTP = DeliveryProtocol(dialects.LMTP)
 SMTP = DeliveryProtocol(dialects.SMTP)
-SUBMISSION = SubmissionProtocol()
+SUBMISSION = SubmissionProtocol(
+    name=dialects.SUBMISSION.name,
+    port=dialects.SUBMISSION.port,
+    tls_port=dialects.SUBMISSION.tls_port,
+    alpn=(),
+    check_capability=check_line,
+    dialog=SubmissionDialog,
+    login=SubmissionLogin,
+    probe=partial(SmtpProbe, dialects.SUBMISSION),
+)
