@@ -103,6 +103,7 @@ class Descriptors(Service):
         self._paused: list[Any] = []
         self._timer: IDelayedCall | None = None
         self._warned: dict[str, float] = {}
+        self._lacking = OSError(errno.EMFILE, "")
 
     def privilegedStartService(self) -> None:
         """Raise the limit before the listeners bind, of which there may be many."""
@@ -146,7 +147,7 @@ class Descriptors(Service):
             if newest < self._limit // 3 or not self._limit:
                 return NOTHING
             self._become_scarce()
-        kept = _open()
+        kept = self._open()
         if kept is None:
             self._warn("no descriptor is left: new clients are turned away")
         return kept
@@ -205,14 +206,14 @@ class Descriptors(Service):
 
     def _refill(self) -> None:
         while len(self._spares) < min(MAX_SPARE, self._limit // 8):
-            spare = _open()
+            spare = self._open()
             if spare is None:
                 break
             self._spares.append(spare)
 
     def _one_is_left(self) -> bool:
         """Tell whether a client can be let in, if need be by letting go of a spare."""
-        probe = _open()
+        probe = self._open()
         if probe is not None:
             os.close(probe)
             return True
@@ -242,20 +243,19 @@ class Descriptors(Service):
         now = self._reactor.seconds()
         if now - self._warned.get(what, -WARN_EVERY) >= WARN_EVERY:
             self._warned[what] = now
-            _log.warn(
-                "{what} (the limit of open files is {limit}){remedy}",
-                what=what,
-                limit=self._limit,
-                remedy=remedy(OSError(errno.EMFILE, "")),
-            )
+            if self._lacking.errno == errno.ENFILE:
+                why = "the whole system has as many open files as it may have"
+            else:
+                why = f"the limit of open files is {self._limit}"
+            _log.warn("{what} ({why}){remedy}", what=what, why=why, remedy=remedy(self._lacking))
 
-
-def _open() -> int | None:
-    """Open a descriptor to hold its place; None if there is none to be had."""
-    try:
-        # Not a copy of another one: this takes a place in the system's table of files, too.
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return None
-        raise
+    def _open(self) -> int | None:
+        """Open a descriptor to hold its place; None if there is none to be had."""
+        try:
+            # Not a copy of another one: this takes a place in the system's table of files, too.
+            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._lacking = error
+                return None
+            raise

@@ -75,8 +75,9 @@ class ProxyClient(Protocol):
     def open_ready(self, order: LoginOrder, attempt: Owner) -> None:
         """Log in at this account, on a connection that is ready.
 
-        If it comes to its end instead of an answer, which is what backends do
-        with those who wait too long, another one is dialled.
+        If it comes to its end instead of an answer, or the backend says that it
+        is not to be had, which is what backends do with those who wait too long,
+        another one is dialled.
         """
         self._order = order
         self._attempt = attempt
@@ -190,7 +191,11 @@ class ProxyClient(Protocol):
             elif isinstance(event, LoggedIn):
                 self._opened(event)
             elif isinstance(event, Refused):
-                self._hang_up(event.refusal)
+                if self._was_ready and event.refusal.reason is Reason.UNAVAILABLE:
+                    transport: Any = self.transport
+                    transport.abortConnection()  # with its end another one is dialled
+                else:
+                    self._hang_up(event.refusal)
             elif isinstance(event, StartTLS):
                 self._start_tls()
             elif self._attempt is not None:

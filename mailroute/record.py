@@ -56,6 +56,10 @@ class SessionRecord:
             client.session_id, client.source, None, client.tls, client.server_name, client.of_proxy
         )
 
+    def count(self, passed: Any) -> None:
+        """Note how many bytes have passed in two joined connections, or in all until their end."""
+        self.bytes_in, self.bytes_out = passed.bytes_a_to_b, passed.bytes_b_to_a
+
     def ended(self, reason: str, now: float) -> None:
         """Log the session's end; a proxy's look at whether anybody is there leaves no line."""
         if self.client.of_proxy and self.user == "-" and (self.backend == "-" or not self.bytes_in):

@@ -136,6 +136,12 @@ class Session:
             self._leg.write(self._dialog.farewell(why))
         self._end(why.value)
 
+    def known(self) -> SessionRecord:
+        """Return what is known of it now; once it is joined, with the bytes that have passed."""
+        if self._joined is not None:
+            self.record.count(self._joined)
+        return self.record
+
     # --- running ---
 
     def _obey(self, events: list[DialogEvent]) -> None:
@@ -326,7 +332,7 @@ class Session:
         if self._waiting is not None:
             self._waiting.cancel()
         if self._joined is not None:
-            self._count(self._joined)
+            self.record.count(self._joined)
             self._joined.cancel()
             self._joined = None
         self._leg.close()
@@ -354,12 +360,8 @@ class Session:
     def parted(self, result: Any) -> None:
         """The splice has ended."""
         self._joined = None
-        self._count(result)
+        self.record.count(result)
         self._end(result.reason)
-
-    def _count(self, passed: Any) -> None:
-        self.record.bytes_in = passed.bytes_a_to_b
-        self.record.bytes_out = passed.bytes_b_to_a
 
     def _end(self, reason: str) -> None:
         self._move(_ENDED, reason)

@@ -24,7 +24,7 @@ from twisted.logger import capturedLogs, globalLogPublisher
 
 from mailroute import frontend, proxy_client
 from mailroute.backend import Attempt
-from mailroute.events import Route
+from mailroute.events import Farewell, Route
 from mailroute.session import Session
 
 BOB = {"bob": Route("east")}
@@ -292,6 +292,30 @@ async def test_a_backend_that_keeps_its_end_open_after_a_refusal(monkeypatch):
         backend.say(b"M1 NO no\r\n")
         await client.until(b"a NO ")
         await backend.end()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_joined_session_can_be_looked_at_and_ended():
+    """Who, where, since when and how many bytes can be told at any time, and both ends closed at a word."""
+    async with live(BOB) as house:
+        before = reactor.seconds()
+        client, backend = await house.logged_in()
+        (session,) = house.factory.sessions
+        answer = len(b"a OK [CAPABILITY IMAP4rev1] Hi\r\n")
+        for count in (1, 2):
+            client.say(b"b NOOP\r\n")
+            await backend.until(b"b NOOP\r\n")
+            backend.say(b"b OK\r\n")
+            await client.until(b"b OK\r\n")
+            known = session.known()
+            assert (known.bytes_in, known.bytes_out) == (8 * count, answer + 6 * count)
+        assert (known.user, known.backend) == ("bob", "east")
+        assert known.client.source.port == client.transport.getHost().port
+        assert before <= known.started <= reactor.seconds()
+        session.leave(Farewell.SHUTDOWN)
+        await client.end()
+        await backend.end()
+        assert not house.factory.sessions
 
 
 @pytest_twisted.ensureDeferred

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from live import Talk, live, patient
+from attrs import frozen
+from live import Backends, Talk, live, patient
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
@@ -268,6 +271,103 @@ async def test_a_backend_that_hangs_up_as_the_login_comes(words: bytes):
         assert bytes(backend.heard) == b"M1 AUTHENTICATE PLAIN AGJvYgBzZWNyZXQ=\r\n"
         backend.say(b"M1 OK [CAPABILITY IMAP4rev1] Hi\r\n")
         await client.until(b"a OK [CAPABILITY IMAP4rev1] Hi\r\n")
+
+
+PLAIN = b"AGJvYgBzZWNyZXQ="  # bob, secret
+SIEVE = b'"IMPLEMENTATION" "x"\r\n"SASL" "PLAIN"\r\n"SIEVE" "fileinto"\r\nOK\r\n'
+
+
+@frozen
+class Crossing:
+    """How a login goes in a protocol, and how a backend says goodbye instead of an answer."""
+
+    protocol: str
+    greeting: tuple[bytes, ...]
+    """What a backend says, each after a line from us but for the first."""
+
+    login: bytes
+    said: bytes
+    """What mailroute says to the backend behind that."""
+
+    goodbye: bytes
+    answers: tuple[bytes, ...]
+    ready: bytes
+
+
+CROSSINGS = [
+    Crossing(
+        "submission",
+        (b"220 east ESMTP\r\n",),
+        b"EHLO me\r\nAUTH PLAIN %s\r\n" % PLAIN,
+        b"EHLO me\r\n",
+        b"421 4.4.2 timeout\r\n",
+        (b"250-east\r\n250 AUTH PLAIN\r\n", b"235 2.7.0 in\r\n"),
+        b"235 2.7.0 in\r\n",
+    ),
+    Crossing(
+        "managesieve",
+        (SIEVE,),
+        b'AUTHENTICATE "PLAIN" "%s"\r\n' % PLAIN,
+        b'AUTHENTICATE "PLAIN" ',
+        b'BYE "timeout"\r\n',
+        (b"OK\r\n",),
+        b"OK",
+    ),
+    Crossing(
+        "pop3",
+        (b"+OK east\r\n", b"+OK\r\nSASL PLAIN\r\n.\r\n"),
+        b"AUTH PLAIN %s\r\n" % PLAIN,
+        b"AUTH PLAIN ",
+        b"-ERR [SYS/TEMP] timeout\r\n",
+        (b"+OK in\r\n",),
+        b"+OK in\r\n",
+    ),
+]
+
+
+@pytest.mark.parametrize("crossing", CROSSINGS, ids=lambda crossing: crossing.protocol)
+@pytest_twisted.ensureDeferred
+async def test_a_goodbye_instead_of_an_answer(crossing: Crossing):
+    """A backend that says with words of the protocol that it goes is left, and the login goes out again."""
+    west = Backends()
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(west)
+    block = {crossing.protocol: f"tcp:127.0.0.1:{port.getHost().port}", "identity": "none"}
+    async with live(
+        {"bob": Route("west")},
+        listen={"protocol": crossing.protocol},
+        others={"west": {**block, "security": "none", "warm": 1}},
+    ) as house:
+        (stock,) = (child for child in house.running if isinstance(child, WarmStock))
+
+        async def greet(talk: Talk) -> None:
+            first, *more = crossing.greeting
+            talk.say(first)
+            for each in more:
+                await talk.until(b"\r\n")
+                talk.say(each)
+
+        stale = await west.next()
+        await greet(stale)
+        await patient(lambda: len(stock) == 1)
+        client = await house.client()
+        await client.wait_for(lambda: b"\n" in client.heard)
+        client.say(crossing.login)
+        await stale.until(crossing.said)
+        stale.say(crossing.goodbye)
+        fresh = [await west.next() for _ in range(2)]
+        for talk in fresh:
+            await greet(talk)
+        await patient(lambda: any(talk.heard for talk in fresh))
+        (backend,) = (talk for talk in fresh if talk.heard)
+        for answer in crossing.answers:
+            await backend.until(b"\r\n")
+            backend.say(answer)
+        await client.until(crossing.ready)
+        await stale.end()
+        for talk in west.talks:
+            if talk.reason is None:
+                talk.transport.abortConnection()
+        await port.stopListening()
 
 
 @pytest_twisted.ensureDeferred

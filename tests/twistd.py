@@ -36,10 +36,12 @@ def program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def run(*arguments: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, folder: Path, command: list[str] | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run ``twistd`` until it ends, as a daemon or because it cannot start."""
     return subprocess.run(
-        [program("twistd"), *arguments],
+        [*(command or [program("twistd")]), *arguments],
         cwd=folder,
         env=environment(**env),
         stdin=subprocess.DEVNULL,

@@ -12,6 +12,10 @@ from mailroute.pipe.kernel_pipes import KernelPipe
 from mailroute.pipe.leg import Leg, Owner
 from mailroute.sockets.hub import ERROR, NOTHING, READ, RESET, WRITE, Hub
 
+LAST_READS = 256
+"""Reads from a peer that takes nothing any more, at once: 16 MiB in the clear, more than a socket holds.
+Over a UNIX socket such a peer may still be sending, and as fast as it is read."""
+
 
 class HubLeg(Leg):
     """One end: its socket, of which the hub says when it is ready.
@@ -167,6 +171,9 @@ class HubLeg(Leg):
         """Have the other end wait until the rest is gone; ``moved``: some of it just went."""
         if moved or self.waiting_since is None:
             self.waiting_since = self.now()
+        if moved:
+            # What has been read in one go may take a slow peer longer than it may be idle.
+            self.heard = self.waiting_since
         self.watch()
         if not self.other.mute:
             self.other.pause()
@@ -181,6 +188,8 @@ class HubLeg(Leg):
 
     def unblock(self) -> None:
         """All is sent: do what waited for that."""
+        if self.waiting_since is not None:
+            self.heard = self.now()
         self.waiting_since = None
         self.watch()
         if self.finishing:
@@ -229,8 +238,9 @@ class HubLeg(Leg):
         self.finished_writing = True
         if not self.mute and not self.finished_reading:
             with contextlib.suppress(OSError):
-                while not self.gone and self.other.waiting_since is None and self.last_words():
-                    pass
+                for _ in range(LAST_READS):
+                    if self.gone or self.other.waiting_since is not None or not self.last_words():
+                        break
         self.lose(os.strerror(error.errno) if error.errno else type(error).__name__)
 
     @abstractmethod

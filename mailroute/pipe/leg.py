@@ -32,7 +32,8 @@ class Owner(Protocol):
 class Leg(ABC):
     """One end: reads, and hands what it has read to the ``other``, which writes it.
 
-    ``heard`` is when the last bytes came from here, ``passed`` how many in all.
+    ``heard`` is when bytes last came from here, or some were taken here that had waited for
+    it; ``passed`` is how many have come in all.
     ``waiting_since`` says since when bytes have waited to be taken here (None:
     none do), ``until`` when it is cut off, once it is ``closing``.  A ``mute``
     leg throws away what it reads.  ``gone``: the connection is closed;

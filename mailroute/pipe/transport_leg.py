@@ -142,6 +142,8 @@ class TransportLeg(Leg):
         """Read on: the other end has taken all that it had."""
         if self.gone:
             return
+        if self.other.waiting_since is not None:
+            self.other.heard = self.now()
         self.other.waiting_since = None
         if self.other.on_its_way_out:
             # TLS closes by itself when it is told to by its peer, and the

@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import getConnectError
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -26,6 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailroute.sockets import hub, openssl
+from mailroute.sockets.adopted import AdoptedUNIXPort, Adopting
 from mailroute.sockets.hub import READ, WRITE, Hub, hub_of
 from mailroute.sockets.transport import Family, HubTransport, address_of
 
@@ -52,12 +54,15 @@ class HubServerEndpoint:
     """Listens as another endpoint does, and has the hub serve what comes.
 
     An endpoint whose port is no socket that connections can be accepted from
-    is left as it is.
+    is left as it is.  A socket that somebody else has made, such as systemd, is
+    left as it is, too.
     """
 
     def __init__(self, reactor: Any, inner: IStreamServerEndpoint) -> None:
         self._reactor = reactor
         self._inner = inner
+        if isinstance(inner, AdoptedStreamServerEndpoint):
+            inner.reactor = Adopting(reactor)
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Listen, as any endpoint."""
@@ -66,20 +71,21 @@ class HubServerEndpoint:
 
 def in_hub(port: Any, reactor: Any, factory: IProtocolFactory) -> Any:
     """Return a port that accepts in the place of this one, which listens; or this one, if that cannot be."""
-    known = type(port).__module__ in ("twisted.internet.tcp", "twisted.internet.unix")
+    twisteds = type(port).__module__ in ("twisted.internet.tcp", "twisted.internet.unix")
+    known = isinstance(port, AdoptedUNIXPort) or (twisteds and isinstance(port, tcp.Port))
     # An endpoint that puts something in between, such as TLS ("ssl:"), has a port with another factory.
     direct = getattr(port, "factory", None) is factory
-    if known and direct and isinstance(port, tcp.Port) and suits(reactor):
+    if known and direct and suits(reactor):
         return HubPort(port, factory, hub_of(reactor))
     return port
 
 
 @implementer(IListeningPort)
 class HubPort:
-    """Accepts the connections of a Twisted port in its place."""
+    """Accepts the connections of another port in its place."""
 
-    def __init__(self, port: tcp.Port, factory: IProtocolFactory, hub: Hub) -> None:
-        self._port: Any = port
+    def __init__(self, port: Any, factory: IProtocolFactory, hub: Hub) -> None:
+        self._port = port
         self._factory: Any = factory
         self._hub = hub
         self._accepting = False

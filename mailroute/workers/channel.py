@@ -16,8 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReadWriteDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+_log = Logger(namespace="mailroute.workers")
 
 MAX_MESSAGE = 65536
 """The longest message, in bytes: longer than any of our log lines, and a tenth of what the socket holds."""
@@ -168,7 +171,13 @@ class Channel:
         descriptors = array("i")
         for _level, _kind, data in attached:
             descriptors.frombytes(data)
-        self._received(word, rest, descriptors)
+        try:
+            self._received(word, rest, descriptors)
+        except Exception:
+            # A defect of ours costs one message.  Without its channel a worker would end, with all sessions.
+            _log.failure(
+                "cannot do what another process has said: {word}", word=word.decode("ascii", "replace")
+            )
         return True
 
     def _drop_first(self) -> None:

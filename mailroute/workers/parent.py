@@ -14,7 +14,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from mailroute.config import Settings
-from mailroute.descriptors import most_of, raise_limit
+from mailroute.descriptors import most_of, raise_limit, remedy
 from mailroute.listening import StartError
 from mailroute.workers.counts import Counts, layout, share
 from mailroute.workers.letter import Letter, post
@@ -71,8 +71,11 @@ class WorkersService(MultiService):
         """
         # Each listener has a socket for each worker.
         raise_limit(most_of(self._reactor))
-        # Whom this process becomes may not be allowed to open them.
-        self._folders = [os.open(name, os.O_PATH | os.O_DIRECTORY) for name in ("/", ".")]
+        try:
+            # Whom this process becomes may not be allowed to open them.
+            self._folders = [os.open(name, os.O_PATH | os.O_DIRECTORY) for name in ("/", ".")]
+        except OSError as error:
+            raise StartError(_cannot_run(error)) from None
         super().privilegedStartService()
 
     def startService(self) -> None:
@@ -81,7 +84,11 @@ class WorkersService(MultiService):
         :raises StartError: one of them cannot be made, or does not get ready.
         """
         self._nursery.settle(self._reactor, self._folders)
-        super().startService()
+        try:
+            super().startService()
+        except OSError as error:
+            self._supervisor.abandon()
+            raise StartError(_cannot_run(error)) from None
         if not self._reactor.running:
             try:
                 self._wait()
@@ -161,6 +168,5 @@ class WorkersService(MultiService):
 
 
 def _cannot_run(error: OSError) -> str:
-    return (
-        f"mailroute: cannot start workers with {sys.executable}: {error.strerror or error}: use workers = 1"
-    )
+    advice = remedy(error).removeprefix("; ") or "use workers = 1"
+    return f"mailroute: cannot start workers with {sys.executable}: {error.strerror or error}: {advice}"

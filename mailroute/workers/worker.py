@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,8 +11,9 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from twisted.logger import globalLogBeginner
+from twisted.logger import Logger, globalLogBeginner
 
+from mailroute.descriptors import remedy
 from mailroute.listening import StartError
 from mailroute.service import Share, assemble
 from mailroute.sources import BadOption
@@ -23,6 +25,8 @@ from mailroute.workers.questions import FIGURES
 
 if TYPE_CHECKING:
     from mailroute.workers.nursery import Given, Order
+
+_log = Logger(namespace="mailroute.workers")
 
 ORPHANED_TIMEOUT = 10.0
 """Seconds in which a worker ends in good order when its parent is gone."""
@@ -57,6 +61,7 @@ class Worker:
     def __init__(self, given: Given, order: Order, reactor: Any) -> None:
         self._reactor = reactor
         self._leaving = False
+        self._place = order.place
         self._channel = Channel(order.channel, reactor, self._received, self._orphaned)
         # What has been logged in the nursery was logged by the parent before.  Standard
         # output and error stay what they are: the parent logs what comes there.
@@ -107,13 +112,31 @@ class Worker:
             self._stop()
         elif word == b"adopt":
             asked = json.loads(rest)
-            for position, descriptor in zip(asked["listeners"], descriptors, strict=True):
-                self._listeners[position].adopt(asked["place"], descriptor)
+            self._adopt(asked["place"], asked["listeners"], list(descriptors))
         elif word == b"drop":
             for listener in self._listeners:
                 listener.drop(int(rest))
         elif word == FIGURES and self._answer is not None:
             self._answer(rest)
+
+    def _adopt(self, place: int, listeners: Sequence[int], descriptors: list[int]) -> None:
+        """Accept for a worker that is away, unless there is no descriptor to do it with."""
+        try:
+            if len(descriptors) < len(listeners):  # the kernel leaves out those for which there is no room
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            for position in listeners:
+                self._listeners[position].adopt(place, descriptors.pop(0))
+        except OSError as error:
+            for one in descriptors:
+                os.close(one)
+            _log.error(
+                "worker {other} is away, and worker {own} cannot accept its clients meanwhile: "
+                "{reason}{remedy}",
+                other=place + 1,
+                own=self._place + 1,
+                reason=error.strerror,
+                remedy=remedy(error),
+            )
 
     def _orphaned(self) -> None:
         # Nobody would kill it if it could not end.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import math
 import os
 import selectors
 import shutil
@@ -177,12 +178,12 @@ class Peer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
-    def fill(self, stuck_for: float = 0.3) -> int:
+    def fill(self, stuck_for: float = 0.3, at_most: float = math.inf) -> int:
         """Send until nothing has been taken for a while, and return how much was."""
         block, sent = bytes(16384), 0
         self.sock.settimeout(stuck_for)
         with contextlib.suppress(TimeoutError):
-            while True:
+            while sent < at_most:
                 sent += self.sock.send(block)
         self.sock.settimeout(PATIENCE)
         return sent

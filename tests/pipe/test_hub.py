@@ -18,6 +18,7 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from mailroute.pipe import HELD_AT_MOST, End, SpliceTerms, kernel_pipes, socket_leg, splice
+from mailroute.pipe.hub_leg import LAST_READS
 from mailroute.pipe.kernel_pipes import CAPACITY, KernelPipe, KernelPipes
 from mailroute.sockets import hub
 from mailroute.sockets.hub import Hub, hub_of
@@ -234,6 +235,29 @@ async def test_last_words_of_a_backend_that_is_gone(rig):
     assert (await result).ended_by is End.B
 
 
+@pytest_twisted.ensureDeferred
+async def test_last_words_without_end(rig, monkeypatch):
+    """A client that takes nothing any more and is never done sending does not keep the others waiting."""
+    reads = []
+
+    def endless(_leg: object) -> bool:
+        reads.append(None)
+        if len(reads) > 10 * LAST_READS:
+            raise BlockingIOError
+        return True
+
+    monkeypatch.setattr(socket_leg.SocketLeg, "last_words", endless)
+    pair = await rig.pair(("unix", "unix"))
+    result = splice(pair.a, pair.b)
+    await echo(pair)
+    pair.client.sock.shutdown(socket.SHUT_RD)
+    pair.server.send(b"it takes nothing")
+    await deferToThread(pair.server.drain)
+    rig.close_peers()
+    assert (await result).ended_by is End.A
+    assert len(reads) == LAST_READS
+
+
 @pytest.mark.parametrize("kinds", [kinds for kinds in KINDS if kinds != ("unix", "unix")], ids="-".join)
 @pytest_twisted.ensureDeferred
 async def test_reset_of_a_paused_end_is_noticed(rig, kinds):
@@ -248,12 +272,13 @@ async def test_reset_of_a_paused_end_is_noticed(rig, kinds):
     assert outcome.duration < PATIENCE
 
 
+@pytest.mark.parametrize("limit", ["stall_timeout", "idle_timeout"])
 @pytest_twisted.ensureDeferred
-async def test_a_peer_that_takes_little_by_little_is_not_stalled(rig):
-    """The time for a stall begins anew with every byte that is taken."""
+async def test_a_peer_that_takes_little_by_little_is_not_stalled(rig, limit):
+    """The time for a stall begins anew with every byte that is taken, and nobody is idle meanwhile."""
     clock = Clock()
     pair = await rig.pair(small=True)
-    result = splice(pair.a, pair.b, clock=clock, terms=SpliceTerms(stall_timeout=50))
+    result = splice(pair.a, pair.b, clock=clock, terms=SpliceTerms(**{limit: 50}))
     while await deferToThread(pair.client.fill):
         pass
     for _ in range(4):
@@ -262,13 +287,13 @@ async def test_a_peer_that_takes_little_by_little_is_not_stalled(rig):
         # Whatever the kernel's buffers hold, read until more has gone into them.
         for _ in range(100):
             await deferToThread(pair.server.receive, 10_000)
-            await deferToThread(pair.client.fill, 0.05)
+            await deferToThread(pair.client.fill, 0.05, 10_000)
             if waiting() == [clock.seconds()]:
                 break
         else:
             raise AssertionError("nothing moves")
     rig.close_peers()
-    await result
+    assert (await result).ended_by in (End.A, End.B)
 
 
 def waiting() -> list[float]:

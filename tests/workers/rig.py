@@ -78,14 +78,23 @@ class Files:
         """Write the configuration as it is now."""
         (self.folder / "mailroute.toml").write_text(toml(self.config))
 
-    def fails(self, *arguments: str, way: str = "--nodaemon", **env: str) -> str:
+    def fails(
+        self, *arguments: str, way: str = "--nodaemon", command: list[str] | None = None, **env: str
+    ) -> str:
         """Run twistd, insist that it does not start, and return what it says; then nothing is left of it."""
         self.write()
         before = strays(self.folder)
         log = "--logfile=twistd.log" if way == "--daemon" else "--logfile=-"
         options = [way, log] if way == "--nodaemon" else [log]
         ended = twistd.run(
-            *options, "mailroute", "--config", "mailroute.toml", *arguments, folder=self.folder, **env
+            *options,
+            "mailroute",
+            "--config",
+            "mailroute.toml",
+            *arguments,
+            folder=self.folder,
+            command=command,
+            **env,
         )
         wait_until("the removal of the pid file", lambda: not (self.folder / "twistd.pid").exists())
         # A daemon says why it ends when all else is done.

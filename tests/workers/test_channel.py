@@ -17,7 +17,9 @@ from twisted.internet.task import Clock
 from twisted.logger import (
     Logger,
     LogLevel,
+    capturedLogs,
     eventAsText,
+    formatEvent,
     globalLogPublisher,
     jsonFileLogObserver,
     textFileLogObserver,
@@ -75,6 +77,23 @@ def ends() -> Iterator[Ends]:
     yield ends
     for end in ends.ends:
         end.close()
+
+
+def test_a_message_that_cannot_be_obeyed_costs_nothing_else(ends: Ends) -> None:
+    """A defect in what a message leads to is logged, and the next message is heard."""
+
+    def hear(word: bytes, _rest: bytes, _descriptors: Sequence[int]) -> None:
+        if word == b"bad":
+            raise RuntimeError("a defect")
+        ends.heard[1].append(word)
+
+    ends.ends[1]._received = hear
+    with capturedLogs() as logged:
+        for word in (b"bad", b"good"):
+            ends.ends[0].send(word)
+        ends.turn()
+    assert ends.heard[1] == [b"good"]
+    assert [formatEvent(event) for event in logged] == ["cannot do what another process has said: bad"]
 
 
 def test_messages_arrive_whole_and_in_order(ends: Ends) -> None:

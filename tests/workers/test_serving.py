@@ -166,6 +166,36 @@ def test_a_socket_of_systemds_is_shared(files: Files, stack: ExitStack) -> None:
             pass
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_unix_socket_of_systemds_stays_what_it_is(files: Files, stack: ExitStack, workers: int) -> None:
+    """Its permissions are those of the socket unit, and its name is there for the next start."""
+    path = files.folder / "socket"
+    files.config["workers"] = workers
+    files.config["listen"].append(
+        {"protocol": "imap", "endpoint": "systemd:domain=UNIX:index=0", "security": "none"}
+    )
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        path.chmod(0o600)
+        listening.listen()
+        command = [
+            twistd.sys.executable,
+            "-c",
+            LIKE_SYSTEMD,
+            str(listening.fileno()),
+            twistd.program("twistd"),
+        ]
+        for _ in range(2):
+            running = stack.enter_context(files.run(command=command, pass_fds=[listening.fileno()]))
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(20)
+                client.connect(str(path))
+                assert client.recv(4) == b"* OK"
+            assert path.stat().st_mode & 0o777 == 0o600
+            running.stop()
+            assert path.stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("reactor", ["epoll", "select"])
 @pytest.mark.parametrize("workers", [1, 4])
 def test_there_are_descriptors_for_many_sockets(files: Files, reactor: str, workers: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.logger import capturedLogs, formatEvent
 
 from mailroute.workers.inherited import Inherited
 from mailroute.workers.sockets import Binder, HeldPort
@@ -228,28 +225,3 @@ async def test_a_worker_accepts_for_another(bound: Bound) -> None:
     assert {await deferToThread(ask) for _ in range(40)} == {b"0", b"1"}
     await helper.stopListening()
     await other.stopListening()
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_unix_socket_waits_for_descriptors(bound: Bound, tmp_path: Path) -> None:
-    """If there is no descriptor left, those who come wait until there is one, and nobody spins."""
-    port = bound.listen(f"unix:{tmp_path / 'imap.sock'}")
-    worker = Inherited(reactor, port.family, os.dup(port.descriptor(0)), 0)
-    await worker.listen(factory(b"0"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket(socket.AF_UNIX) as client, capturedLogs() as logged:
-        client.settimeout(20)
-        client.connect(str(tmp_path / "imap.sock"))
-        with socket.socket() as spare:
-            lowest_free = spare.fileno()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-        try:
-            while not logged:
-                await deferLater(reactor, 0, lambda: None)
-            for _ in range(100):
-                await deferLater(reactor, 0, lambda: None)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert [formatEvent(event) for event in logged] == ["cannot accept connections: Too many open files"]
-        assert await deferToThread(client.recv, 100) == b"0"
-    await worker.stopListening()
