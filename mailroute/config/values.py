@@ -95,11 +95,10 @@ def _token_key(value: object, info: ValidationInfo) -> Fernet | None:
     if value is None or isinstance(value, Fernet):
         return value
     path = file_path(value, info)
+    line = files.read(path, _copies(info)).split(b"\n", 1)[0]
     try:
-        return read_key(files.read_secret(path, _copies(info)).value)
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
+        return read_key(line)
+    except ValueError:
         raise ValueError(
             f"{path}: the first line must be 32 bytes in base64: openssl rand -base64 32"
         ) from None
