@@ -28,7 +28,7 @@ from mailroute.events import Change, Credentials, Identity, Method, Security
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import UserNames
 from mailroute.networks import Networks
-from mailroute.proofs import Proof, needs_binding, proof_of
+from mailroute.proofs import SCRAM, Proof, needs_binding, proof_of
 
 
 def _usual_security(data: Mapping[str, Any]) -> Security:
@@ -338,18 +338,21 @@ class Settings(Block):
         proofs = self.proofs(listener)
         if proofs is None or "mechanisms" in listener.model_fields_set:
             return listener.mechanisms
-        can = {proof for proof in proofs if proof.replayable or self._opens_unshown(listener)}
+        can = {proof for proof in proofs if proof.replayable or self._opens_unshown(listener, proof)}
         if listener.client_ca is None:
             can.discard(Proof.CERTIFICATE)
         known = listener.protocol.mechanisms
         clear = listener.security is Security.NONE
         return tuple(word for word in known if proof_of(word) in can and not (clear and needs_binding(word)))
 
-    def _opens_unshown(self, listener: Listener) -> bool:
-        """Tell whether there is a backend for its clients that need not see what they have shown."""
-        chosen = [block for name, block in self.backends.items() if listener.backend in (None, name)]
-        serving = [block for block in chosen if listener.protocol.name in block.endpoints]
-        return any(block.login is not Method.REPLAY for block in serving)
+    def _opens_unshown(self, listener: Listener, proof: Proof) -> bool:
+        """Tell whether its clients may show what backends cannot be shown.
+
+        A client has a certificate because it is to use that; SCRAM it prefers by itself, and would fail with
+        it at any backend that needs the password.
+        """
+        found = unshown(listener, self.backends)
+        return any(found) and (all(found) or proof not in SCRAM)
 
     @property
     def worker_count(self) -> int:
@@ -363,3 +366,9 @@ class Settings(Block):
         from mailroute.config.checks import check  # which knows the models
 
         check(self)
+
+
+def unshown(listener: Listener, backends: Mapping[str, Backend]) -> list[bool]:
+    """Tell of each backend for a listener's clients whether it need not see what these have shown."""
+    chosen = [block for name, block in backends.items() if listener.backend in (None, name)]
+    return [block.login is not Method.REPLAY for block in chosen if listener.protocol.name in block.endpoints]
