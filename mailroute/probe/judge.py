@@ -88,7 +88,7 @@ def notes(target: Target, examined: Examined, seen: CertificateReport | None) ->
         yield f"backends cannot be asked anything in {protocol.name}: only the connection and TLS were seen"
         return
     if seen is not None and 0 <= seen.days_left < certificate.SOON:
-        yield f"its certificate expires in {seen.days_left} days: renew it"
+        yield f"its certificate expires {certificate.when(seen.days_left)}: renew it"
     if service.security is Security.NONE and best.inspected is not None:
         yield 'it offers TLS, which security = "none" does not use'
         for finding in certificate.findings(best.inspected, seen):
@@ -154,7 +154,7 @@ def _remedy(service: Service, visited: Visited) -> str:
     speaks = [name for name in _recognised(visited.heard) if name != protocol]
     if speaks and protocol not in _recognised(visited.heard):
         return f"it greets as {' or '.join(speaks)} does: correct the port, or the key of the endpoint"
-    return f"see that it speaks {protocol} on this port; its log may say more"
+    return f"see that it speaks {protocol} on this port, or in its log why it does not let this host in"
 
 
 def _recognised(heard: bytes) -> list[str]:
