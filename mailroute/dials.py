@@ -87,6 +87,7 @@ class _Maker:
             # To the backend itself, a token of ours is like one that a client has sent.
             method=Method.REPLAY if block.login is Method.OAUTH2 else block.login,
             master=block.master,
+            master_separator=block.master_separator,
             identity=block.identity,
             timeout=self._timeout,
             change=lru_cache(MAX_CHANGED)(self._changed),

@@ -306,8 +306,10 @@ def _of_backend(backend: Backend, whole: Parts) -> _Found:
     yield from _of_backend_tls(backend)
     yield from oauth2.faults(backend.login, backend.oauth2)
     given = backend.model_fields_set
-    for key in ("master_user", "master_password_file"):
-        if backend.login is Method.MASTER and not getattr(backend, key):
+    if backend.master_separator and backend.master_separator in backend.master_user:
+        yield ("master_separator",), f'must not be in master_user, which is "{backend.master_user}"'
+    for key in ("master_user", "master_password_file", "master_separator"):
+        if backend.login is Method.MASTER and not getattr(backend, key) and key != "master_separator":
             yield (key,), 'missing: login = "master" needs it'
         if backend.login is not Method.MASTER and key in given:
             yield (

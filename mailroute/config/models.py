@@ -153,6 +153,10 @@ class Backend(Block):
     """File whose first line is the master user's password, or a `Secret`;
     required with ``login = "master"``."""
 
+    master_separator: Annotated[str, values.SEPARATOR] = ""
+    """What stands between the user's name and the master's where the backend takes both as one name; none
+    unless given, and the mechanism PLAIN has both."""
+
     oauth2: OAuth2 | None = None
     """A ``[backend.NAME.oauth2]``: where tokens come from; required with ``login = "oauth2"``."""
 

@@ -231,6 +231,12 @@ def _master_user(value: object) -> str:
     return value
 
 
+def _separator(value: object) -> str:
+    if not isinstance(value, str) or len(value) != 1 or value.isalnum() or not "!" <= value <= "~":
+        raise ValueError(f'must be a character such as "*", and neither letter nor digit, not {shown(value)}')
+    return value
+
+
 # --- the whole -------------------------------------------------------------------
 
 
@@ -296,6 +302,7 @@ TOKEN_KEY = Read(_token_key, info=True)
 FOLDER = Read(_directory, info=True)
 HOST_NAME = Read(_host_name)
 MASTER_USER = Read(_master_user)
+SEPARATOR = Read(_separator)
 ROUTER = Read(_router)
 WORKERS = Read(workers)
 WARM = Read(_warm)

@@ -206,11 +206,13 @@ def _login(target: Target, service: Service, best: Visited) -> Iterator[Finding]
     if not service.place.protocol.logins or offered is None:
         return
     mechanisms = ", ".join(map(harmless, offered.mechanisms)) or "none"
-    if target.login is Method.MASTER and "PLAIN" not in offered.mechanisms:
+    joined = bool(target.kept.get("master_separator")) and logs_in(offered)
+    if target.login is Method.MASTER and "PLAIN" not in offered.mechanisms and not joined:
+        other = ', or write master_separator = "*" if it is a Dovecot' if logs_in(offered) else ""
         yield Finding(
             what='login = "master"',
             reason=f"it needs the mechanism PLAIN, and the backend offers {mechanisms}",
-            remedy="have the backend offer PLAIN",
+            remedy=f"have the backend offer PLAIN{other}",
         )
     elif target.login is Method.OAUTH2 and not {"XOAUTH2", "OAUTHBEARER"} & set(offered.mechanisms):
         yield Finding(

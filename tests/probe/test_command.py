@@ -144,6 +144,21 @@ def test_a_backend_that_stops_behind_its_greeting(tmp_path: Path) -> None:
     assert 'identity = "native"' in report["configuration"]
 
 
+def test_a_master_login_without_plain(tmp_path: Path) -> None:
+    """Where only other mechanisms take passwords, both names may go as one; then that is as it should be."""
+    keys: dict[str, object] = {"login": "master", "master_user": "root", "master_password_file": "nowhere"}
+    with server(saying(b"* OK [CAPABILITY IMAP4rev1 AUTH=LOGIN] hello\r\n")) as port:
+        endpoint = f"tcp:127.0.0.1:{port}"
+        _, report = of_backend(tmp_path, imap=endpoint, **keys, **CLEAR)
+        (finding,) = said(report)
+        assert finding.endswith(
+            'have the backend offer PLAIN, or write master_separator = "*" if it is a Dovecot'
+        )
+        status, report = of_backend(tmp_path, imap=endpoint, master_separator="*", **keys, **CLEAR)
+    assert (status, said(report)) == (0, [])
+    assert 'master_separator = "*"' in report["configuration"]
+
+
 @pytest.mark.parametrize(
     ("days", "words"),
     [
