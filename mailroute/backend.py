@@ -149,6 +149,7 @@ class Backend:
     tls_first: bool = False
     method: Method = Method.REPLAY
     master: Credentials | None = field(default=None, repr=False)
+    master_separator: str = ""
     identity: Identity = Identity.NATIVE
     timeout: float = 30
     change: Callable[[Change], IBackend] | None = field(default=None, repr=False)
@@ -171,6 +172,7 @@ class Backend:
                 self.master,
                 starttls=dial.tls is not None and not self.tls_first,
                 tell_client=self.identity is Identity.NATIVE,
+                master_separator=self.master_separator,
             )
             for name, dial in self.dials.items()
         }

@@ -33,10 +33,11 @@ MAX_CHANGED = 1024
 
 @frozen
 class Made:
-    """A block's backend: ``entrance`` is where logins go, which dials by ``dialled``."""
+    """A block's backend: ``entrance`` is where logins go, which dials by ``dialled``; its ``tokens``."""
 
     dialled: Backend
     entrance: IBackend
+    tokens: Tokens | None = None
 
 
 def make_backend(name: str, block: BackendSettings, *, timeout: float, reactor: Any, hosts: Hosts) -> Made:
@@ -64,7 +65,7 @@ class _Maker:
         # Changed copies have the same users, and so the same tokens.
         self._tokens = None if block.oauth2 is None else _tokens(block.oauth2, reactor)
         backend = self._make(name, block)
-        self.made = Made(backend, self._entrance(backend, block))
+        self.made = Made(backend, self._entrance(backend, block), self._tokens)
 
     def _changed(self, change: Change) -> IBackend:
         block = self._block.changed(change)
@@ -86,6 +87,7 @@ class _Maker:
             # To the backend itself, a token of ours is like one that a client has sent.
             method=Method.REPLAY if block.login is Method.OAUTH2 else block.login,
             master=block.master,
+            master_separator=block.master_separator,
             identity=block.identity,
             timeout=self._timeout,
             change=lru_cache(MAX_CHANGED)(self._changed),

@@ -352,14 +352,15 @@ class DialogTerms:
 class LoginTerms:
     """What a login needs to know of its backend, whoever it will be for.
 
-    ``master``: the master user's name and password.  ``starttls``: insist on TLS before anything
-    else.  ``tell_client``: hand over the client's identity in the protocol's own words.
+    ``master``: the master user's name and password; ``master_separator``: what joins it to a user's.
+    ``starttls``: insist on TLS first.  ``tell_client``: say who the client is in the protocol's own words.
     """
 
     method: Method = Method.REPLAY
     master: Credentials | None = None
     starttls: bool = False
     tell_client: bool = False
+    master_separator: str = ""
 
 
 @passing

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import lru_cache
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailroute.events import (
@@ -100,6 +102,31 @@ def order_for(route: Route, attempt: Attempt, user: str, client: Client) -> Logi
     return LoginOrder(
         route.credentials(name) or attempt.credentials, name, client, attempt.seam, route.forward
     )
+
+
+def open_for(
+    backend: IBackend, protocol: IMailProtocol, route: Route, attempt: Attempt, user: str, client: Client
+) -> Deferred[Opened]:
+    """Open the account of the user who makes this attempt, where a route leads (`IBackend.open`)."""
+    opening = backend.open(protocol, order_for(route, attempt, user, client))
+    # A source may give back the password that it was asked with.
+    if route.password not in (None, attempt.credentials.secret):
+        opening.addErrback(_about_the_route)
+    return opening
+
+
+def _about_the_route(failure: Failure) -> None:
+    """Say what a backend says of a route's password in words that are not about the client's.
+
+    Somebody has checked the client already: it must not be asked for its password again.
+    """
+    error: Any = failure.value
+    failure.trap(LoginRefused)
+    refusal: Refusal = error.refusal
+    if refusal.reason is Reason.AUTHENTICATION_FAILED:
+        detail = f"the backend does not take the password that the route has: {refusal.detail}"
+        refusal = evolve(refusal, reason=Reason.MISCONFIGURED, detail=detail)
+    raise LoginRefused(evolve(refusal, reply=None, challenge=None))
 
 
 def lets_in_anybody(route: Route, backend: IBackend, attempt: Attempt) -> bool:

@@ -210,6 +210,7 @@ def assemble(settings: Settings, reactor: Any, share: Share) -> MailrouteService
         *(each for _, each in settings.routes),
     ]
     running = [each for each in asked if IService.providedBy(each)]
+    running += [each.tokens for each in made.values() if each.tokens is not None]
     return MailrouteService(listeners, [descriptors, *running, *_stocks(settings, made)])
 
 

@@ -36,7 +36,7 @@ from mailroute.events import (
 from mailroute.failures import UNKNOWN
 from mailroute.house import Door, House, Joined
 from mailroute.legs import IClientLeg, ISession
-from mailroute.places import lets_in_anybody, order_for
+from mailroute.places import lets_in_anybody, open_for
 from mailroute.proofs import Proof
 from mailroute.record import SessionRecord
 from mailroute.states import NEXT, Happening, State
@@ -276,8 +276,8 @@ class Session:
         self._since = now
         self._backend = route.backend
         self._leg.dialling()
-        order = order_for(route, self._attempt, self._user, self.record.client)
-        self._work(backend.open(self._door.protocol, order))
+        client = self.record.client
+        self._work(open_for(backend, self._door.protocol, route, self._attempt, self._user, client))
 
     def _enter_refusing(self, refusal: Refusal) -> None:
         clock, failures = self._house.clock, self._house.failures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, field, replace
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailroute.config import Backend, Settings
+from mailroute.config import Backend, Listener, Settings
 from mailroute.events import Address, Client, Credentials, LoginRefused, Lookup, Method, Route
 from mailroute.interfaces import IRouter
 from mailroute.places import needs_proof
@@ -34,7 +34,7 @@ class Asked:
     """A source that was asked, and what it said."""
 
     source: str
-    """What the log calls its block."""
+    """What the log calls its block, or a listener that names a backend and asks no route."""
 
     outcome: Literal["route", "unknown", "refused", "failed"]
     """It knows where the account lives, does not know the user, turns the login away, or could not tell."""
@@ -111,23 +111,56 @@ async def find(
 ) -> Whereabouts:
     """Ask the settings' routes where an account lives, as a session would.
 
+    A listener that names a backend asks none of them, and is told as a source that has answered.
+
     :param user: the name as a client would send it.
     :param clock: the reactor.
     :param client: the IP address from which it would come.
     :param password: the user's, for sources that check it.
-    :raises CannotAsk: it is no user's name, or nobody speaks the protocol.
+    :raises CannotAsk: it is no user's name, nobody speaks the protocol, or no route is asked and several
+        listeners lead to different backends.
     """
-    if protocol not in {listener.protocol.name for listener in settings.listeners}:
+    speaking = [listener for listener in settings.listeners if listener.protocol.name == protocol]
+    if not speaking:
         spoken = ", ".join(dict.fromkeys(listener.protocol.name for listener in settings.listeners))
         raise CannotAsk(f'no listener speaks "{protocol}"; there are listeners for {spoken}')
     try:
         name = settings.user_names.from_wire(user)
     except ValueError as error:
         raise CannotAsk(f"not a user name: {error}") from None
+    found = Whereabouts(name, protocol, tuple(_settled(speaking)))
+    if len(found.asked) == len(speaking):
+        return _placed(found, settings, Route(_only(speaking)))
     credentials = None if password is None else Credentials("PLAIN", user, password)
     source = None if client is None else Address(client, 0)
-    lookup = Lookup(name, protocol, Client(SESSION, source, None), credentials)
-    found = Whereabouts(name, protocol)
+    return await _ask(
+        found, settings, Lookup(name, protocol, Client(SESSION, source, None), credentials), clock
+    )
+
+
+def _settled(listeners: Sequence[Listener]) -> Iterator[Asked]:
+    """Say of those that ask no route where they lead."""
+    for listener in listeners:
+        if listener.backend is not None:
+            goes = f"everybody who comes there goes to {listener.backend}"
+            yield Asked(f"listener {listener.name}", "route", 0.0, (goes,))
+
+
+def _only(listeners: Sequence[Listener]) -> str:
+    """Return the one backend to which listeners lead that ask no route.
+
+    :raises CannotAsk: there are several.
+    """
+    places = {listener.backend for listener in listeners}
+    (first, *others) = sorted(filter(None, places))
+    if others:
+        ways = ", ".join(f"{listener.name} leads to {listener.backend}" for listener in listeners)
+        raise CannotAsk(f"it depends on the listener, and not on the user: {ways}")
+    return first
+
+
+async def _ask(found: Whereabouts, settings: Settings, lookup: Lookup, clock: Any) -> Whereabouts:
+    """Ask the routes."""
     watched = [_Watched(label, router, clock.seconds) for label, router in settings.routes]
     running = MultiService()
     for _, router in settings.routes:
@@ -142,7 +175,8 @@ async def find(
         found = replace(found, refused=str(refused))
     finally:
         await running.stopService()
-    return replace(found, asked=tuple(each.asked for each in watched if each.asked is not None))
+    asked = [each.asked for each in watched if each.asked is not None]
+    return replace(found, asked=(*found.asked, *asked))
 
 
 async def _answer(answer: object) -> Any:

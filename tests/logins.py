@@ -22,6 +22,7 @@ class Case:
     tell_client: bool = False
     seam: object = None
     forward: tuple[tuple[str, str], ...] = ()
+    master_separator: str = ""
 
     @property
     def order(self) -> LoginOrder:
@@ -30,7 +31,8 @@ class Case:
 
     def unopened(self, protocol: IMailProtocol) -> ILogin:
         """Make a login that has no order yet."""
-        return protocol.login(LoginTerms(self.method, self.master, self.starttls, self.tell_client))
+        terms = (self.method, self.master, self.starttls, self.tell_client, self.master_separator)
+        return protocol.login(LoginTerms(*terms))
 
     def login(self, protocol: IMailProtocol) -> ILogin:
         """Make a login that knows its order from the start."""

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
+from jwt.warnings import InsecureKeyLengthWarning
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
@@ -25,6 +26,7 @@ from zope.interface.verify import verifyObject
 
 from mailroute.authenticators import source
 from mailroute.authenticators.oauth2 import ALGORITHMS, keys
+from mailroute.authenticators.oauth2.authenticator import BadToken
 from mailroute.authenticators.oauth2.introspection import Introspection
 from mailroute.authenticators.oauth2.keys import Keys
 from mailroute.authenticators.oauth2.signed import SignedTokens
@@ -308,6 +310,55 @@ def test_an_unknown_key_has_them_fetched_but_not_too_often(tmp_path: Path) -> No
     clock.advance(1)
     assert of(kept, "made up") == []
     assert fake.asked == 3
+
+
+def tokens_of(fake: Fake, folder: Path, clock: Clock) -> SignedTokens:
+    kept = Keys(fake, context(folder, clock), 3600, 10)
+    return SignedTokens(kept, ISSUER, [AUDIENCE], ALGORITHMS, 30)
+
+
+def test_a_token_that_names_no_key_has_them_fetched_but_not_too_often(tmp_path: Path) -> None:
+    """Where keys have no ids, a new one is known with its first token; forged ones do not make it ask on."""
+    fake, clock = Fake(jwk(RSA, "RS256")), Clock()
+    signed = tokens_of(fake, tmp_path, clock)
+    assert answer(signed.claims(token(kid=None)))
+    fake.document = Fake(jwk(OTHER, "RS256")).document
+    clock.advance(9)
+    with pytest.raises(BadToken):
+        answer(signed.claims(token(OTHER, kid=None)))
+    assert fake.asked == 1
+    clock.advance(1)
+    assert answer(signed.claims(token(OTHER, kid=None)))
+    assert fake.asked == 2
+    for _ in range(9):
+        with pytest.raises(BadToken, match="not signed with any of the keys"):
+            answer(signed.claims(token(kid=None)))
+        clock.advance(1)
+    assert fake.asked == 2
+
+
+def test_a_key_without_an_id_is_tried_for_any(tmp_path: Path) -> None:
+    """An id is only a hint (RFC 7515 section 4.1.4): a key that has none may be the one that is named."""
+    fake, clock = Fake(jwk(RSA, "RS256"), jwk(OTHER, "RS256", kid="two")), Clock()
+    signed = tokens_of(fake, tmp_path, clock)
+    assert answer(signed.claims(token(kid="one")))
+    with pytest.raises(BadToken):
+        answer(signed.claims(token(OTHER, kid="one")))
+
+
+WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that is the point
+
+
+def test_a_weak_key_is_worth_nothing_and_in_nobodys_way(tmp_path: Path) -> None:
+    """Whoever could have broken a key signs nothing; those that stand beside it are as good as ever."""
+    fake = Fake(jwk(WEAK, "RS256"), jwk(WEAK, "RS256", kid="weak"), jwk(RSA, "RS256", kid="one"))
+    signed = tokens_of(fake, tmp_path, Clock())
+    for kid in (None, "one"):
+        assert answer(signed.claims(token(kid=kid)))
+        with pytest.warns(InsecureKeyLengthWarning):
+            weak = token(WEAK, kid=kid and "weak")
+        with pytest.raises(BadToken, match="too weak"):
+            answer(signed.claims(weak))
 
 
 def test_a_key_that_is_withdrawn_is_gone(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from mailroute.events import (
     Refusal,
     Route,
 )
-from mailroute.places import AVOIDED, PATIENCE, Places, lets_in_anybody, order_for
+from mailroute.places import AVOIDED, PATIENCE, Places, lets_in_anybody, open_for, order_for
 from mailroute.testing import CLIENT, FakeBackend, opened
 
 IMAP = find("imap")
@@ -195,6 +195,40 @@ def test_a_route_has_names_and_passwords():
     assert order.credentials == Credentials("PLAIN", b"b2", b"theirs")
     order = order_for(Route("a", password=b"theirs", master="root"), ATTEMPT, "bob", CLIENT)
     assert order.credentials == Credentials("PLAIN", b"root", b"theirs", b"bob")
+
+
+NO = Refusal(Reason.AUTHENTICATION_FAILED, "the backend said: NO", b"No.", b"{}")
+
+
+@pytest.mark.parametrize(
+    ("route", "refusal", "told"),
+    [
+        (Route("a", password=b"theirs"), NO, Reason.MISCONFIGURED),
+        (Route("a", password=b"theirs", master="root"), NO, Reason.MISCONFIGURED),
+        (Route("a", password=b"theirs"), evolve(NO, reason=Reason.LIMIT), Reason.LIMIT),
+    ],
+)
+def test_a_password_of_the_route_is_not_the_clients(town, route, refusal, told):
+    """The client's own was right: it is not asked for another one because the route's is wrong."""
+    opening = open_for(town.places.find(route), IMAP, route, ATTEMPT, "bob", CLIENT)
+    town.answers("a", LoginRefused(refusal))
+    (found,) = refusals(opening)
+    assert (found.reason, found.reply, found.challenge) == (told, None, None)
+    assert "the backend said: NO" in found.detail
+
+
+@pytest.mark.parametrize("route", [Route("a"), Route("a", password=b"his own")])
+def test_a_password_of_the_clients_is_its_own(town, route):
+    """What the client has sent is wrong if the backend says so, also where the route has the same."""
+    opening = open_for(town.places.find(route), IMAP, route, ATTEMPT, "bob", CLIENT)
+    town.answers("a", LoginRefused(NO))
+    assert refusals(opening) == [NO]
+
+
+def refusals(opening):
+    found = []
+    opening.addErrback(lambda failure: found.append(failure.value.refusal))
+    return found
 
 
 def test_a_route_does_not_show_its_password():

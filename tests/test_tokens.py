@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from twisted.internet import defer, endpoints
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
@@ -262,10 +263,11 @@ async def test_known_tokens_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatc
             400,
             b'{"error": "invalid_grant", "error_description": "hush"}',
             Reason.MISCONFIGURED,
-            "invalid_grant",
+            "(invalid_grant): the user has to get a new refresh token",
         ),
-        (401, b'{"error": "invalid_client"}', Reason.MISCONFIGURED, "invalid_client"),
-        (400, b'{"error": "refresh\\ntoken"}', Reason.MISCONFIGURED, "no reason"),
+        (401, b'{"error": "invalid_client"}', Reason.MISCONFIGURED, "(invalid_client): correct client_id"),
+        (400, b'{"error": "invalid_scope"}', Reason.MISCONFIGURED, "(invalid_scope): correct scope"),
+        (400, b'{"error": "refresh\\ntoken"}', Reason.MISCONFIGURED, "(no reason): correct [backend"),
         (404, b"[" * 100000, Reason.MISCONFIGURED, "status 404"),
         (200, b"nonsense", Reason.UNAVAILABLE, "no token"),
         (200, b"[]", Reason.UNAVAILABLE, "no token"),
@@ -287,7 +289,11 @@ async def test_what_is_no_token_is_told(
     assert found.reason is reason
     assert word in found.detail
     assert rig.url in found.detail
-    assert not [secret for secret in ("the-refresh-token", "hush", "ecret", "\n") if secret in found.detail]
+    assert not [
+        secret
+        for secret in ("the-refresh-token", "hush", "s:ecret", "s%3Aecret", "\n")
+        if secret in found.detail
+    ]
     assert rig.files().read("alice") == Record("the-refresh-token")
 
 
@@ -461,6 +467,106 @@ async def test_a_token_that_cannot_be_written_is_not_lost(rig: Rig, monkeypatch:
     found = rig.files().read("alice")
     assert found is not None
     assert found.refresh == "refresh-1"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_that_could_not_be_written_gives_way_to_the_file(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the server calls it invalid, what an operator has put into the file since is tried."""
+    rig.files().write("alice", Record("refresh-0"))
+    rig.server.says = {"access_token": "a", "expires_in": 0, "refresh_token": "refresh-1"}
+    tokens = rig.tokens()
+    with monkeypatch.context() as full:
+
+        def fails(*_: object) -> None:
+            raise BadFile("no space")
+
+        full.setattr(TokenFiles, "write", fails)
+        await tokens.get("alice")
+    rig.files().write("alice", Record("from the operator"))
+    rig.server.status, rig.server.says = 400, {"error": "invalid_grant"}
+    assert (await refusal(tokens.get("alice"))).reason is Reason.MISCONFIGURED
+    rig.server.status, rig.server.says = 200, {}
+    await tokens.get("alice")
+    assert [form["refresh_token"] for form in rig.server.asked] == [
+        "refresh-0",
+        "refresh-1",
+        "from the operator",
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_stops_waits_for_a_token_that_is_asked_for(rig: Rig) -> None:
+    """The answer may replace a refresh token that is used up by now: it is in the file before all ends."""
+    rig.files().write("alice", Record("refresh-0"))
+    rig.server.says = {"access_token": "a", "refresh_token": "refresh-1"}
+    rig.server.held = []
+    tokens = rig.tokens()
+    tokens.startService()
+    getting = tokens.get("alice")
+    while not rig.server.held:
+        await wait()
+    getting.cancel()
+    with pytest.raises(defer.CancelledError):
+        await getting
+    stopped: Any = tokens.stopService()
+    rig.server.release()
+    await stopped
+    found = rig.files().read("alice")
+    assert found is not None
+    assert found.refresh == "refresh-1"
+    rig.files().write("bob", Record("refresh-of-bob"))
+    assert (await refusal(tokens.get("bob"))).reason is Reason.UNAVAILABLE
+    assert len(rig.server.asked) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_stops_waits_for_nothing_else(rig: Rig) -> None:
+    """Neither for another process' lock, nor for a token in memory alone; and nobody begins to ask."""
+    tokens = rig.tokens()
+    tokens.startService()
+    assert tokens.stopService() is None
+    lock = rig.files().lock("alice")
+    assert lock is not None
+    rig.files().write("alice", Record("refresh-0"))
+    tokens = rig.tokens()
+    tokens.startService()
+    getting = tokens.get("alice")
+    await wait()
+    assert tokens.stopService() is None
+    os.close(lock)
+    assert (await refusal(getting)).reason is Reason.UNAVAILABLE
+    assert rig.server.asked == []
+    rig.server.held = []
+    tokens = rig.tokens(personal=False, kept=False)
+    tokens.startService()
+    getting = tokens.get("alice")
+    while not rig.server.held:
+        await wait()
+    assert tokens.stopService() is None
+    rig.server.release()
+    await getting
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_stops_does_not_wait_for_ever(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not answer is given up, and the log says what may be lost."""
+    monkeypatch.setattr(cache, "STOP_PATIENCE", 0.05)
+    rig.files().write("alice", Record("refresh-0"))
+    rig.server.held = []
+    tokens = rig.tokens()
+    tokens.startService()
+    getting = tokens.get("alice")
+    while not rig.server.held:
+        await wait()
+    with capturedLogs() as logs:
+        await tokens.stopService()  # type: ignore[misc]
+    (event,) = [each for each in logs if each["log_namespace"] == "mailroute.tokens"]
+    assert "may be lost" in formatEvent(event)
+    assert "refresh-0" not in formatEvent(event)
+    rig.server.release()
+    await getting
 
 
 def test_a_file_is_good_for_its_key_and_user_alone(tmp_path: Path) -> None:

@@ -55,15 +55,16 @@ class Router(FakeRouter, Service):
         return self._later()
 
 
-async def find(*routers, user=b"Bob@Example.ORG", protocol="imap", authenticate=None, **more):
+def listener(protocol, **keys):
+    return {"protocol": protocol, "endpoint": "tcp:0", "security": "none", **keys}
+
+
+USUAL = (listener("imap"), listener("pop3"))
+
+
+async def find(*routers, user=b"Bob@Example.ORG", protocol="imap", authenticate=None, listen=USUAL, **more):
     parts = {} if authenticate is None else {"authenticate": authenticate}
-    settings = config.build(
-        reactor,
-        listen=[{"protocol": name, "endpoint": "tcp:0", "security": "none"} for name in ("imap", "pop3")],
-        backend=BACKENDS,
-        route=list(routers),
-        **parts,
-    )
+    settings = config.build(reactor, listen=list(listen), backend=BACKENDS, route=list(routers), **parts)
     found = await whereabouts.find(settings, user, protocol, reactor, **more)
     jsonschema.validate(json.loads(json.dumps(found.as_json())), SCHEMA)
     return found
@@ -190,6 +191,26 @@ async def test_a_source_that_checks_passwords_is_asked_with_one():
     assert found.asked[0].notes == ("asked without the password that it checks: see --password-file", "fresh")
     found = await find(router, password=b"s3cret")
     assert found.asked[0].notes == ("fresh",)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_listener_with_a_backend_of_its_own():
+    """Where no session asks the routes, they are not asked here; where some do, the others are told."""
+    router = Router(Route("west"))
+    east = listener("imap", backend="east")
+    told = Asked("listener imap tcp:0", "route", 0.0, ("everybody who comes there goes to east",))
+    for routers in ([router], []):
+        listen = [east, listener("pop3", backend=None if routers else "west")]
+        found = await find(*routers, listen=listen)
+        assert found.asked == (told,)
+        assert [place.backend for place in found.places] == ["east"]
+        assert found.refused is None
+    assert not router.asked
+    found = await find(router, listen=[east, listener("imap", endpoint="tcp:1")])
+    assert [each.source for each in found.asked] == ["listener imap tcp:0", "route[1] (Router)"]
+    assert [place.backend for place in found.places] == ["west"]
+    with pytest.raises(CannotAsk, match="imap tcp:0 leads to east, imap tcp:1 leads to west"):
+        await find(listen=[east, listener("imap", backend="west", endpoint="tcp:1")])
 
 
 @pytest_twisted.ensureDeferred

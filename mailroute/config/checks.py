@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from attrs import field, frozen
@@ -14,9 +14,10 @@ from mailroute.config import metrics, oauth2
 from mailroute.config.endpoints import host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Settings
+from mailroute.config.ways_in import ways_in
 from mailroute.events import Identity, Method, Security
 from mailroute.interfaces import IDeliveryProtocol, IMailProtocol, INamedProtocol, IRouter
-from mailroute.proofs import Proof, proof_of
+from mailroute.proofs import Proof
 from mailroute.sources import unknown_backend
 from mailroute.tls import client_tls
 
@@ -185,28 +186,8 @@ def _of_listener_logins(listener: Listener, whole: Parts) -> _Found:
     elif not whole.authenticators.present:
         yield from _unchecked(listener, whole)
         can, who = REPLAYED, "a backend cannot be shown: remove it, or add an [[authenticate]] block"
-    for word in listener.mechanisms if "mechanisms" in listener.model_fields_set else ():
-        proof = proof_of(word)
-        if proof not in can:
-            yield ("mechanisms",), f'"{word}" sends a {proof.value}, which {who}'
-        elif proof is Proof.CERTIFICATE and listener.client_ca is None:
-            yield ("client_ca",), f'missing: "{word}" needs it, a PEM file with those who vouch for clients'
-    if "mechanisms" in listener.model_fields_set:
-        yield from () if listener.mechanisms else _without_mechanisms(listener, can)
-    elif listener.client_ca is None and can == {Proof.CERTIFICATE}:
-        message = "missing: the [[authenticate]] blocks check certificates alone, and nobody could log in "
-        yield ("client_ca",), f"{message}without; give a PEM file with those who vouch for clients"
-    if listener.client_ca is not None and Proof.CERTIFICATE not in can:
-        message = 'is for nothing: nobody looks at the certificates; add [[authenticate]] source = "external"'
-        yield ("client_ca",), message
-
-
-def _without_mechanisms(listener: Listener, can: Collection[Proof]) -> _Found:
-    """Find an empty list where it leaves nobody a way in."""
-    protocol = listener.protocol
-    why = "no password can be checked" if protocol.password_command else f"{protocol.name} has no other login"
-    if not protocol.password_command or Proof.PASSWORD not in can:
-        yield ("mechanisms",), f"must not be empty: {why}, so nobody could get in; list some, or leave it out"
+    sound = whole.named == whole.backends.keys()
+    yield from ways_in(listener, can, who, whole.backends if sound else None)
 
 
 def _of_listener_backend(listener: Listener, whole: Parts) -> _Found:
@@ -325,8 +306,10 @@ def _of_backend(backend: Backend, whole: Parts) -> _Found:
     yield from _of_backend_tls(backend)
     yield from oauth2.faults(backend.login, backend.oauth2)
     given = backend.model_fields_set
-    for key in ("master_user", "master_password_file"):
-        if backend.login is Method.MASTER and not getattr(backend, key):
+    if backend.master_separator and backend.master_separator in backend.master_user:
+        yield ("master_separator",), f'must not be in master_user, which is "{backend.master_user}"'
+    for key in ("master_user", "master_password_file", "master_separator"):
+        if backend.login is Method.MASTER and not getattr(backend, key) and key != "master_separator":
             yield (key,), 'missing: login = "master" needs it'
         if backend.login is not Method.MASTER and key in given:
             yield (

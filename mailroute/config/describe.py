@@ -103,7 +103,7 @@ def _backend(name: str, backend: Backend, settings: Settings) -> str:
     places = ", ".join(f"{key} at {_endpoint(place)}" for key, place in backend.endpoints.items())
     login = {
         Method.REPLAY: "logs in with what the client sent",
-        Method.MASTER: f"logs in as {backend.master_user} for the user",
+        Method.MASTER: f"logs in as {_master(backend)} for the user",
         Method.NONE: "does not log in",
         Method.OAUTH2: f"logs in with {backend.oauth2}",
     }[backend.login]
@@ -120,6 +120,11 @@ def _backend(name: str, backend: Backend, settings: Settings) -> str:
     warm = [f"{backend.warm} connections are kept ready for each protocol"] if backend.warm else []
     parts = [places, _way(backend), *([login] if logs_in else []), identity, *warm]
     return f"Backend {name}: {'; '.join(parts)}."
+
+
+def _master(backend: Backend) -> str:
+    separator = backend.master_separator
+    return f"USER{separator}{backend.master_user}" if separator else backend.master_user
 
 
 def _way(backend: Backend) -> str:

@@ -28,7 +28,7 @@ from mailroute.events import Change, Credentials, Identity, Method, Security
 from mailroute.interfaces import IMailProtocol, IRouter
 from mailroute.names import UserNames
 from mailroute.networks import Networks
-from mailroute.proofs import Proof, needs_binding, proof_of
+from mailroute.proofs import SCRAM, Proof, needs_binding, proof_of
 
 
 def _usual_security(data: Mapping[str, Any]) -> Security:
@@ -152,6 +152,10 @@ class Backend(Block):
     master_password_file: Annotated[Secret | None, values.SECRET] = Field(default=None, repr=False)
     """File whose first line is the master user's password, or a `Secret`;
     required with ``login = "master"``."""
+
+    master_separator: Annotated[str, values.SEPARATOR] = ""
+    """What stands between the user's name and the master's where the backend takes both as one name; none
+    unless given, and the mechanism PLAIN has both."""
 
     oauth2: OAuth2 | None = None
     """A ``[backend.NAME.oauth2]``: where tokens come from; required with ``login = "oauth2"``."""
@@ -338,18 +342,21 @@ class Settings(Block):
         proofs = self.proofs(listener)
         if proofs is None or "mechanisms" in listener.model_fields_set:
             return listener.mechanisms
-        can = {proof for proof in proofs if proof.replayable or self._opens_unshown(listener)}
+        can = {proof for proof in proofs if proof.replayable or self._opens_unshown(listener, proof)}
         if listener.client_ca is None:
             can.discard(Proof.CERTIFICATE)
         known = listener.protocol.mechanisms
         clear = listener.security is Security.NONE
         return tuple(word for word in known if proof_of(word) in can and not (clear and needs_binding(word)))
 
-    def _opens_unshown(self, listener: Listener) -> bool:
-        """Tell whether there is a backend for its clients that need not see what they have shown."""
-        chosen = [block for name, block in self.backends.items() if listener.backend in (None, name)]
-        serving = [block for block in chosen if listener.protocol.name in block.endpoints]
-        return any(block.login is not Method.REPLAY for block in serving)
+    def _opens_unshown(self, listener: Listener, proof: Proof) -> bool:
+        """Tell whether its clients may show what backends cannot be shown.
+
+        A client has a certificate because it is to use that; SCRAM it prefers by itself, and would fail with
+        it at any backend that needs the password.
+        """
+        found = unshown(listener, self.backends)
+        return any(found) and (all(found) or proof not in SCRAM)
 
     @property
     def worker_count(self) -> int:
@@ -363,3 +370,9 @@ class Settings(Block):
         from mailroute.config.checks import check  # which knows the models
 
         check(self)
+
+
+def unshown(listener: Listener, backends: Mapping[str, Backend]) -> list[bool]:
+    """Tell of each backend for a listener's clients whether it need not see what these have shown."""
+    chosen = [block for name, block in backends.items() if listener.backend in (None, name)]
+    return [block.login is not Method.REPLAY for block in chosen if listener.protocol.name in block.endpoints]

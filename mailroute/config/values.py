@@ -96,11 +96,10 @@ def _token_key(value: object, info: ValidationInfo) -> Fernet | None:
     if value is None or isinstance(value, Fernet):
         return value
     path = file_path(value, info)
+    line = files.read(path, _copies(info)).split(b"\n", 1)[0]
     try:
-        return read_key(files.read_secret(path, _copies(info)).value)
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
+        return read_key(line)
+    except ValueError:
         raise ValueError(
             f"{path}: the first line must be 32 bytes in base64: openssl rand -base64 32"
         ) from None
@@ -241,6 +240,12 @@ def _master_user(value: object) -> str:
     return value
 
 
+def _separator(value: object) -> str:
+    if not isinstance(value, str) or len(value) != 1 or value.isalnum() or not "!" <= value <= "~":
+        raise ValueError(f'must be a character such as "*", and neither letter nor digit, not {shown(value)}')
+    return value
+
+
 # --- the whole -------------------------------------------------------------------
 
 
@@ -306,6 +311,7 @@ TOKEN_KEY = Read(_token_key, info=True)
 FOLDER = Read(_directory, info=True)
 HOST_NAME = Read(_host_name)
 MASTER_USER = Read(_master_user)
+SEPARATOR = Read(_separator)
 ROUTER = Read(_router)
 WORKERS = Read(workers)
 WARM = Read(_warm)

@@ -95,12 +95,15 @@ def _verify(target: Target, examined: Examined, service: ServiceReport) -> Itera
     else:
         yield _another_name(seen)
     if target.ca:
-        vouched = seen is not None and not seen.chain_faults
-        yield _line(
-            "ca", target.ca, "these authorities vouch for it" if vouched else "they do not vouch for it"
-        )
+        yield _line("ca", target.ca, "" if seen is None else _why_authorities(seen))
     elif seen is not None and seen.chain_faults:
         yield f'# ca = "authority.pem"  # {seen.chain_faults[0]}: it is by {seen.issuer}'
+
+
+def _why_authorities(seen: CertificateReport) -> str:
+    if seen.chain_faults:
+        return f"they do not vouch for it: {seen.chain_faults[0]}"
+    return "these authorities vouch for it"
 
 
 def _another_name(seen: CertificateReport) -> str:

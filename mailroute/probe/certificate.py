@@ -43,6 +43,15 @@ _FAULTS = {
 }
 
 
+def when(days_left: int) -> str:
+    """Say when a certificate ends or has ended, from the whole days that are left (less than 0: it has)."""
+    if days_left in (0, -1):
+        return "less than a day ago" if days_left else "within a day"
+    days = days_left if days_left > 0 else -days_left - 1
+    said = f"{days} day" if days == 1 else f"{days} days"
+    return f"in {said}" if days_left > 0 else f"{said} ago"
+
+
 def report(
     inspected: Inspected, name: str, authorities: str, now: datetime.datetime
 ) -> CertificateReport | None:

@@ -42,7 +42,10 @@ async def _examine(service: Service, clock: Any, timeout: float) -> Examined:
             return await _look_inside(service, first, clock, timeout)
         return Examined(service, first, first)
     asked = IProbedProtocol.providedBy(service.place.protocol)
-    others = list(_others(service)) if asked and first.error is None else []
+    # Who has greeted does not wait for a PROXY header, whatever it says behind one.
+    others = [way for way in _others(service) if not (first.greeting and way.header)]
+    if not asked or first.error is not None:
+        others = []
     # All at once: each may have to wait for a server that says nothing.
     visits = [Deferred.fromCoroutine(visit(service.place, way, clock, timeout)) for way in others]
     found = [visited for visited in await gatherResults(visits) if _sound(visited)]

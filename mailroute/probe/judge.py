@@ -88,7 +88,7 @@ def notes(target: Target, examined: Examined, seen: CertificateReport | None) ->
         yield f"backends cannot be asked anything in {protocol.name}: only the connection and TLS were seen"
         return
     if seen is not None and 0 <= seen.days_left < certificate.SOON:
-        yield f"its certificate expires in {seen.days_left} days: renew it"
+        yield f"its certificate expires {certificate.when(seen.days_left)}: renew it"
     if service.security is Security.NONE and best.inspected is not None:
         yield 'it offers TLS, which security = "none" does not use'
         for finding in certificate.findings(best.inspected, seen):
@@ -154,7 +154,7 @@ def _remedy(service: Service, visited: Visited) -> str:
     speaks = [name for name in _recognised(visited.heard) if name != protocol]
     if speaks and protocol not in _recognised(visited.heard):
         return f"it greets as {' or '.join(speaks)} does: correct the port, or the key of the endpoint"
-    return f"see that it speaks {protocol} on this port; its log may say more"
+    return f"see that it speaks {protocol} on this port, or in its log why it does not let this host in"
 
 
 def _recognised(heard: bytes) -> list[str]:
@@ -206,11 +206,13 @@ def _login(target: Target, service: Service, best: Visited) -> Iterator[Finding]
     if not service.place.protocol.logins or offered is None:
         return
     mechanisms = ", ".join(map(harmless, offered.mechanisms)) or "none"
-    if target.login is Method.MASTER and "PLAIN" not in offered.mechanisms:
+    joined = bool(target.kept.get("master_separator")) and logs_in(offered)
+    if target.login is Method.MASTER and "PLAIN" not in offered.mechanisms and not joined:
+        other = ', or write master_separator = "*" if it is a Dovecot' if logs_in(offered) else ""
         yield Finding(
             what='login = "master"',
             reason=f"it needs the mechanism PLAIN, and the backend offers {mechanisms}",
-            remedy="have the backend offer PLAIN",
+            remedy=f"have the backend offer PLAIN{other}",
         )
     elif target.login is Method.OAUTH2 and not {"XOAUTH2", "OAUTHBEARER"} & set(offered.mechanisms):
         yield Finding(

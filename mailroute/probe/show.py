@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from mailroute.config import Security
+from mailroute.probe.certificate import when
 from mailroute.probe.report import CertificateReport, IdentityReport, Report, ServiceReport, TlsReport
 
 WIDTH = 100
@@ -68,8 +69,7 @@ def _certificate(seen: CertificateReport) -> Iterator[str]:
         "chain",
         f"{seen.authorities} do not vouch for it: {faults}" if faults else f"verified by {seen.authorities}",
     )
-    left = f"in {seen.days_left} days" if seen.days_left >= 0 else f"{-seen.days_left} days ago"
-    yield from _item("expires", f"{seen.expires:%Y-%m-%d %H:%M} UTC, {left}")
+    yield from _item("expires", f"{seen.expires:%Y-%m-%d %H:%M} UTC, {when(seen.days_left)}")
 
 
 def _identity(identity: IdentityReport | None) -> Iterator[str]:

@@ -19,7 +19,7 @@ from mailroute.tls import Inspector
 FILE = Path("mailroute.toml")
 """The configuration, unless another one is named."""
 
-KEPT = ("master_user", "master_password_file", "warm")
+KEPT = ("master_user", "master_password_file", "master_separator", "warm")
 """Keys of a backend that nothing is found out about, and that stay as they are."""
 
 

@@ -9,6 +9,7 @@ from os import close
 from typing import Protocol, TypeVar
 
 from attrs import evolve, field, frozen
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -31,6 +32,9 @@ LOCK_INTERVAL = 0.05
 
 LOCK_PATIENCE = 15.0
 """Seconds for which another process may be at it: three requests of the usual length."""
+
+STOP_PATIENCE = 8.0
+"""Seconds that a server has to answer when mailroute stops: less than a worker has to end."""
 
 _log = Logger(namespace="mailroute.tokens")
 
@@ -61,8 +65,10 @@ class Token:
     known: bool
 
 
-class Tokens:
+class Tokens(Service):
     """The tokens of one backend's users, in memory and in files.
+
+    As a service it does nothing but to stop in good order.
 
     :param files: None keeps them in memory alone.
     """
@@ -78,6 +84,31 @@ class Tokens:
         self._dead: OrderedDict[str, _Dead] = OrderedDict()
         self._unwritten: dict[str, Record] = {}
         self._waiting: dict[str, list[Deferred[Token]]] = {}
+        self._replacing = 0
+        self._leaving = False
+        self._settled: Deferred[None] | None = None
+
+    def stopService(self) -> Deferred[None] | None:
+        """Stop as soon as no answer is on its way to a file, but for at most `STOP_PATIENCE` seconds.
+
+        The server may have replaced the refresh token already: then nobody but its answer has a good one.
+        """
+        super().stopService()
+        self._leaving = True
+        if not self._replacing:
+            return None
+        self._settled = Deferred()
+        late = self._clock.callLater(STOP_PATIENCE, self._give_up)
+        return self._settled.addBoth(lambda _: late.cancel() if late.active() else None)
+
+    def _give_up(self) -> None:
+        _log.error("a refresh token may be lost: its server does not answer, and mailroute stops")
+        self._settle()
+
+    def _settle(self) -> None:
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            settled.callback(None)
 
     def __len__(self) -> int:
         """How many are kept in memory."""
@@ -143,7 +174,19 @@ class Tokens:
         if self._grant.personal and not record.refresh:
             detail = f"there is no refresh token of {key!r}: put it there with mailroute token"
             raise LoginRefused(Refusal(Reason.MISCONFIGURED, detail))
-        record = await self._ask(key, record)
+        if self._leaving:
+            raise LoginRefused(Refusal(Reason.UNAVAILABLE, "mailroute stops", unreached=True))
+        self._replacing += 1
+        try:
+            record = await self._ask(key, record)
+            await self._write(files, key, record)
+        finally:
+            self._replacing -= 1
+            if not self._replacing:
+                self._settle()
+        return self._keep(key, record, known=False)
+
+    async def _write(self, files: TokenFiles, key: str, record: Record) -> None:
         try:
             await self._in_thread(partial(files.write, key, record))
             self._unwritten.pop(key, None)
@@ -151,7 +194,6 @@ class Tokens:
             # The old refresh token may be used up: as long as we run, we know the new one.
             self._unwritten[key] = record
             _log.error("tokens are lost when mailroute stops: {error}", error=str(error))
-        return self._keep(key, record, known=False)
 
     async def _ask(self, key: str, record: Record) -> Record:
         """Get a token, unless the server has just said that there are none with what is in the file."""
@@ -162,6 +204,8 @@ class Tokens:
         try:
             return await self._grant.ask(record)
         except GrantInvalid as invalid:
+            # An operator may have put another one into the file.
+            self._unwritten.pop(key, None)
             self._dead[key] = _Dead(record.refresh, self._clock.seconds() + DEAD_FOR, invalid.refusal)
             if len(self._dead) > MAX_KNOWN:
                 self._dead.popitem(last=False)

@@ -31,6 +31,16 @@ _REFRESH = re.compile(r"[\x20-\x7e]+")
 _ERROR = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,64}")
 
 
+_REMEDIES = {
+    "invalid_grant": "the user has to get a new refresh token",
+    "invalid_client": "correct client_id and client_secret_file",
+    "unauthorized_client": "have the server allow client_id this grant",
+    "unsupported_grant_type": "correct token_url, or use another grant",
+    "invalid_scope": "correct scope",
+}
+"""What to do about the errors of RFC 6749 section 5.2."""
+
+
 class GrantInvalid(LoginRefused):
     """The server says that a user's refresh token is no good (RFC 6749 section 5.2): it will say so again."""
 
@@ -119,8 +129,8 @@ class Grant:
             return self._unavailable(f"answered with status {status} ({word})")
         if 400 <= status < 500:
             dead = self.personal and word == "invalid_grant"
-            remedy = ": the user has to get a new refresh token" if word == "invalid_grant" else ""
-            detail = f"{self.url} gives no token: status {status} ({word}){remedy}"
+            remedy = _REMEDIES.get(word, "correct [backend.NAME.oauth2], such as its token_url")
+            detail = f"{self.url} gives no token: status {status} ({word}): {remedy}"
             return (GrantInvalid if dead else LoginRefused)(Refusal(Reason.MISCONFIGURED, detail))
         return self._unavailable(f"answered with status {status}")
 

@@ -206,17 +206,18 @@ def certified(folder: Path, **changes: Any) -> dict[str, Any]:
     [
         ({}, ("EXTERNAL",)),
         ({"listen": {"security": "starttls"}}, ("EXTERNAL",)),
-        ({"backend": {"east": {"imap": "tcp:127.0.0.1:143", "security": "none"}}}, ()),
+        ({"backend": {"east": WORD, "west": {**WORD, "login": "replay"}}}, ("EXTERNAL",)),
         (
             {"backend": {"east": {**WORD, "login": "replay"}}, "listen": {"mechanisms": ["EXTERNAL"]}},
             ("EXTERNAL",),
         ),
         (
             {
+                "authenticate": [EXTERNAL, Tokens()],
                 "backend": {"east": {**WORD, "login": "replay"}, "west": {**WORD}},
                 "listen": {"backend": "east"},
             },
-            (),
+            ("XOAUTH2", "OAUTHBEARER"),
         ),
     ],
 )
@@ -254,6 +255,18 @@ def test_external_is_offered_where_it_can_succeed(
             },
             'mechanisms: "EXTERNAL" sends a certificate, which a backend cannot be shown: remove it, or add',
         ),
+        (
+            {"backend": {"east": {**WORD, "login": "replay"}}},
+            "mechanisms: missing: the [[authenticate]] blocks check certificates alone, which backends with "
+            'login = "replay" cannot be shown: use login = "master"',
+        ),
+        (
+            {
+                "backend": {"east": {**WORD, "login": "replay"}, "west": {**WORD}},
+                "listen": {"backend": "east"},
+            },
+            "mechanisms: missing: the [[authenticate]] blocks check certificates alone",
+        ),
         ({"listen": {"security": "none"}}, 'client_ca: means nothing with security = "none"'),
         ({"listen": {"client_ca": "hashes"}}, "client_ca: "),
         ({"listen": {"client_ca": "none.pem"}}, "client_ca: cannot read "),
@@ -274,24 +287,32 @@ KEYS = (
     "bob:{SCRAM-SHA-256}4096,W22ZaJ0SNY7soEsUEjb6gQ==,WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=,"
     "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
 )
+BOTH = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")
 
 
 @pytest.mark.parametrize(
     ("lines", "changes", "offered"),
     [
-        (KEYS, {}, ("PLAIN", "LOGIN", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")),
+        (KEYS, {}, ("PLAIN", "LOGIN", *BOTH)),
         (KEYS, {"security": "none", "client_ca": None}, ("PLAIN", "LOGIN", "SCRAM-SHA-256")),
         (f"{KEYS}\neve:{{PLAIN}}x", {}, ("PLAIN", "LOGIN")),
         (KEYS, {"mechanisms": ["SCRAM-SHA-256"]}, ("SCRAM-SHA-256",)),
+        (KEYS, {"west": "replay"}, ("PLAIN", "LOGIN")),
+        (KEYS, {"west": "replay", "backend": "west"}, ("PLAIN", "LOGIN")),
+        (KEYS, {"west": "replay", "backend": "east"}, ("PLAIN", "LOGIN", *BOTH)),
+        (KEYS, {"west": "none"}, ("PLAIN", "LOGIN", *BOTH)),
+        (KEYS, {"west": "replay", "mechanisms": ["SCRAM-SHA-256"]}, ("SCRAM-SHA-256",)),
     ],
 )
 def test_scram_is_offered_where_it_can_succeed(
     folder: Path, lines: str, changes: dict[str, Any], offered: tuple[str, ...]
 ) -> None:
-    """All users have to have keys, and what needs channel binding needs TLS."""
+    """All users have to have keys, no backend may need their passwords, and channel binding needs TLS."""
     (folder / "hashes").write_text(f"{lines}\n")
     chain = [{"source": "passwd-file", "file": "hashes"}]
-    made = certified(folder, authenticate=chain, listen={"client_ca": None, **changes})
+    west = {"west": {**WORD, "login": changes["west"]}} if "west" in changes else {}
+    listen = {"client_ca": None, **{key: each for key, each in changes.items() if key != "west"}}
+    made = certified(folder, authenticate=chain, listen=listen, backend={"east": WORD, **west})
     settings = build(MemoryReactorClock(), folder=folder, **made)
     assert settings.mechanisms(settings.listeners[0]) == offered
 

@@ -239,6 +239,25 @@ ONE = [
         "9: backend.east.verify: means nothing with",
     ),
     (
+        changed(BACKEND, BACKEND + 'master_separator = "*"\n'),
+        '8: backend.east.master_separator: means nothing with login = "repl',
+    ),
+    *(
+        (
+            changed(BACKEND, f'{BACKEND}master_separator = "{separator}"\n'),
+            '8: backend.east.master_separator: must be a character such as "*", and neither letter nor di',
+        )
+        for separator in ("", "**", "a", "5", " ", "é")
+    ),
+    (
+        changed(
+            BACKEND,
+            BACKEND + 'login = "master"\nmaster_user = "a+b"\nmaster_password_file = "master.txt"\n'
+            'master_separator = "+"\n',
+        ),
+        '11: backend.east.master_separator: must not be in master_user, which is "a+b"',
+    ),
+    (
         changed(BACKEND, BACKEND + 'master_user = "a"\n'),
         '8: backend.east.master_user: means nothing with login = "repl',
     ),

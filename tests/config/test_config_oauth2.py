@@ -112,6 +112,16 @@ def test_what_it_does_is_told(load: Load, folder: Path) -> None:
             'token_folder = "tokens"\ntoken_key_file = "master.txt"\n[[route]]',
             "14: backend.east.oauth2.token_key_file: master.txt: the first line must be 32 bytes in base64",
         ),
+        (
+            "[[route]]",
+            'token_folder = "tokens"\ntoken_key_file = "/dev/null"\n[[route]]',
+            "14: backend.east.oauth2.token_key_file: /dev/null: the first line must be 32 bytes in base64",
+        ),
+        (
+            "[[route]]",
+            'token_folder = "tokens"\ntoken_key_file = "/none"\n[[route]]',
+            "14: backend.east.oauth2.token_key_file: cannot read /none: No such file",
+        ),
         ('login = "oauth2"\n', "", '8: backend.east.oauth2: means nothing with login = "replay"'),
         (
             TEXT[TEXT.index("[backend.east.oauth2]") : TEXT.index("[[route]]")],

@@ -133,6 +133,40 @@ def test_master_login_needs_plain(capabilities):
     assert refusal(greeted(capabilities, order)).reason is Reason.MISCONFIGURED
 
 
+@pytest.mark.parametrize(
+    ("offered", "said"),
+    [
+        (b" SASL-IR AUTH=PLAIN", b"AUTHENTICATE PLAIN " + b64(b"\0bob*root\0m4ster")),
+        (b" AUTH=LOGIN", b"AUTHENTICATE LOGIN"),
+        (b"", b"LOGIN bob*root m4ster"),
+    ],
+)
+def test_master_login_under_one_name(offered, said):
+    """Where the backend takes both names as one, any way will do for a password; it is the master's."""
+    master = Credentials("PLAIN", b"root", b"m4ster")
+    order = evolve(ORDER, method=Method.MASTER, master=master, master_separator="*")
+    conversation = greeted(b"IMAP4rev1" + offered, order)
+    assert conversation.said().replace(b'"', b"") == b"M1 " + said + b"\r\n"
+    if offered == b" AUTH=LOGIN":
+        conversation.hears(b"+ VXNlcm5hbWU6\r\n")
+        assert conversation.said() == b64(b"bob*root") + b"\r\n"
+        conversation.hears(b"+ UGFzc3dvcmQ6\r\n")
+        assert conversation.said() == b64(b"m4ster") + b"\r\n"
+    conversation.hears(b"M1 NO [AUTHENTICATIONFAILED] m4ster is wrong\r\n")
+    refused = refusal(conversation)
+    assert (refused.reason, refused.reply) == (Reason.MISCONFIGURED, None)
+    assert "m4ster" not in refused.detail
+
+
+def test_master_login_under_one_name_is_one_users():
+    """A name that has the separator in it could be another user's."""
+    master = Credentials("PLAIN", b"root", b"m4ster")
+    order = evolve(ORDER, user="eve*x", method=Method.MASTER, master=master, master_separator="*")
+    refused = refusal(greeted(b"IMAP4rev1 AUTH=PLAIN", order))
+    assert refused.reason is Reason.MISCONFIGURED
+    assert "separator" in refused.detail
+
+
 @pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
 def test_tokens_are_passed_on(mechanism):
     """A token goes to the backend by the client's own mechanism, byte for byte."""

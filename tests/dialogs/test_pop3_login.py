@@ -238,6 +238,16 @@ def test_master_login():
     assert "m4ster" not in refused.detail
 
 
+def test_master_login_under_one_name():
+    """A backend that knows only USER and PASS hears both names in one, and the master's password."""
+    master = Credentials("PLAIN", b"root", b"m4ster")
+    order = evolve(ORDER, method=Method.MASTER, master=master, master_separator="*")
+    conversation = capable(b"-ERR\r\n", order=order)
+    assert conversation.said() == b"USER bob*root\r\n"
+    conversation.hears(b"+OK\r\n")
+    assert conversation.said() == b"PASS m4ster\r\n"
+
+
 @pytest.mark.parametrize(
     ("text", "reason", "shown"),
     [

@@ -166,6 +166,7 @@ def test_a_certificate_that_has_expired(tmp_path: Path, authority: Authority) ->
     assert status == 1
     assert said(report) == ["its certificate: it has expired: renew it on the backend"]
     assert only(report)["tls"]["certificate"]["days_left"] == -1
+    assert "# they do not vouch for it: it has expired\n" in report["configuration"]
     assert only(report)["capabilities_in_tls"]
 
 
@@ -344,6 +345,7 @@ def test_a_server_that_stops_in_between(tmp_path: Path, sound: Certificate) -> N
         status, report = of_backend(tmp_path, imap=endpoint, verify="east.example.com", ca=str(sound.chain))
     assert status == 1
     assert "connection refused" in said(report)[0]
+    assert f'\nca = "{sound.chain}"\n' in report["configuration"]  # which nobody can tell anything about
     block = tomllib.loads(report["configuration"])["backend"]["east"]
     assert (block["security"], block["verify"], block["ca"]) == (
         "starttls",

@@ -154,3 +154,46 @@ def test_gnu_sasl_submits_by_scram(
     said = done.stdout + done.stderr
     assert f" {mechanism} " in said.replace("\r", " ").replace("\n", " "), said
     assert re.search(rf"^{answer} ", said, re.MULTILINE), said
+
+
+@pytest.mark.parametrize("mechanisms", [("login",), ("plain", "login")])
+def test_a_master_logs_in_under_one_name(
+    authority: Authority, certificate: Certificate, mechanisms: tuple[str, ...]
+) -> None:
+    """Dovecot's ``user*master`` opens the user's account by any mechanism for passwords, in each protocol."""
+    terms = Terms(
+        certificate=certificate, master=MASTER, pop3=True, sieve=True, relay=9, mechanisms=mechanisms
+    )
+    with Dovecot(terms, ALICE) as east:
+        there = {
+            "imap": f"tcp:127.0.0.1:{east.imap}",
+            "pop3": f"tcp:127.0.0.1:{east.pop3}",
+            "submission": f"tcp:127.0.0.1:{east.submission}",
+            "managesieve": f"tcp:127.0.0.1:{east.sieve}",
+        }
+        tls = {"security": "starttls", "verify": "localhost", "ca": str(authority.file)}
+        config = configuration(certificate, {"east": there | tls | KEYS | {"master_separator": "*"}})
+        config["authenticate"] = [{"source": "passwd-file", "file": "hashes"}]
+        files = {"master-password": f"{MASTER.password}\n", "hashes": f"{ALICE.user}:{{PLAIN}}checked here\n"}
+        listen: dict[str, dict[str, object]] = {
+            name: {"protocol": name, "security": "none"} for name in there
+        }
+        with Mailroute(listen, config, {**users(ALICE), **files}) as here:
+            plain = base64.b64encode(f"\0{ALICE.user}\0checked here".encode())
+            for name, (command, answer) in OPENED.items():
+                mark = east.log.mark()
+                with RawImap("127.0.0.1", here.ports[name]) as session:
+                    session.read(b"(OK|[*] OK|[+]OK|220)")
+                    session.send(command % plain + b"\r\n")
+                    session.read(answer)
+                    east.log.wait_for(f"user=<{ALICE.user}>", mark)
+            assert MASTER.password not in here.log.text()
+
+
+OPENED = {
+    "imap": (b"a AUTHENTICATE PLAIN %s", b"a OK"),
+    "pop3": (b"AUTH PLAIN %s", b"[+]OK"),
+    "submission": (b"EHLO here\r\nAUTH PLAIN %s", b"235"),
+    "managesieve": (b'AUTHENTICATE "PLAIN" "%s"', b"OK"),
+}
+"""What a client says in each protocol to log in, and what it hears then."""

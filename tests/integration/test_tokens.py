@@ -21,7 +21,7 @@ from aiosmtpd.handlers import Sink
 from servers.accounts import ALICE, BOB, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
-from servers.processes import free_port
+from servers.processes import free_port, wait_until
 from servers.proxy import Mailroute
 from servers.raw import RawImap
 from servers.site import backend, configuration, listeners, users
@@ -35,7 +35,10 @@ MECHANISMS = ["xoauth2", "oauthbearer"]
 
 
 class TokenServer:
-    """Gives Dovecot's tokens for refresh tokens that are good for one time; keeps what it is asked."""
+    """Gives Dovecot's tokens for refresh tokens that are good for one time; keeps what it is asked.
+
+    ``pause``: unless it is set, answers are ready and not sent.
+    """
 
     def __init__(self, east: Dovecot) -> None:
         self.asked: list[dict[str, str]] = []
@@ -43,6 +46,8 @@ class TokenServer:
         self.expires_in = 3600
         self.tokens = {user.user: east.token(user) for user in (ALICE, BOB)}
         self.refresh: dict[str, str] = {}
+        self.pause = threading.Event()
+        self.pause.set()
         self.port = free_port()
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
@@ -58,6 +63,7 @@ class TokenServer:
             def do_POST(self) -> None:
                 form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
                 status, answer = ours.answer({name: value for name, (value,) in form.items()})
+                ours.pause.wait()
                 body = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -228,6 +234,29 @@ def test_tokens_outlive_a_restart(
         here.start()
         assert b"a OK" in log_in(here)
         assert len(server.asked) == 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_token_outlives_a_restart_while_it_is_asked_for(
+    east: Dovecot, server: TokenServer, authority: Authority, certificate: Certificate, workers: int
+) -> None:
+    """Who stops mailroute while a server replaces a refresh token loses neither the old nor the new one."""
+    with proxy(east, server, authority, certificate, workers=workers) as here:
+        put(here, server, ALICE.user)
+        server.pause.clear()
+        with RawImap("127.0.0.1", here.ports["plain"]) as session:
+            session.greeting()
+            session.send(b'a LOGIN "%s" "%s"\r\n' % (ALICE.user.encode(), CHECKED[ALICE.user].encode()))
+            wait_until("the question for a token", lambda: server.asked)
+            stopping = threading.Thread(target=here._process.stop)
+            stopping.start()
+            assert b"BYE" in session.rest()
+        server.pause.set()
+        stopping.join()
+        server.expires_in = 0
+        here.start()
+        assert b"a OK" in log_in(here)
+        assert len({form["refresh_token"] for form in server.asked}) == len(server.asked)
 
 
 def test_a_revoked_token_is_replaced(

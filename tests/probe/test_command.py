@@ -27,7 +27,7 @@ from probing import (
 from servers.processes import free_port
 from twisted.internet import reactor
 
-from mailroute.probe import Report, examine, find, lines
+from mailroute.probe import Report, certificate, examine, find, lines
 from mailroute.probe import report as make_report
 
 CLEAR = {"security": "none", "identity": "none"}
@@ -119,6 +119,60 @@ def test_a_refused_connection(tmp_path: Path) -> None:
         "start the server, or correct the endpoint"
     ]
     assert (status, only(report)["connected_in"]) == (1, None)
+
+
+@pytest.mark.parametrize("greeting", [b"* BYE too busy\r\n", b"* PREAUTH hi\r\n"])
+def test_a_backend_that_lets_nobody_log_in(tmp_path: Path, greeting: bytes) -> None:
+    """It does speak the protocol: its log may have the reason."""
+    with server(saying(greeting)) as port:
+        _, report = of_backend(tmp_path, "--timeout", "1", imap=f"tcp:127.0.0.1:{port}", **CLEAR)
+    (finding,) = said(report)
+    assert "the backend greeted with" in finding
+    assert finding.endswith(
+        "see that it speaks imap on this port, or in its log why it does not let this host in"
+    )
+
+
+def test_a_backend_that_stops_behind_its_greeting(tmp_path: Path) -> None:
+    """Whoever greets without a PROXY header does not wait for one, whatever it does with one."""
+    greeting = b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN ID] hi\r\n"
+    with server(saying(greeting)) as port:
+        keys = {**CLEAR, "identity": "native"}
+        _, report = of_backend(tmp_path, "--timeout", "1", imap=f"tcp:127.0.0.1:{port}", **keys)
+    (finding,) = said(report)
+    assert "took over 1 s, at last waiting for the answer to who the client is" in finding
+    assert 'identity = "native"' in report["configuration"]
+
+
+def test_a_master_login_without_plain(tmp_path: Path) -> None:
+    """Where only other mechanisms take passwords, both names may go as one; then that is as it should be."""
+    keys: dict[str, object] = {"login": "master", "master_user": "root", "master_password_file": "nowhere"}
+    with server(saying(b"* OK [CAPABILITY IMAP4rev1 AUTH=LOGIN] hello\r\n")) as port:
+        endpoint = f"tcp:127.0.0.1:{port}"
+        _, report = of_backend(tmp_path, imap=endpoint, **keys, **CLEAR)
+        (finding,) = said(report)
+        assert finding.endswith(
+            'have the backend offer PLAIN, or write master_separator = "*" if it is a Dovecot'
+        )
+        status, report = of_backend(tmp_path, imap=endpoint, master_separator="*", **keys, **CLEAR)
+    assert (status, said(report)) == (0, [])
+    assert 'master_separator = "*"' in report["configuration"]
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [
+        (20, "in 20 days"),
+        (1, "in 1 day"),
+        (0, "within a day"),
+        (-1, "less than a day ago"),
+        (-2, "1 day ago"),
+        (-3, "2 days ago"),
+    ],
+)
+def test_days_as_people_count_them(days: int, words: str) -> None:
+    """The whole days that are left, or that have passed since."""
+    assert certificate.when(days) == words
 
 
 def test_a_name_without_an_address(tmp_path: Path) -> None:

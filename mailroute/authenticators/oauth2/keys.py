@@ -161,25 +161,45 @@ class Keys:
         self._waiting: list[Deferred[None]] | None = None
 
     async def of(self, key_id: str | None) -> tuple[SigningKey, ...]:
-        """Return the keys of that id, or all if there is no id.
+        """Return the keys that may be meant by an id, or all if there is no id.
 
         :raises LoginRefused: there are no keys at all yet, and none can be had.
         """
-        now = self._clock.seconds()
-        unknown = not self._keys or (key_id is not None and key_id not in self._keys)
-        if (unknown or now >= self._fetched + self._ttl) and now >= self._tried + self._interval:
-            self._begin(now)
+        unknown = not self._keys or (key_id is not None and not self._meant(key_id))
+        if unknown or self._clock.seconds() >= self._fetched + self._ttl:
+            self._begin_if_due()
         # Who has its key does not wait for what is fetched for others.
-        if unknown and self._waiting is not None:
-            turn: Deferred[None] = Deferred()
-            self._waiting.append(turn)
-            await turn
+        if unknown:
+            await self._turn()
         if not self._keys:
             detail = f"there are no keys for tokens: {self._fault}"
             raise LoginRefused(Refusal(Reason.UNAVAILABLE, detail))
+        return self._meant(key_id)
+
+    async def newer(self, key_id: str | None) -> tuple[SigningKey, ...]:
+        """Return the keys that may be meant when those of `of` have not fitted: none unless they are new."""
+        before = self._keys
+        self._begin_if_due()
+        await self._turn()
+        return () if self._keys is before else self._meant(key_id)
+
+    def _meant(self, key_id: str | None) -> tuple[SigningKey, ...]:
         if key_id is None:
             return tuple(key for keys in self._keys.values() for key in keys)
-        return self._keys.get(key_id, ())
+        # An id is a hint (RFC 7515 section 4.1.4): a key need not have one.
+        return (*self._keys.get(key_id, ()), *self._keys.get(None, ()))
+
+    async def _turn(self) -> None:
+        """Wait for the fetch that is under way, if one is."""
+        if self._waiting is not None:
+            turn: Deferred[None] = Deferred()
+            self._waiting.append(turn)
+            await turn
+
+    def _begin_if_due(self) -> None:
+        now = self._clock.seconds()
+        if now >= self._tried + self._interval:
+            self._begin(now)
 
     def _begin(self, now: float) -> None:
         """Fetch the keys, whoever of those that wait for them stays."""

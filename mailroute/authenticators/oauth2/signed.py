@@ -42,16 +42,19 @@ class SignedTokens:
         algorithm, key_id = header.get("alg"), header.get("kid")
         if algorithm not in self._algorithms:
             raise BadToken("the token's signature is of a kind that is not taken")
-        for key in await self._candidates(key_id if isinstance(key_id, str) else None, algorithm):
-            try:
-                return self._checked(token, key, algorithm)
-            except jwt.InvalidSignatureError:
-                continue
-        raise BadToken("the token is not signed with any of the keys")
-
-    async def _candidates(self, key_id: str | None, algorithm: str) -> list[SigningKey]:
-        keys = await self._keys.of(key_id)
-        return [key for key in keys if key.makes(_KINDS[algorithm[:2]], algorithm)]
+        named, weak = key_id if isinstance(key_id, str) else None, False
+        for ask in (self._keys.of, self._keys.newer):
+            for key in await ask(named):
+                if not key.makes(_KINDS[algorithm[:2]], algorithm):
+                    continue
+                try:
+                    return self._checked(token, key, algorithm)
+                except jwt.InvalidKeyError:
+                    weak = True
+                except jwt.InvalidSignatureError:
+                    continue
+        also = ", of which one is too weak to count" if weak else ""
+        raise BadToken(f"the token is not signed with any of the keys{also}")
 
     def _checked(self, token: str, key: SigningKey, algorithm: str) -> Claims:
         try:
@@ -64,7 +67,7 @@ class SignedTokens:
                 leeway=self._leeway,
                 options={"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True},
             )
-        except jwt.InvalidSignatureError:
+        except (jwt.InvalidSignatureError, jwt.InvalidKeyError):
             raise
         except (PyJWTError, ValueError, TypeError) as error:
             raise BadToken(f"the token is not good: {type(error).__name__}") from None

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from attrs import frozen
 from zope.interface import implementer
 
-from mailroute.dialogs.common.plan import NoWay, Plan
+from mailroute.dialogs.common.plan import NoWay, Plan, as_master
 from mailroute.dialogs.common.text import said, showable
 from mailroute.events import (
     LoggedIn,
@@ -107,7 +107,7 @@ class CommandLogin(ABC):
 
     def open(self, order: LoginOrder) -> list[LoginEvent]:
         """Log in at this account, now or as soon as the backend is ready."""
-        self._order = order
+        self._order = as_master(self._terms, order)
         if self._state is not READY:
             return []
         self._prepared()

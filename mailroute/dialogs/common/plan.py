@@ -56,11 +56,9 @@ def choose(terms: LoginTerms, order: LoginOrder, offered: frozenset[bytes]) -> C
     credentials = order.credentials
     user = order.user.encode("utf-8")
     if terms.method is Method.MASTER:
-        if terms.master is None:
-            raise NoWay("no master user is configured")
-        if b"PLAIN" not in offered:
-            raise NoWay("a master login needs the mechanism PLAIN, which the backend does not offer")
-        return _plain(terms.master.user, terms.master.secret, user)
+        choice = _master(terms, order, offered)
+        if choice is not None:
+            return choice
     if not credentials.proof.replayable:
         raise NoWay(f"the client has shown a {credentials.proof.value}, which cannot be shown to a backend")
     if credentials.proof is Proof.TOKEN:
@@ -74,6 +72,28 @@ def choose(terms: LoginTerms, order: LoginOrder, offered: frozenset[bytes]) -> C
     if b"LOGIN" in offered:
         return Choice(b"LOGIN", (user, credentials.secret), partial(forms, credentials.secret))
     return None
+
+
+def _master(terms: LoginTerms, order: LoginOrder, offered: frozenset[bytes]) -> Choice | None:
+    """Return the choice for a master; None if both names are one, which has a password as any other."""
+    if terms.master is None:
+        raise NoWay("no master user is configured")
+    if terms.master_separator:
+        if order.user.count(terms.master_separator) != 1:
+            raise NoWay("the user's name has the separator of master logins in it")
+        return None
+    if b"PLAIN" not in offered:
+        raise NoWay("a master login needs the mechanism PLAIN, which the backend does not offer")
+    return _plain(terms.master.user, terms.master.secret, order.user.encode("utf-8"))
+
+
+def as_master(terms: LoginTerms, order: LoginOrder) -> LoginOrder:
+    """Return the order under the name that has both the user's and the master's, where that is the way."""
+    master, separator = terms.master, terms.master_separator
+    if terms.method is not Method.MASTER or master is None or not separator:
+        return order
+    name = f"{order.user}{separator}{master.user.decode('utf-8')}"
+    return evolve(order, user=name, credentials=Credentials("", name.encode("utf-8"), master.secret))
 
 
 def lines(choice: Choice, command: bytes, initial: int) -> Plan:
