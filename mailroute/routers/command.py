@@ -34,6 +34,7 @@ from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.questions import question
 from mailroute.routers.stderr import StandardError
 from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
+from mailroute.sources.context import Unanswered
 
 MAX_LINE = 65536
 """Bytes of a line of the program's; one that writes a longer one is ended."""
@@ -59,12 +60,16 @@ _log = Logger(namespace="mailroute.routers")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
-class ProgramEnded(Exception):
+class ProgramEnded(Unanswered):
     """The program has ended before it answered."""
 
+    usual = "the program has ended before its answer; the log says with what, and what it wrote"
 
-class ProgramSpeaksOtherwise(Exception):
+
+class ProgramSpeaksOtherwise(Unanswered):
     """The program has written something that is no answer."""
+
+    usual = "the program wrote what is no answer; have it write an object with the id on a line, and no more"
 
 
 class CommandOptions(SlowOptions):
@@ -215,8 +220,8 @@ class CommandRouter(GuardedRouter):
     """Asks the program, which it starts when there is a question, and again if it has ended."""
 
     def __init__(self, options: CommandOptions, context: SourceContext, program: str) -> None:
-        super().__init__(self._find, options, context, by_password=options.send_password)
         self.proves = options.send_password
+        super().__init__(self._find, options, context, by_password=self.proves, by_client=self.proves)
         self._arguments = [program, *options.command[1:]]
         self._folder = context.folder
         inherited = {name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)}
