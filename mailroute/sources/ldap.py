@@ -26,7 +26,6 @@ from twisted.internet.error import (
     ConnectionClosed,
     DNSLookupError,
 )
-from twisted.logger import Logger
 
 from mailroute.sources.context import BadAnswer
 from mailroute.sources.hosts import Hosts
@@ -45,8 +44,6 @@ MAX_ENTRIES = 2
 
 GOOD_BYE = 1.0
 """Seconds for a server to take the end of a connection: over TLS one that hangs never would."""
-
-_log = Logger(namespace="mailroute.routers")
 
 _NOT_PLAIN = re.compile(rb"[^A-Za-z0-9@._+=-]")
 
@@ -140,7 +137,6 @@ class Directory:
         connections: int,
         label: str,
     ) -> None:
-        self._label = label
         self._servers = Turns(servers, reactor, label)
         self._access = access
         self._reactor = reactor
@@ -213,9 +209,6 @@ class Directory:
                 answer = await asking.addTimeout(self._patience, self._reactor)
             except _FAILURES as error:
                 failure = error
-                if isinstance(error, DirectoryRefuses):
-                    code = {"source": self._label, "server": str(server), "code": error.args[0]}
-                    _log.warn("{source}: {server} refuses what is asked of it, with code {code}", **code)
                 self._servers.failed(server, error)
             else:
                 self._servers.answered(server)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sansldap
@@ -14,6 +14,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailroute.sources.context import Unanswered
 from mailroute.tls import ClientTLS
 
 MAX_MESSAGE = 65536
@@ -23,12 +24,32 @@ MAX_MESSAGES = 100
 """Messages of an answer: one entry is wanted; the rest refer to other servers, which nobody asks."""
 
 
-class DirectoryRefuses(Exception):
+class DirectoryRefuses(Unanswered):
     """The server does not do what is asked of it; the number is its result code (RFC 4511 appendix A)."""
 
+    def __init__(self, code: int | str) -> None:
+        # What is said instead of a text that repeats a password comes as a text.
+        remedy = _REMEDIES.get(code, "look at the directory's log")
+        super().__init__(code if isinstance(code, str) else f"the directory refuses, code {code:d}; {remedy}")
 
-class DirectorySpeaksOtherwise(Exception):
+
+_TLS_WANTED = "it wants TLS: set starttls = true, or write ldaps:// in urls"
+_REMEDIES: Mapping[object, str] = {
+    LDAPResultCode.PROTOCOL_ERROR: "it may have no STARTTLS: set starttls = false, or write ldaps:// in urls",
+    LDAPResultCode.STRONG_AUTH_REQUIRED: _TLS_WANTED,
+    LDAPResultCode.CONFIDENTIALITY_REQUIRED: _TLS_WANTED,
+    LDAPResultCode.NO_SUCH_OBJECT: "correct base, or let bind_dn see it",
+    LDAPResultCode.INAPPROPRIATE_AUTHENTICATION: "it wants a name: give bind_dn and bind_password_file",
+    LDAPResultCode.INVALID_CREDENTIALS: "look at bind_dn and bind_password_file",
+    LDAPResultCode.INSUFFICIENT_ACCESS_RIGHTS: "let bind_dn search below base",
+}
+"""What to do about result codes that tell of the block."""
+
+
+class DirectorySpeaksOtherwise(Unanswered):
     """What the server sends is not LDAP as it should be."""
+
+    usual = "what it sends is not LDAP; look at what listens at urls, and whether it wants TLS"
 
 
 @implementer(IHandshakeListener)
