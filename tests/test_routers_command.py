@@ -316,8 +316,10 @@ async def test_a_machine_that_can_start_none_now(make, monkeypatch):
         ({"command": ["./missing"]}, "missing is no program that can be run"),
         ({"environment": {"A=B": "x"}}, "'A=B' is no variable's name"),
         ({"environment": {"A": "s3cret\0"}}, "the value of A has a zero byte"),
-        ({"command": []}, "at least 1 item"),
-        ({"command": "where.py"}, "valid list|must be"),
+        ({"command": []}, "is empty: there has to be something"),
+        ({"command": "./where"}, 'must be a list, not "./where"'),
+        ({"environment": []}, "must be a table, not a list"),
+        ({"command": "where.py"}, 'must be a list, not "where.py"'),
         ({"comand": ["x"]}, 'did you mean "command"'),
     ],
 )

@@ -402,7 +402,10 @@ async def test_it_stops_while_it_asks(make, server):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"urls": []}, "at least 1 item"),
+        ({"urls": []}, "is empty"),
+        ({"urls": None}, r'missing: write for example urls = \["ldaps://ldap.example.org"\]'),
+        ({"urls": ["ldap://a"] * 9}, "must have at most 8 items, not 9"),
+        ({"connections": 1001}, "must be 1000 or less, not 1001"),
         ({"urls": ["http://a"]}, "must be such as ldap://"),
         ({"urls": ["ldap://u:s3cret@a"]}, "must be such as ldap://"),
         ({"urls": ["ldap://a:x"]}, "must be such as ldap://"),

@@ -39,6 +39,7 @@ _REMEDIES: Mapping[object, str] = {
     LDAPResultCode.STRONG_AUTH_REQUIRED: _TLS_WANTED,
     LDAPResultCode.CONFIDENTIALITY_REQUIRED: _TLS_WANTED,
     LDAPResultCode.NO_SUCH_OBJECT: "correct base, or let bind_dn see it",
+    LDAPResultCode.INVALID_DN_SYNTAX: "correct base and bind_dn, of which one is no distinguished name",
     LDAPResultCode.INAPPROPRIATE_AUTHENTICATION: "it wants a name: give bind_dn and bind_password_file",
     LDAPResultCode.INVALID_CREDENTIALS: "look at bind_dn and bind_password_file",
     LDAPResultCode.INSUFFICIENT_ACCESS_RIGHTS: "let bind_dn search below base",
