@@ -80,7 +80,8 @@ class Attempt:
             return
         detail = f"backend {backend.name} took over {waited:g} s, at last {connection.too_slow()}"
         connection.give_up()
-        self.refused(Refusal(Reason.UNAVAILABLE, detail, unreached=not connection.heard))
+        refusal = Refusal(Reason.UNAVAILABLE, detail, unreached=not connection.heard)
+        self.refused(connection.advised(refusal))
 
     def _cancelled(self, done: Deferred[Opened]) -> None:
         del done  # it fails with CancelledError by itself
@@ -108,10 +109,14 @@ class _Once(Factory[ProxyClient]):
 
 @frozen
 class Dial:
-    """Where a backend serves one protocol; ``tls`` verifies it, and is None for a connection in the clear."""
+    """Where a backend serves one protocol; ``tls`` verifies it, and is None for a connection in the clear.
+
+    ``probe`` is what ``mailroute probe`` has to be told to look at it, empty if it cannot.
+    """
 
     endpoint: IStreamClientEndpoint
     tls: IOpenSSLClientConnectionCreator | None = None
+    probe: str = ""
 
     def connect(self, proxy: ProxyClient) -> Callable[[], object]:
         """Get the proxy its connection; it may have it, or the reason why not, before this returns.
@@ -187,7 +192,7 @@ class Backend:
         """Connect and log in (`IBackend.open`)."""
         dial = self.dials.get(protocol.name)
         if dial is None:
-            detail = f"backend {self.name} does not serve {protocol.name}"
+            detail = f'backend {self.name} does not serve {protocol.name}: give it {protocol.name} = "…"'
             return fail(LoginRefused(Refusal(Reason.MISCONFIGURED, detail)))
         stock = self.stocks.get(protocol.name)
         ready = None if stock is None else stock.take()

@@ -98,7 +98,14 @@ class _Maker:
         if block.security is not Security.NONE:
             self._context = self._context or client_context(block.ca)
             tls = ClientTLS(block.verify_name(protocol), self._context)
-        return Dial(self._endpoint(block, protocol), tls)
+        return Dial(self._endpoint(block, protocol), tls, self._probe(block, protocol))
+
+    def _probe(self, block: BackendSettings, protocol: str) -> str:
+        """Return what ``mailroute probe`` takes for this: a block's name, or where a route has put it."""
+        if block is self._block:
+            return self._name
+        endpoint = block.endpoints[protocol]
+        return f"{endpoint} --protocol {protocol}" if isinstance(endpoint, str) else ""
 
     def _endpoint(self, block: BackendSettings, protocol: str) -> IStreamClientEndpoint:
         address = block.literal(protocol)

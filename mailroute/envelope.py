@@ -19,10 +19,14 @@ from mailroute.wire.smtp_syntax import Parameters
 
 @frozen
 class MailFrom:
-    """A transaction begins: the reverse path's mailbox as it is spelled, empty for the null path."""
+    """A transaction begins: the reverse path's mailbox as it is spelled, empty for the null path.
+
+    ``hello``: what the client calls itself.
+    """
 
     mailbox: bytes
     parameters: Parameters = ()
+    hello: bytes = b""
 
 
 @frozen

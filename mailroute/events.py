@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 from twisted.internet.interfaces import ITransport
 
-from mailroute.proofs import ClientCertificate, Proof
+from mailroute.callers import Address as Address
+from mailroute.callers import Client as Client
+from mailroute.callers import Mailing as Mailing
+from mailroute.proofs import Proof
 
 if TYPE_CHECKING:
     from attrs import frozen as passing
@@ -25,38 +28,6 @@ else:
     passing = partial(define, unsafe_hash=True)
 
 # --- who is calling ---------------------------------------------------------
-
-
-@passing
-class Address:
-    """One end of a TCP connection: a numeric IP address and a port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@passing
-class Client:
-    """What is known of a connected client before it says who it is.
-
-    ``source`` and ``destination`` are ``None`` where the transport has no IP address (a UNIX socket).
-    ``tls`` is the negotiated version, such as ``TLSv1.3``, or ``None`` in the clear; ``cipher`` OpenSSL's
-    name of the suite; ``server_name`` the SNI it asked for.  ``of_proxy``: a proxy in front has opened the
-    connection and says nothing of a client (a health check, as a rule), so that ``source`` is its own
-    address.  ``certificate`` is ``None`` unless it has shown one that is to be trusted.
-    """
-
-    session_id: str
-    source: Address | None
-    destination: Address | None
-    tls: str | None = None
-    server_name: str | None = None
-    of_proxy: bool = False
-    certificate: ClientCertificate | None = None
-    cipher: str | None = None
 
 
 @passing
@@ -94,7 +65,8 @@ class Lookup:
 
     ``credentials``: what the client shows, for a source that checks it; None where nobody logs in.
     ``attempt``: which of the logins of its connection this is, from 1.  ``note`` takes what a person who asks
-    where an account lives may like to know of the way to the answer; None: nobody does.
+    where an account lives may like to know of the way to the answer; None: nobody does.  ``mailing``: the
+    message that is to be delivered to the user; None where none is.
     """
 
     user: str
@@ -103,6 +75,7 @@ class Lookup:
     credentials: Credentials | None = None
     attempt: int = 1
     note: Callable[[str], None] | None = field(default=None, eq=False, repr=False)
+    mailing: Mailing | None = None
 
 
 class Security(enum.Enum):
@@ -297,9 +270,13 @@ class LoggedIn:
 
 @frozen
 class Refused:
-    """The backend has not let us in, or did not speak as it should."""
+    """The backend has not let us in, or did not speak as it should.
+
+    ``answered``: that is its answer to the login, so that nothing is wrong with the backend.
+    """
 
     refusal: Refusal
+    answered: bool = False
 
 
 @frozen

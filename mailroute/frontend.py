@@ -29,7 +29,7 @@ from mailroute.gate import Gate
 from mailroute.house import House
 from mailroute.legs import IClientLeg, IDeparture, ISession
 from mailroute.sockets.transport import HubTransport
-from mailroute.tls import channel_binding, client_certificate, explain, shakes_hands
+from mailroute.tls import asked_for_certificate, channel_binding, client_certificate, explain, shakes_hands
 
 LINGER = 5.0
 """Seconds that a client has to take the last words, and to finish its side of TLS's end."""
@@ -97,6 +97,7 @@ class ProxyServer(Protocol):
             server_name=name.decode("ascii", "backslashreplace")[:255] if name else None,
             certificate=client_certificate(connection),
             cipher=connection.get_cipher_name(),
+            asked=asked_for_certificate(connection),
         )
         if self._tls_first:
             self._tls_first = False

@@ -336,6 +336,13 @@ class IRouter(Interface):
         """
 
 
+class IKeepingRouter(IRouter):
+    """A router that keeps answers for a while."""
+
+    def forget(lookup: Lookup) -> None:
+        """Have the source asked next time, whatever is known."""
+
+
 class IRouteSource(Interface):
     """A kind of ``[[route]]`` block.
 

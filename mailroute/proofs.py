@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from attrs import frozen
+from attrs import field, frozen
 
 
 class Proof(enum.Enum):
@@ -66,7 +66,7 @@ class ClientCertificate:
 
     ``emails``: its addresses (rfc822Name).  ``subject`` and ``issuer``: their names as RFC 2253 writes them,
     in printable ASCII; ``serial``: its number in hexadecimal; ``fingerprint``: SHA-1 of it, likewise.  They
-    are empty where they cannot be read.
+    are empty where they cannot be read.  ``pem``: all of it in PEM, empty if it is longer than is told.
     """
 
     emails: tuple[str, ...] = ()
@@ -75,3 +75,4 @@ class ClientCertificate:
     issuer: str = ""
     serial: str = ""
     fingerprint: str = ""
+    pem: bytes = field(default=b"", repr=False)

@@ -6,6 +6,7 @@ import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.error import ConnectionDone
@@ -156,7 +157,7 @@ class ProxyClient(Protocol):
         else:
             detail = f"the backend's connection ended while {self.doing()}: {reason.getErrorMessage()}"
             refusal = Refusal(Reason.UNAVAILABLE, detail, unreached=not self.heard)
-        self._refuse(refusal)
+        self._refuse(self.advised(refusal))
 
     # --- what else may happen to it ---
 
@@ -164,7 +165,14 @@ class ProxyClient(Protocol):
         """The backend could not be reached."""
         self._stop_connecting = None
         detail = f"cannot connect to backend {self._backend.name}: {safe_str(error)}{remedy(error)}"
-        self._refuse(Refusal(Reason.UNAVAILABLE, detail, unreached=True))
+        self._refuse(self.advised(Refusal(Reason.UNAVAILABLE, detail, unreached=True)))
+
+    def advised(self, refusal: Refusal) -> Refusal:
+        """Return the refusal with what to do about it, where something is wrong with the backend."""
+        probe = self._dial.probe
+        if not probe or refusal.reason not in (Reason.UNAVAILABLE, Reason.MISCONFIGURED):
+            return refusal
+        return evolve(refusal, detail=f"{refusal.detail.rstrip('.')}; see mailroute probe {probe}")
 
     def too_slow(self) -> str:
         """Say what it is doing, for the log, as the reason to give it up."""
@@ -195,7 +203,7 @@ class ProxyClient(Protocol):
                     transport: Any = self.transport
                     transport.abortConnection()  # with its end another one is dialled
                 else:
-                    self._hang_up(event.refusal)
+                    self._hang_up(event.refusal if event.answered else self.advised(event.refusal))
             elif isinstance(event, StartTLS):
                 self._start_tls()
             elif self._attempt is not None:

@@ -194,4 +194,4 @@ def _introduced(client: Client, header: ProxyHeader) -> Client:
     # HAProxy's checks with version 1 name the very connection that they come by.
     if not header.relayed or (source is not None and source == client.source):
         return evolve(client, of_proxy=True)
-    return evolve(client, source=source, destination=destination)
+    return evolve(client, source=source, destination=destination, relayed=True)

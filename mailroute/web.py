@@ -15,6 +15,7 @@ from twisted.python.url import URL
 from twisted.web.http_headers import Headers
 
 from mailroute.events import LoginRefused, Reason, Refusal
+from mailroute.sources.faults import cause
 from mailroute.sources.guard import Breaker
 from mailroute.sources.trust import TLSByName
 from mailroute.sources.web_client import WebClient, WebServerFails
@@ -170,8 +171,7 @@ def _too_late(result: object, timeout: float) -> Failure:
 def _explained(failure: Failure, url: str) -> Failure:
     if failure.check(LoginRefused, CancelledError):
         return failure
-    ours = failure.check(WebServerFails) is not None
-    return Failure(_unavailable(url, str(failure.value) if ours else type(failure.value).__name__))
+    return Failure(_unavailable(url, cause(failure.value)))
 
 
 def _unavailable(url: str, why: str) -> LoginRefused:

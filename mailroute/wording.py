@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -49,6 +50,18 @@ _KINDS = {
     "int_from_float": "a whole number",
     "float_type": "a number of seconds",
     "finite_number": "a finite number",
+    "list_type": "a list",
+    "dict_type": "a table",
+}
+
+
+_BOUNDS = {
+    "greater_than_equal": "must be {ge:g} or more, not {}",
+    "greater_than": "must be greater than {gt:g}, not {}",
+    "less_than_equal": "must be {le:g} or less, not {}",
+    "too_short": "is empty: there has to be something in it",
+    "string_too_short": "is empty: there has to be something in it",
+    "too_long": "must have at most {max_length} items, not {actual_length}",
 }
 
 
@@ -58,15 +71,15 @@ def message(found: Any, model: type[BaseModel], unknown: Callable[[str], str]) -
     if sort == "extra_forbidden":
         return unknown(str(key))
     if sort == "missing":
-        examples = model.model_fields[str(key)].examples or [""]
-        return f'missing: write for example {key} = "{examples[0]}"'
+        examples: Any = model.model_fields[str(key)].examples or [""]
+        return f"missing: write for example {key} = {json.dumps(examples[0], ensure_ascii=False)}"
     if sort == "value_error":
         return str(found["ctx"]["error"])
     if sort == "enum":
         annotation: Any = model.model_fields[str(key)].annotation
         return f"must be {listed(choice.value for choice in annotation)}, not {shown(value)}"
-    if sort == "greater_than_equal":
-        return f"must be {found['ctx']['ge']:g} or more, not {shown(value)}"
+    if sort in _BOUNDS:
+        return _BOUNDS[sort].format(shown(value), **found["ctx"])
     if sort in _KINDS:
         return f"must be {_KINDS[sort]}, not {shown(value)}"
     return f"{found['msg']}, not {shown(value)}"

@@ -180,17 +180,58 @@ async def test_a_hash_in_the_wrong_place_is_not_shown(make, column):
     assert "wonder land" not in repr(logs)
 
 
+def change(tmp_path, stored):
+    """Give a user another password."""
+    database = sqlite3.connect(tmp_path / "users.db")
+    with database:
+        database.execute("update users set hash = ? where name = 'named'", [stored])
+    database.close()
+
+
 @pytest_twisted.ensureDeferred
-async def test_a_changed_password_counts_at_once(make, tmp_path):
-    """Unless the operator wants a cache, each login asks."""
+async def test_a_new_password_counts_at_once(make, tmp_path):
+    """Where a hash that is kept does not fit, it is asked for again; from then on the old one is wrong."""
+    sql = make("sql", **SQL)
+    assert await outcome(sql, "named", "x") == "named"
+    change(tmp_path, "{PLAIN}y")
+    assert await outcome(sql, "named", "x") == "named"
+    assert await outcome(sql, "named", "y") == "named"
+    assert await outcome(sql, "named", "x") is Reason.AUTHENTICATION_FAILED
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_cache_the_old_password_is_wrong_at_once(make, tmp_path):
+    """Who wants that says so, and each login asks."""
+    sql = make("sql", **SQL, cache_ttl=0)
+    assert await outcome(sql, "named", "x") == "named"
+    change(tmp_path, "{PLAIN}y")
+    assert await outcome(sql, "named", "x") is Reason.AUTHENTICATION_FAILED
+    assert await outcome(sql, "named", "y") == "named"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_account_that_is_gone_is_found_out_with_the_next_wrong_password(make, tmp_path):
+    """Whoever asks again may hear that there is no such user any more."""
     sql = make("sql", **SQL)
     assert await outcome(sql, "named", "x") == "named"
     database = sqlite3.connect(tmp_path / "users.db")
     with database:
-        database.execute("update users set hash = '{PLAIN}y' where name = 'named'")
+        database.execute("delete from users where name = 'named'")
     database.close()
-    assert await outcome(sql, "named", "x") is Reason.AUTHENTICATION_FAILED
-    assert await outcome(sql, "named", "y") == "named"
+    assert await outcome(sql, "named", "y") is None
+    assert await outcome(sql, "named", "x") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_password_is_compared_once(make):
+    """The hash that it is asked for again is the same: a stranger does not see by the time what is kept."""
+    sql = make("sql", **SQL)
+    await outcome(sql, "bob", "x")
+    asked = sql._router.counts.asked
+    with hashes_checked() as checked:
+        assert await outcome(sql, "bob", "guess") is Reason.AUTHENTICATION_FAILED
+    assert checked == [(ROWS[1][1], b"guess")]
+    assert sql._router.counts.asked == asked + 1
 
 
 @contextmanager

@@ -83,7 +83,8 @@ SOURCES = {*SHARED, "sources"}
 ONLY = {
     "wire": set(),
     "proofs": set(),
-    "events": {"wire", "interfaces", "proofs"},
+    "callers": {"wire", "proofs"},
+    "events": {"wire", "interfaces", "proofs", "callers"},
     "envelope": {"wire", "events"},
     "interfaces": {"wire", "proofs", "events", "envelope", "sights"},
     "legs": {"events"},
@@ -145,6 +146,7 @@ TOP = {"tap", "cli", "demo", "whereabouts", "deposit"}
 # What may be imported besides the standard library and ourselves.
 THIRD_PARTIES = {
     "wire": set(),
+    "callers": {"attrs"},
     "events": {"attrs", "twisted", "zope"},
     "envelope": {"attrs"},
     "interfaces": {"attrs", "twisted", "zope"},

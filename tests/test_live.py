@@ -24,7 +24,7 @@ from twisted.logger import capturedLogs, globalLogPublisher
 
 from mailroute import frontend, proxy_client
 from mailroute.backend import Attempt
-from mailroute.events import Farewell, Route
+from mailroute.events import Change, Farewell, Route
 from mailroute.session import Session
 
 BOB = {"bob": Route("east")}
@@ -258,6 +258,54 @@ async def test_a_backend_that_is_down():
         assert (await client.until(b"\r\n")).startswith(b"a NO [UNAVAILABLE]")
 
 
+@pytest.mark.parametrize(
+    ("route", "probed"),
+    [
+        (Route("east"), "east"),
+        (Route("east", change=Change(host="127.0.0.1")), "tcp:host=127.0.0.1:port={port} --protocol imap"),
+    ],
+)
+@pytest.mark.parametrize("way", ["closed", "ends", "talks"])
+@pytest_twisted.ensureDeferred
+async def test_what_is_wrong_with_a_backend_is_told_with_what_to_do(way, route, probed):
+    """The session's line names the command that finds the remedy, for the place that was dialled."""
+    with capturedLogs() as logs:
+        async with live({"bob": route}) as house:
+            port = house.east_port.getHost().port
+            client = await house.greeted()
+            if way == "closed":
+                await house.east_port.stopListening()
+            client.say(b"a LOGIN bob secret\r\n")
+            if way != "closed":
+                backend = await house.east.next()
+                backend.say(b"what\r\n" if way == "talks" else b"")
+                backend.transport.loseConnection()
+            assert (await client.until(b"\r\n")).startswith(b"a NO [UNAVAILABLE]")
+    (detail,) = [event["detail"] for event in logs if "detail" in event]
+    assert detail.endswith(f"; see mailroute probe {probed.format(port=port)}")
+
+
+@pytest.mark.parametrize("login", ["replay", "master"])
+@pytest_twisted.ensureDeferred
+async def test_a_password_that_a_backend_refuses_is_not_its_fault(login, tmp_path):
+    """Nothing is wrong with the backend then; with a master's it is told where that comes from."""
+    (tmp_path / "secret").write_text("m4ster\n")
+    master = {"login": "master", "master_user": "m", "master_password_file": str(tmp_path / "secret")}
+    more = {"authenticate": "memory:bob:secret"} if login == "master" else {}
+    with capturedLogs() as logs:
+        async with live(BOB, listen=more, backend=master if login == "master" else {}) as house:
+            client = await house.greeted()
+            client.say(b"a LOGIN bob secret\r\n")
+            backend = await house.east.next()
+            backend.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hello\r\n")
+            await backend.until(b"\r\n")
+            backend.say(b"M1 NO [AUTHENTICATIONFAILED] no\r\n")
+            await client.until(b"a NO ")
+    (detail,) = [event["detail"] for event in logs if "detail" in event]
+    assert "mailroute probe" not in detail
+    assert ("look at master_user" in detail) is (login == "master")
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_backend_that_cannot_be_reached_in_time():
     """A dial that gets no answer is given up in time, and the log says that time was the reason."""
@@ -273,7 +321,7 @@ async def test_a_backend_that_cannot_be_reached_in_time():
             client.say(b"a LOGIN bob secret\r\n")
             assert (await client.until(b"\r\n")).startswith(b"a NO [UNAVAILABLE]")
     (detail,) = [event["detail"] for event in logs if "detail" in event]
-    assert detail == "backend east took over 0.2 s, at last connecting"
+    assert detail == "backend east took over 0.2 s, at last connecting; see mailroute probe east"
     for one in (*waiting, full):
         one.close()
 

@@ -15,7 +15,7 @@ from mailroute.delivery import DeliveryDoor, DeliverySession
 from mailroute.delivery.terms import STALL_TIMEOUT
 from mailroute.dialogs.smtp import LMTP
 from mailroute.envelope import DeliveryTerms
-from mailroute.events import LoginRefused, Reason, Refusal, Route
+from mailroute.events import LoginRefused, Mailing, Reason, Refusal, Route
 from mailroute.failures import FailureTiming
 from mailroute.house import House
 from mailroute.interfaces import IRouter
@@ -291,11 +291,11 @@ async def test_a_backend_that_does_not_read_holds_little_and_is_left_behind(host
         )
 
 
-def full_session() -> tuple[DeliverySession, FakeLeg, Clock]:
-    """Return a session whose client does not take replies, its leg and the time."""
+def session_with(router: IRouter) -> tuple[DeliverySession, FakeLeg, Clock]:
+    """Return a session whose recipients this router knows, its leg and the time."""
     clock, leg = Clock(), FakeLeg()
     house = House(
-        router=FakeRouter({}),
+        router=router,
         backends={},
         normalise=UserNames().from_wire,
         join=lambda *_: None,
@@ -307,6 +307,12 @@ def full_session() -> tuple[DeliverySession, FakeLeg, Clock]:
     session.begin()
     assert leg.producer is session
     leg.written()
+    return session, leg, clock
+
+
+def full_session() -> tuple[DeliverySession, FakeLeg, Clock]:
+    """Return a session whose client does not take replies, its leg and the time."""
+    session, leg, clock = session_with(FakeRouter({}))
     session.pauseProducing()
     session.received(b"NOOP\r\n")
     session.received(b"HELP\r\n")
@@ -448,6 +454,65 @@ async def test_look_ups_that_come_to_nothing(answer, told):
         client.say(MAIL + rcpt("a@east.example") + b"NOOP\r\n")
         said = await client.until(b"Nothing done\r\n")
         assert said.removeprefix(b"250 2.1.0 Sender taken\r\n").startswith(told)
+
+
+WAITS = {
+    "at-once": lambda refusal: refuses_as(refusal),
+    "later": lambda refusal: fail(LoginRefused(refusal)),
+}
+
+
+def refuses_as(refusal):
+    raise LoginRefused(refusal)
+
+
+@pytest.mark.parametrize("way", WAITS)
+@pytest.mark.parametrize(
+    ("reason", "told"), [(Reason.AUTHENTICATION_FAILED, b"550 "), (Reason.UNAVAILABLE, b"451 ")]
+)
+def test_a_source_may_have_the_client_wait_for_a_refusal(way, reason, told):
+    """Whoever guesses at recipients is held up as whoever guesses at passwords, and not sent away."""
+    refusal = Refusal(reason, "the test", wait=3, final=True)
+    session, leg, clock = session_with(Slow(lambda: WAITS[way](refusal)))
+    session.received(b"LHLO c\r\n" + MAIL)
+    leg.written()
+    session.received(rcpt("a@east.example") + b"NOOP\r\n")
+    clock.advance(2.9)
+    assert leg.written() == b""
+    clock.advance(0.2)
+    assert leg.written().startswith(told)
+    clock.advance(0)
+    session.received(b"NOOP\r\n")
+    assert leg.written().endswith(b"250 2.0.0 Nothing done\r\n")
+    assert not leg.closed
+
+
+def test_a_client_that_waits_for_a_refusal_may_leave():
+    """Nothing of it is left then."""
+    session, leg, clock = session_with(
+        Slow(lambda: refuses_as(Refusal(Reason.CONTACT_ADMIN, "the test", wait=3)))
+    )
+    session.received(b"LHLO c\r\n" + MAIL + rcpt("a@east.example"))
+    leg.written()
+    session.lost("gone")
+    assert not [call for call in clock.getDelayedCalls() if call.getTime() < 4]
+    assert leg.written() == b""
+
+
+@ensureDeferred
+async def test_a_router_is_told_of_the_message():
+    """What the client calls itself, the sender and the recipient, with what stands behind them."""
+    asked = []
+
+    class Listening(FakeRouter):
+        def route(self, lookup):
+            asked.append(lookup.mailing)
+
+    async with delivering(route=[Listening({})]) as running:
+        client = await running.client(hello=b"LHLO client.example")
+        client.say(b'mail from:<> body=8BITMIME\r\nRCPT TO:<"a b"@east.example>\r\nNOOP\r\n')
+        await client.until(b"Nothing done\r\n")
+    assert asked == [Mailing(b"client.example", b"", ((b"BODY", b"8BITMIME"),), b'"a b"@east.example')]
 
 
 @ensureDeferred

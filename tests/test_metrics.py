@@ -46,7 +46,7 @@ class Source:
     def __init__(self, label: str = SOURCE, **options: Any) -> None:
         self.questions: list[tuple[Lookup, Deferred[Any]]] = []
         context = SourceContext(Path(), frozenset({"east"}), str, reactor, lambda call: call(), label=label)
-        options = {"cache_ttl": 60, **options}
+        options = {"cache_ttl": 60, "negative_ttl": 10, "stale_if_error": 600, **options}
         read = read_options(SlowOptions, options, context)
         self.guard = GuardedRouter(self._ask, read, context, by_password=True)
 

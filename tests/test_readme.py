@@ -36,7 +36,7 @@ from mailroute.events import Reason, Refusal
 from mailroute.networks import Networks
 from mailroute.record import SessionRecord
 from mailroute.routers.answers import FIELDS, FORWARD, REFUSALS
-from mailroute.sources.options import SlowOptions
+from mailroute.sources.options import CHECKED, SlowOptions
 from mailroute.testing import CLIENT
 from mailroute.workers import supervisor
 
@@ -492,9 +492,12 @@ def test_the_reference_has_what_slow_sources_have() -> None:
     common, answer, *_ = tables(section(TEXT, SLOW))
     models = SlowOptions.model_fields
     assert [code(row[0]) for row in common] == list(models)
-    assert [row[3].split("`")[1] for row in common[:-1]] == [
-        f"{models[code(row[0])].default:g}" for row in common[:-1]
+    numbers = [row for row in common if code(row[0]) not in ("per_client", "backend")]
+    assert [row[3].split("`")[1] for row in numbers] == [
+        f"{models[code(row[0])].default:g}" for row in numbers
     ]
+    checked = {code(row[0]): row[3].split("`")[3] for row in numbers if "checked" in row[3]}
+    assert checked == {key: f"{value:g}" for key, value in CHECKED.items()}
     named = re.findall(r"`(\w+)`", " ".join(row[0] for row in answer))
     assert sorted(named) == sorted([*FIELDS, f"{FORWARD}NAME"])
     refusals = next(row[1] for row in answer if row[0] == "`refuse`")

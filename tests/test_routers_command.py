@@ -320,8 +320,11 @@ async def test_a_machine_that_can_start_none_now(make, monkeypatch):
 @pytest.mark.parametrize(
     ("user", "how"),
     [
-        ("die", "ProgramEnded: it exited with status 3; what it has said is in the log"),
-        ("rubbish", "ProgramSpeaksOtherwise: it wrote a line that is no object with a question's id"),
+        ("die", "the program has ended before its answer: it exited with status 3; the log has its words"),
+        (
+            "rubbish",
+            "the program wrote what is no answer; have it write an object with the id on a line, and no more",
+        ),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -358,8 +361,10 @@ def test_a_program_without_the_right_to_be_run(make, tmp_path):
         ({"command": ["./missing"]}, "there is no program .*/missing: name one with its whole path"),
         ({"environment": {"A=B": "x"}}, "'A=B' is no variable's name"),
         ({"environment": {"A": "s3cret\0"}}, "the value of A has a zero byte"),
-        ({"command": []}, "at least 1 item"),
-        ({"command": "where.py"}, "valid list|must be"),
+        ({"command": []}, "is empty: there has to be something"),
+        ({"command": "./where"}, 'must be a list, not "./where"'),
+        ({"environment": []}, "must be a table, not a list"),
+        ({"command": "where.py"}, 'must be a list, not "where.py"'),
         ({"comand": ["x"]}, 'did you mean "command"'),
     ],
 )

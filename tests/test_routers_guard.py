@@ -14,11 +14,11 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
-from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal, Route
+from mailroute.events import Address, Credentials, LoginRefused, Lookup, Reason, Refusal, Route
 from mailroute.proofs import Proof
 from mailroute.routers.guard import GuardedRouter
 from mailroute.sources import guard as module
-from mailroute.sources.context import BadAnswer, BadOption, SourceContext
+from mailroute.sources.context import BadAnswer, BadOption, SourceContext, Unanswered
 from mailroute.sources.counts import BUCKETS, Durations
 from mailroute.sources.echo import LEFT_OUT, RUN, echoes
 from mailroute.sources.guard import JITTER, MAX_FLIGHTS
@@ -28,14 +28,14 @@ from mailroute.testing import CLIENT
 EAST = Route("east")
 
 
-def lookup(user="bob", **fields):
-    return Lookup(user, "imap", CLIENT, **fields)
+def lookup(user="bob", client=CLIENT, **fields):
+    return Lookup(user, "imap", client, **fields)
 
 
 class Source:
     """A source that answers when the test says so, behind a guard."""
 
-    def __init__(self, tmp_path, *, by_password=False, **options):
+    def __init__(self, tmp_path, *, by_password=False, by_client=False, **options):
         self.clock = Clock()
         self.questions = []
         self.cancelled = 0
@@ -43,7 +43,7 @@ class Source:
             tmp_path, frozenset({"east"}), str, self.clock, lambda call: call(), label="route[1] (slow)"
         )
         options = read_options(SlowOptions, options, context)
-        self.guard = GuardedRouter(self.ask, options, context, by_password=by_password)
+        self.guard = GuardedRouter(self.ask, options, context, by_password=by_password, by_client=by_client)
 
     async def ask(self, question):
         waiting = Deferred(self._cancel)
@@ -71,9 +71,9 @@ class Source:
         _, waiting = self.questions.pop(0)
         (waiting.errback if isinstance(answer, Exception) else waiting.callback)(answer)
 
-    def learns(self, user="bob", answer=EAST):
+    def learns(self, user="bob", answer=EAST, **fields):
         """Have a question asked and answered."""
-        got = self.route(user)
+        got = self.route(user, **fields)
         self.answers(answer)
         return got
 
@@ -92,7 +92,7 @@ SECRET = "päss wörd\\"
         base64.b64encode(SECRET.encode()).decode(),
     ],
 )
-@pytest.mark.parametrize("kind", [BadAnswer, module.Unanswered, LoginRefused])
+@pytest.mark.parametrize("kind", [BadAnswer, Unanswered, LoginRefused])
 def test_a_secret_that_comes_back_is_not_passed_on(make, kind, echo):
     """What a source says against a login is left out where it repeats what the client has shown."""
     source = make(by_password=True)
@@ -488,13 +488,117 @@ def test_passwords_are_kept_apart(make):
     assert b"right" not in repr(vars(source.guard)).encode()
 
 
-def test_a_checked_password_is_not_kept_unless_wanted(make):
-    """A password that was changed counts at once."""
+RIGHT, WRONG = (Credentials("PLAIN", b"bob", secret) for secret in (b"right", b"wrong"))
+
+
+def test_a_checked_password_is_kept_for_half_a_minute(make):
+    """Unless the operator says otherwise, it is not longer that one works which was changed."""
     source = make(by_password=True)
-    credentials = Credentials("PLAIN", b"bob", b"secret")
-    source.route(credentials=credentials)
-    source.answers()
-    assert source.route(credentials=credentials) == []
+    assert source.learns(credentials=RIGHT) == [EAST]
+    source.clock.advance(29)
+    assert source.route(credentials=RIGHT) == [EAST]
+    source.clock.advance(1)
+    assert source.route(credentials=RIGHT) == []
+
+
+@pytest.mark.parametrize("no", [None, LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, "wrong"))])
+def test_a_wrong_password_is_not_kept_unless_wanted(make, no):
+    """One that has become right counts at once, and the source may count who tries how often."""
+    source = make(by_password=True)
+    for _ in range(2):
+        source.learns(answer=no, credentials=WRONG)
+    assert source.guard.counts.asked == 2
+    source = make(by_password=True, negative_ttl=10)
+    source.learns(answer=no, credentials=WRONG)
+    source.route(credentials=WRONG)
+    assert source.guard.counts.asked == 1
+
+
+def test_a_new_password_is_asked_about_at_once(make):
+    """What is known of another one does not matter."""
+    source = make(by_password=True)
+    source.learns(credentials=RIGHT)
+    assert source.learns(credentials=evolve(RIGHT, secret=b"new")) == [EAST]
+    assert source.guard.counts.asked == 2
+
+
+def test_a_checked_password_is_not_stale_unless_wanted(make):
+    """While the source fails nobody knows whether it has been changed."""
+    source = make(by_password=True)
+    source.learns(credentials=RIGHT)
+    source.clock.advance(30)
+    got = source.learns(answer=OSError(), credentials=RIGHT)
+    assert refused(got).reason is Reason.UNAVAILABLE
+    source = make(by_password=True, stale_if_error=600)
+    source.learns(credentials=RIGHT)
+    source.clock.advance(30)
+    assert source.learns(answer=OSError(), credentials=RIGHT) == [EAST]
+
+
+def test_a_password_is_the_same_however_it_is_sent(make):
+    """A client's choice of mechanism is no reason to ask again; a token's message is another for each."""
+    source = make(by_password=True)
+    source.learns(credentials=RIGHT)
+    assert source.route(credentials=evolve(RIGHT, mechanism="LOGIN")) == [EAST]
+    token = evolve(RIGHT, proof=Proof.TOKEN)
+    source.learns(credentials=token)
+    assert source.route(credentials=evolve(token, mechanism="XOAUTH2")) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "apart"),
+    [
+        ({}, False),
+        ({"by_client": True}, True),
+        ({"by_client": True, "per_client": False}, False),
+        ({"per_client": True}, True),
+    ],
+)
+def test_clients_are_asked_about_apart_where_it_matters(make, made, apart):
+    """A source that refuses one address is not got around by an answer for another one."""
+    source = make(by_password=True, **made)
+    source.learns(credentials=RIGHT)
+    again = evolve(CLIENT, session_id="other", source=evolve(CLIENT.source, port=1))
+    assert source.route(client=again, credentials=RIGHT) == [EAST]
+    elsewhere = evolve(CLIENT, source=Address("192.0.2.99", 1))
+    assert (source.route(client=elsewhere, credentials=RIGHT) == []) is apart
+
+
+@pytest.mark.parametrize("by_client", [False, True])
+def test_ten_thousand_logins_with_passwords_ask_a_hundred_times(make, by_client):
+    """A source that checks passwords is spared as the others are, without any setting."""
+    source = make(by_password=True, by_client=by_client)
+    for login in range(10000):
+        user = login % 100
+        got = source.route(f"user{user}", credentials=evolve(RIGHT, secret=b"secret %d" % user))
+        if source.questions:
+            source.answers()
+        assert got == [EAST]
+    assert source.guard.counts.asked == 100
+
+
+def test_what_is_known_can_be_forgotten(make):
+    """Who finds that an answer does not fit has the source asked."""
+    source = make()
+    source.learns()
+    source.guard.forget(lookup())
+    assert source.route() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "logged"),
+    [
+        ("over\r\nsession x ended", "over\\r\\nsession x ended"),
+        ("\x1b[2J\u202eno", "\\x1b[2J\\u202eno"),
+        ("long " * 100, f"{('long ' * 100)[:397]}..."),
+        ("Größe", "Größe"),
+    ],
+)
+def test_what_a_source_says_is_one_line_and_not_long(make, said, logged):
+    """Whatever it says against a login, it cannot begin a line of the log, or fill it."""
+    source = make()
+    got = source.learns(answer=LoginRefused(Refusal(Reason.CONTACT_ADMIN, said)))
+    assert refused(got).detail == logged
 
 
 def test_stopping_gives_up_what_is_asked(make):

@@ -174,10 +174,10 @@ async def test_a_search_that_does_not_succeed(make, server, code):
 
 
 REFUSALS = {
-    LDAPResultCode.NO_SUCH_OBJECT: "code 32 (no such object); look at base",
+    LDAPResultCode.NO_SUCH_OBJECT: "code 32 (no such object); correct base",
     LDAPResultCode.INVALID_CREDENTIALS: "code 49 (invalid credentials); look at bind_dn and bind_password_",
-    LDAPResultCode.CONFIDENTIALITY_REQUIRED: "code 13 (confidentiality required); set starttls",
-    LDAPResultCode.BUSY: "code 51 (busy)",
+    LDAPResultCode.CONFIDENTIALITY_REQUIRED: "code 13 (confidentiality required); it wants TLS: set starttls",
+    LDAPResultCode.BUSY: "code 51 (busy); look at the directory's log",
 }
 
 
@@ -193,7 +193,7 @@ async def why(router):
 async def test_why_a_directory_refuses_is_told(make, server, code):
     """Whoever asks where an account lives reads the directory's code, and which keys to look at."""
     server.answers |= {"SearchRequest": lambda talk, message: done(talk, message, code)}
-    assert f"route[1] (ldap) cannot be asked: DirectoryRefuses: {REFUSALS[code]}" in await why(make())
+    assert f"route[1] (ldap) cannot be asked: the directory refuses, {REFUSALS[code]}" in await why(make())
 
 
 @pytest_twisted.ensureDeferred
@@ -202,7 +202,8 @@ async def test_each_of_several_servers_is_told(make, server):
     server.answers |= {"SearchRequest": lambda talk, message: done(talk, message, LDAPResultCode.BUSY)}
     told = await why(make(urls=[server.url, "ldap://127.0.0.1:1"]))
     host = server.url.partition("//")[2]
-    assert f"ServersFail: {host}: DirectoryRefuses: code 51 (busy); 127.0.0.1:1: Connection" in told
+    refused = "the directory refuses, code 51 (busy); look at the directory's log"
+    assert f"cannot be asked: {host}: {refused}; 127.0.0.1:1: Connection" in told
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ async def test_why_a_directory_is_not_trusted(make, server, tmp_path, name, trus
     authority = Authority(tmp_path / "authority")
     server.answers |= {"ExtendedRequest": securing(authority, name), "SearchRequest": found}
     router = make(starttls=True, ca=str(authority.file) if trusts else None)
-    assert f"no TLS: {told}; look at ca, and at the host's name in this block" in await why(router)
+    assert f"no TLS: {told}; look at ca, and at the name that the certificate is for" in await why(router)
 
 
 @pytest_twisted.ensureDeferred
@@ -456,7 +457,10 @@ async def test_it_stops_while_it_asks(make, server):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"urls": []}, "at least 1 item"),
+        ({"urls": []}, "is empty"),
+        ({"urls": None}, r'missing: write for example urls = \["ldaps://ldap.example.org"\]'),
+        ({"urls": ["ldap://a"] * 9}, "must have at most 8 items, not 9"),
+        ({"connections": 1001}, "must be 1000 or less, not 1001"),
         ({"urls": ["http://a"]}, "must be such as ldap://"),
         ({"urls": ["ldap://u:s3cret@a"]}, "must be such as ldap://"),
         ({"urls": ["ldap://a:x"]}, "must be such as ldap://"),

@@ -22,7 +22,7 @@ from mailroute.routers import BadAnswer, BadOption, SourceContext
 from mailroute.routers.sql.drivers import Sqlite
 from mailroute.routers.sql.pool import Pool
 from mailroute.routers.sql.query import MARIADB, POSTGRESQL, SQLITE, translated
-from mailroute.sources.guard import Unanswered
+from mailroute.sources.context import Unanswered
 from mailroute.testing import CLIENT
 
 # --- the query ---------------------------------------------------------------------

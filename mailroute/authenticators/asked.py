@@ -19,9 +19,9 @@ from mailroute import routers
 from mailroute.authenticators import hashes
 from mailroute.authenticators.chain import IKeyDecoy
 from mailroute.events import Credentials, LoginRefused, Lookup, Reason, Refusal, Route
-from mailroute.interfaces import IAuthenticateSource, IKeyholder, IRouter
+from mailroute.interfaces import IAuthenticateSource, IKeepingRouter, IKeyholder
 from mailroute.proofs import SCRAM, Proof
-from mailroute.sources import BadAnswer, BadOption, SourceContext
+from mailroute.sources import CHECKED, BadAnswer, BadOption, SourceContext
 from mailroute.wire.scram import StoredKeys, base_name
 
 NOWHERE = "-"
@@ -44,7 +44,7 @@ class AskedAuthenticator(MultiService):
     offers = frozenset({Proof.PASSWORD})
     """Not SCRAM: whether all have keys could only be told by asking about all."""
 
-    def __init__(self, router: IRouter, context: SourceContext) -> None:
+    def __init__(self, router: IKeepingRouter, context: SourceContext) -> None:
         super().__init__()
         self._router = router
         self._proves = bool(getattr(router, "proves", False))
@@ -57,13 +57,22 @@ class AskedAuthenticator(MultiService):
 
     async def authenticate(self, lookup: Lookup) -> str | None:
         """Return the user's name if what it shows is right (`IAuthenticator.authenticate`)."""
-        route = await self._asked(lookup)
+        route, kept = await self._asked(lookup)
         if route is None:
             return None
         if self._proves:
             right, why = route.proven, "wrong password"
         else:
-            right, why = await self._is_right(self._stored(route), lookup)
+            stored = self._stored(route)
+            right, why = await self._is_right(stored, lookup)
+            if not right and kept:
+                # It may have been changed since: a new password counts at once.
+                self._router.forget(lookup)
+                route, _ = await self._asked(lookup)
+                if route is None:
+                    return None
+                if self._stored(route) != stored:
+                    right, why = await self._is_right(self._stored(route), lookup)
         if not right:
             raise LoginRefused(Refusal(Reason.AUTHENTICATION_FAILED, f"{why} ({self._context.label})"))
         return lookup.user if route.user is None else self._normalised(route.user)
@@ -76,7 +85,7 @@ class AskedAuthenticator(MultiService):
 
     async def keys(self, lookup: Lookup) -> StoredKeys | None:
         """Return the user's stored keys (`IKeyholder.keys`); those of one who has none are made up."""
-        route = await self._asked(lookup)
+        route, _ = await self._asked(lookup)
         if route is None:
             return None
         mechanism, stored = _shown(lookup).mechanism, self._stored(route)
@@ -90,10 +99,11 @@ class AskedAuthenticator(MultiService):
         """Return keys like those that were the last to be seen (`IKeyDecoy.made_up`)."""
         return hashes.made_up(lookup.user, self._keys.get(base_name(_shown(lookup).mechanism)), hashes.SECRET)
 
-    async def _asked(self, lookup: Lookup) -> Route | None:
+    async def _asked(self, lookup: Lookup) -> tuple[Route | None, bool]:
+        """Return the answer, and whether it is one that was kept."""
         try:
             answer = self._router.route(lookup)
-            return answer if isinstance(answer, Route | None) else await answer
+            return (answer, True) if isinstance(answer, Route | None) else (await answer, False)
         except BadAnswer as error:
             # What is in the wrong place may be the hash, or a password as it is typed.
             raise self._nonsense(error.without_values) from None
@@ -163,9 +173,7 @@ class AskedSource:
         if "backend" in options:
             raise BadOption("backend", "means nothing here, where nobody is sent anywhere: remove it")
         known = evolve(context, backends=context.backends | {NOWHERE})
-        # Unless the operator says otherwise, a password that was changed counts at once.
-        fresh = {"cache_ttl": 0, "negative_ttl": 0, **options, "backend": NOWHERE}
-        router = routers.source(self.name).router(fresh, known)
+        router = routers.source(self.name).router({**CHECKED, **options, "backend": NOWHERE}, known)
         if self._checks and not getattr(router, "proves", False):
             raise BadOption(self._checks[0], "is needed here: without it no password is checked")
-        return AskedAuthenticator(router, context)
+        return AskedAuthenticator(IKeepingRouter(router), context)

@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mailroute.delivery.passage import OneReply, Passage, Session
@@ -13,7 +14,7 @@ from mailroute.delivery.target import Target
 from mailroute.delivery.terms import MAX_BACKENDS, Alarm, DeliveryDoor
 from mailroute.delivery.transaction import Recipient, Transaction
 from mailroute.envelope import Begin, MailFrom, Obstacle, Outcome, RcptTo, Reply
-from mailroute.events import LoginRefused, Lookup, Reason, Route
+from mailroute.events import LoginRefused, Lookup, Mailing, Reason, Refusal, Route
 from mailroute.house import House
 from mailroute.interfaces import IBackend, IReceiver
 from mailroute.wire.smtp_syntax import BadSyntax, spell
@@ -80,11 +81,13 @@ class Forwarding:
         if self._door.route is not None:
             self._routed(recipient, self._door.route)
             return
-        lookup = Lookup(user, self._door.protocol.name, self._session.record.client)
+        assert self._transaction is not None  # noqa: S101 (a recipient has a sender)
+        mailing = _mailing(self._transaction.mail, recipient)
+        lookup = Lookup(user, self._door.protocol.name, self._session.record.client, mailing=mailing)
         try:
             found = self._house.router.route(lookup)
         except LoginRefused as refused:
-            self._refuse(recipient, _at_look_up(refused.refusal.reason))
+            self._turn_away(recipient, refused.refusal)
             return
         if not isinstance(found, Deferred):
             self._routed(recipient, found)
@@ -100,11 +103,29 @@ class Forwarding:
         if not isinstance(answer, Failure):
             self._routed(recipient, answer)
         elif isinstance(answer.value, LoginRefused):
-            self._refuse(recipient, _at_look_up(answer.value.refusal.reason))
+            self._turn_away(recipient, answer.value.refusal)
         elif answer.check(CancelledError):
             self._refuse(recipient, Obstacle.LOOKUP_FAILED)
         else:
             self._session.fault(answer)
+
+    def _turn_away(self, recipient: RcptTo, refusal: Refusal) -> None:
+        """Refuse a recipient as a source does, after the time for which it wants the client to wait.
+
+        The client is not sent away, whatever the source says: other recipients may be there already.
+        """
+
+        def refuse() -> None:
+            self._lookup = None
+            self._refuse(recipient, why)
+
+        why = Obstacle.LOOKUP_FAILED if refusal.reason is Reason.UNAVAILABLE else refusal.reason
+        if not refusal.wait:
+            self._refuse(recipient, why)
+            return
+        refused = self._session.asks(refuse)
+        self._lookup = deferLater(self._house.clock, refusal.wait, lambda: None)
+        self._lookup.addBoth(lambda _: refused())
 
     def _routed(self, recipient: RcptTo, route: Route | None) -> None:
         transaction = self._transaction
@@ -187,6 +208,10 @@ class Forwarding:
         return self._passage
 
 
+def _mailing(mail: MailFrom, recipient: RcptTo) -> Mailing:
+    return Mailing(mail.hello, mail.mailbox, mail.parameters, recipient.mailbox, recipient.parameters)
+
+
 class _LookUp:
     """The look-up takes too long."""
 
@@ -197,7 +222,3 @@ class _LookUp:
         """Give it up; it fails with CancelledError."""
         if self._forwarding._lookup is not None:
             self._forwarding._lookup.cancel()
-
-
-def _at_look_up(reason: Reason) -> Outcome:
-    return Obstacle.LOOKUP_FAILED if reason is Reason.UNAVAILABLE else reason

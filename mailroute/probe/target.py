@@ -14,6 +14,7 @@ from mailroute.config import Backend, Security, document, endpoints
 from mailroute.events import Identity, Method
 from mailroute.interfaces import IMailProtocol, IProbedProtocol
 from mailroute.probe.visit import Place, Way
+from mailroute.sources.hosts import Hosts
 from mailroute.tls import Inspector
 
 FILE = Path("mailroute.toml")
@@ -101,7 +102,7 @@ def _of_backend(
             str(backend.endpoints[key]),
             Place(
                 dialogs.protocol(key),
-                backend.client_endpoint(key, reactor),
+                backend.client_endpoint(key, Hosts(reactor)),
                 _verifiable(backend.verify_name(key)),
                 backend.ca,
                 backend.login,
@@ -124,7 +125,7 @@ def _of_endpoint(text: str, protocol: IMailProtocol, reactor: Any) -> Target:
         endpoints.check_client_endpoint(endpoint, reactor)
         place = Place(
             protocol,
-            endpoints.client_endpoint(endpoint, reactor),
+            endpoints.client_endpoint(endpoint, Hosts(reactor)),
             _verifiable(endpoints.host(endpoint)),
         )
     except ValueError as error:

@@ -34,7 +34,7 @@ from mailroute.routers.guard import GuardedRouter
 from mailroute.routers.questions import question
 from mailroute.routers.stderr import StandardError
 from mailroute.sources import BadOption, SlowOptions, SourceContext, read_options
-from mailroute.sources.faults import Told
+from mailroute.sources.context import Unanswered
 
 MAX_LINE = 65536
 """Bytes of a line of the program's; one that writes a longer one is ended."""
@@ -60,12 +60,14 @@ _log = Logger(namespace="mailroute.routers")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
-class ProgramEnded(Told):
+class ProgramEnded(Unanswered):
     """The program has ended before it answered; the text says how."""
 
 
-class ProgramSpeaksOtherwise(Told):
+class ProgramSpeaksOtherwise(Unanswered):
     """The program has written something that is no answer."""
+
+    usual = "the program wrote what is no answer; have it write an object with the id on a line, and no more"
 
 
 class CommandOptions(SlowOptions):
@@ -146,7 +148,7 @@ class _Program(ProcessProtocol):
             _log.warn("{source}: the program wrote what is no answer, and is ended", source=self._label)
             # First, for whoever is told may ask again at once.
             self._discard()
-            self._give_up(ProgramSpeaksOtherwise("it wrote a line that is no object with a question's id"))
+            self._give_up(ProgramSpeaksOtherwise())
 
     def _line(self, line: bytes) -> None:
         if len(line) > MAX_LINE:
@@ -196,7 +198,7 @@ class _Program(ProcessProtocol):
         self.running = self.usable = False
         self._says.ended()
         why = _how(reason)
-        self._give_up(ProgramEnded(f"{why}; what it has said is in the log"))
+        self._give_up(ProgramEnded(f"the program has ended before its answer: {why}; the log has its words"))
         _log.info("{source}: the program has ended: {why}", source=self._label, why=why)
         self.ended.callback(None)
 
@@ -225,8 +227,8 @@ class CommandRouter(GuardedRouter):
     """Asks the program, which it starts when there is a question, and again if it has ended."""
 
     def __init__(self, options: CommandOptions, context: SourceContext, program: str) -> None:
-        super().__init__(self._find, options, context, by_password=options.send_password)
         self.proves = options.send_password
+        super().__init__(self._find, options, context, by_password=self.proves, by_client=self.proves)
         self._arguments = [program, *options.command[1:]]
         self._folder = context.folder
         inherited = {name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)}

@@ -32,7 +32,7 @@ class DovecotRouter(GuardedRouter):
 
     def __init__(self, options: DovecotOptions, context: SourceContext) -> None:
         self.proves = options.socket is not None
-        super().__init__(self._find, options, context, by_password=self.proves)
+        super().__init__(self._find, options, context, by_password=self.proves, by_client=self.proves)
         self._path = context.folder / (options.socket or options.master_socket or "")
         self._answers = Answers(context.backends, options.backend)
         self._backends = context.backends

@@ -255,7 +255,6 @@ class RedisSource:
             context.clock,
             shown=str(address),
             connections=read.connections,
-            label=context.label,
         )
         return RedisRouter(read, context, server, template, str(address))
 

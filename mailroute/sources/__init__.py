@@ -12,11 +12,20 @@ from mailroute.sources.context import (
     text,
     unknown_backend,
 )
-from mailroute.sources.options import GuardOptions, Options, SlowOptions, read_options, secret, web_address
+from mailroute.sources.options import (
+    CHECKED,
+    GuardOptions,
+    Options,
+    SlowOptions,
+    read_options,
+    secret,
+    web_address,
+)
 from mailroute.sources.registry import Registry, UnknownSource
 from mailroute.sources.users_file import UsersFile
 
 __all__ = [
+    "CHECKED",
     "CONTROL",
     "BadAnswer",
     "BadOption",

@@ -117,6 +117,18 @@ class BadAnswer(Exception):
         self.without_values = what.format(*["what is there"] * len(values)) if values else what
 
 
+class Unanswered(Exception):
+    """The source did not answer.
+
+    :param why: the reason and the remedy, for the log, without a secret; the kind's own unless given.
+    """
+
+    usual = ""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(why or self.usual)
+
+
 def shown(value: object) -> str:
     """Return a part of an answer for the log: on one line, and not long."""
     try:
@@ -124,6 +136,19 @@ def shown(value: object) -> str:
     except (RecursionError, ValueError):  # lists in lists without end, or a number of thousands of digits
         said = f"a {type(value).__name__} that nobody can read"
     return said if len(said) <= 80 else f"{said[:77]}..."
+
+
+MAX_SAID = 400
+"""Characters of what a source says against a login that the log has."""
+
+
+def cut(said: str) -> str:
+    """Return what a source says against a login for the log: on one line, and not longer than `MAX_SAID`.
+
+    What is in no text of a person's is written as an escape.
+    """
+    said = said if len(said) <= MAX_SAID else f"{said[: MAX_SAID - 3]}..."
+    return said if said.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
 
 
 class BadOption(Exception):

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from mailroute.events import LoginRefused, Lookup, Reason, Refusal
 from mailroute.proofs import Proof
-from mailroute.sources.context import BadAnswer
+from mailroute.sources.context import BadAnswer, Unanswered
 from mailroute.wire import dovecot_auth, sasl
 from mailroute.wire.dovecot_auth import Fields
 
@@ -35,12 +35,16 @@ HANDSHAKE = 5.0
 """Seconds for the server to say which protocol it speaks."""
 
 
-class DovecotSpeaksOtherwise(Exception):
+class DovecotSpeaksOtherwise(Unanswered):
     """The server at the socket does not speak the protocol."""
 
+    usual = "what listens there does not speak as Dovecot's auth service; name its auth-client or auth-master"
 
-class DovecotCannotTell(Exception):
+
+class DovecotCannotTell(Unanswered):
     """The server has failed inside."""
+
+    usual = "Dovecot has failed inside; look at its log"
 
 
 ACKNOWLEDGED = base64.b64encode(b"\x01")

@@ -6,22 +6,16 @@ import errno
 import os
 
 from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import TimeoutError as TookTooLong
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.python.failure import Failure
 
-from mailroute.tls import explain
+from mailroute.sources.context import Unanswered
+from mailroute.tls.errors import explain_error
 
 MAX_FRAMES = 8
 """Places of a traceback that are logged: the innermost, which are the ones of whoever has failed."""
-
-
-MAX_SAID = 300
-"""Characters of what a TLS library says that get into the log."""
-
-
-class Told(Exception):
-    """A failure of a source whose text is mailroute's own: it is for the log, and holds no secret."""
 
 
 def fault(failure: Failure) -> str:
@@ -42,19 +36,25 @@ _REMEDIES = {
 }
 
 
+_CUT_SHORT = ("ResponseFailed", "ResponseNeverReceived", "RequestTransmissionFailed")
+"""What `twisted.web` calls connections that end too early; other reasons of theirs are in ``reasons``."""
+
+
 def cause(error: BaseException | None) -> str:
     """Return why somebody could not be asked, for the log, with the remedy if there is a usual one.
 
     The exception's own text may hold a password in an address, so all words are the system's or mailroute's.
     """
     kind = type(error).__name__
-    if isinstance(error, Told):
-        return f"{kind}: {error}" if str(error) else kind
-    if isinstance(error, SSL.Error):
-        said = ascii(explain(Failure(error)))[1:-1][:MAX_SAID]
-        return f"no TLS: {said}; look at ca, and at the host's name in this block"
+    if isinstance(error, Unanswered):
+        return str(error) or kind
+    for each in (error, *(failure.value for failure in getattr(error, "reasons", ()))):
+        if isinstance(each, SSL.Error | VerificationError):
+            return f"no TLS: {explain_error(each)}; look at ca, and at the name that the certificate is for"
     if isinstance(error, TookTooLong):
-        return f"{kind}: no answer in its share of timeout"
+        return "no answer in time; see why the server is slow, or raise timeout"
+    if isinstance(error, ConnectionClosed) or kind in _CUT_SHORT:
+        return f"{kind}: the server ended the connection before its answer; look at the server's log"
     if isinstance(error, DNSLookupError):
         return f"{kind}: the host's name is not known; correct it in this block, or mend the resolver"
     number = error.osError if isinstance(error, ConnectError) else None

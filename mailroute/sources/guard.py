@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from mailroute.events import LoginRefused, Reason, Refusal
 from mailroute.sources.context import BadAnswer, SourceContext
 from mailroute.sources.counts import Counts, Durations
-from mailroute.sources.faults import Told, cause
+from mailroute.sources.faults import cause
 from mailroute.sources.options import GuardOptions
 
 MAX_FLIGHTS = 1000
@@ -33,10 +33,6 @@ _log = Logger(namespace="mailroute.sources")
 
 Note = Callable[[str], object]
 """Is told how it came to an answer, for a person."""
-
-
-class Unanswered(Told):
-    """The source did not answer; the text is for the log, and holds no secret."""
 
 
 _Answer = TypeVar("_Answer")
@@ -102,7 +98,6 @@ class Guard(Service, Generic[_Answer]):
     (None), or a refusal; "try again later" and an answer that makes no sense
     are not.
 
-    :param keeps: whether answers are kept as the options say, or not at all.
     :param flights: questions at a time; whoever comes on top of that is told to come again.
     :param end: says when an answer is of no use any more, by the clock.
     """
@@ -112,7 +107,6 @@ class Guard(Service, Generic[_Answer]):
         options: GuardOptions,
         context: SourceContext,
         *,
-        keeps: bool = True,
         flights: int = MAX_FLIGHTS,
         end: Callable[[_Answer], float] = lambda _: inf,
     ) -> None:
@@ -126,8 +120,8 @@ class Guard(Service, Generic[_Answer]):
         self._most = flights
         self._salt = secrets.token_bytes(16)
         # Apart, so that guesses at names do not drive answers out.
-        self._positive: _Cache[_Answer] = _Cache(options.cache_size, options.cache_ttl * keeps)
-        self._others: _Cache[Refusal | None] = _Cache(options.cache_size, options.negative_ttl * keeps)
+        self._positive: _Cache[_Answer] = _Cache(options.cache_size, options.cache_ttl)
+        self._others: _Cache[Refusal | None] = _Cache(options.cache_size, options.negative_ttl)
         self._stopping = False
         self._flights: dict[Hashable, list[Deferred[_Answer | None]]] = {}
         self._running: set[Deferred[_Answer | None]] = set()
@@ -161,6 +155,11 @@ class Guard(Service, Generic[_Answer]):
     def known(self) -> tuple[int, int]:
         """How many answers are in the cache, and how many that there is none."""
         return len(self._positive), len(self._others)
+
+    def drop(self, key: Hashable) -> None:
+        """Forget what is known for a key."""
+        self._positive.forget(key)
+        self._others.forget(key)
 
     def hidden(self, *parts: bytes) -> bytes:
         """Return what stands for secrets in a key: a hash that nobody else can make."""
@@ -197,7 +196,7 @@ class Guard(Service, Generic[_Answer]):
             return self._instead(key, "mailroute is about to end")
         if not self._breaker.lets_through(now):
             self.counts.spared += 1
-            return self._instead(key, "it has failed too often lately, and is left alone")
+            return self._instead(key, "it has failed too often lately, as the log says, and is left alone")
         if len(self._flights) >= self._most:
             self.counts.spared += 1
             return self._instead(key, f"it is asked {self._most} questions already")
@@ -258,11 +257,11 @@ class Guard(Service, Generic[_Answer]):
         self.counts.failed += not self._stopping
         if failure.check(TookTooLong):
             self.counts.slow += 1
-            why = f"no answer within {self._options.timeout:g} s"
+            why = f"no answer within {self._options.timeout:g} s; see why it is slow, or raise timeout"
         elif failure.check(CancelledError):
             why = "given up"
         else:
-            why = str(failure.value) if isinstance(failure.value, Unanswered) else cause(failure.value)
+            why = cause(failure.value)
         if not self._stopping:
             _log.warn("{source} failed: {why}", source=self.label, why=why)
             self._breaker.failed(self._clock.seconds())
@@ -284,8 +283,7 @@ class Guard(Service, Generic[_Answer]):
 
     def _keep(self, key: Hashable, answer: _Answer | Refusal | None) -> None:
         now = self._clock.seconds()
-        self._positive.forget(key)
-        self._others.forget(key)
+        self.drop(key)
         if answer is None or isinstance(answer, Refusal):
             if answer is None or answer.reason is not Reason.UNAVAILABLE:
                 self._others.keep(key, answer, now)

@@ -137,7 +137,6 @@ class Directory:
         connections: int,
         label: str,
     ) -> None:
-        self._label = label
         self._servers = Turns(servers, reactor, label)
         self._access = access
         self._reactor = reactor
@@ -186,7 +185,7 @@ class Directory:
         async def work(connection: Connection) -> bool:
             code = result(await connection.ask(lambda session: session.bind_simple(name, password)))
             if code not in (LDAPResultCode.SUCCESS, *_AGAINST):
-                raise DirectoryRefuses.with_code(code)
+                raise DirectoryRefuses(code)
             return code == LDAPResultCode.SUCCESS
 
         checked: bool = await self._ask(self._checking, work, bind=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import sansldap
 from sansldap import ExtendedOperations, LDAPMessage, LDAPResultCode
@@ -14,7 +14,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailroute.sources.faults import Told
+from mailroute.sources.context import Unanswered
 from mailroute.tls import ClientTLS
 
 MAX_MESSAGE = 65536
@@ -24,31 +24,39 @@ MAX_MESSAGES = 100
 """Messages of an answer: one entry is wanted; the rest refer to other servers, which nobody asks."""
 
 
-_LOOK_AT = {
-    LDAPResultCode.PROTOCOL_ERROR: "look at starttls, which it may not have",
-    LDAPResultCode.CONFIDENTIALITY_REQUIRED: "set starttls, or write ldaps:// in urls",
-    LDAPResultCode.NO_SUCH_OBJECT: "look at base: there is no such entry, or bind_dn may not see it",
-    LDAPResultCode.INVALID_DN_SYNTAX: "look at base and bind_dn",
-    LDAPResultCode.INAPPROPRIATE_AUTHENTICATION: "look at bind_dn",
+class DirectoryRefuses(Unanswered):
+    """The server does not do what is asked of it; the number is its result code (RFC 4511 appendix A)."""
+
+    def __init__(self, code: int | str) -> None:
+        # What is said instead of a text that repeats a password comes as a text.
+        super().__init__(code if isinstance(code, str) else self._of_code(code))
+
+    @staticmethod
+    def _of_code(code: int) -> str:
+        known = {int(each): each.name.lower().replace("_", " ") for each in LDAPResultCode}.get(code)
+        name = "" if known is None else f" ({known})"
+        remedy = _REMEDIES.get(code, "look at the directory's log")
+        return f"the directory refuses, code {code:d}{name}; {remedy}"
+
+
+_TLS_WANTED = "it wants TLS: set starttls = true, or write ldaps:// in urls"
+_REMEDIES: Mapping[object, str] = {
+    LDAPResultCode.PROTOCOL_ERROR: "it may have no STARTTLS: set starttls = false, or write ldaps:// in urls",
+    LDAPResultCode.STRONG_AUTH_REQUIRED: _TLS_WANTED,
+    LDAPResultCode.CONFIDENTIALITY_REQUIRED: _TLS_WANTED,
+    LDAPResultCode.NO_SUCH_OBJECT: "correct base, or let bind_dn see it",
+    LDAPResultCode.INVALID_DN_SYNTAX: "correct base and bind_dn, of which one is no distinguished name",
+    LDAPResultCode.INAPPROPRIATE_AUTHENTICATION: "it wants a name: give bind_dn and bind_password_file",
     LDAPResultCode.INVALID_CREDENTIALS: "look at bind_dn and bind_password_file",
-    LDAPResultCode.INSUFFICIENT_ACCESS_RIGHTS: "let bind_dn search there",
+    LDAPResultCode.INSUFFICIENT_ACCESS_RIGHTS: "let bind_dn search below base",
 }
+"""What to do about result codes that tell of the block."""
 
 
-class DirectoryRefuses(Told):
-    """The server does not do what is asked of it; the text has its result code (RFC 4511 appendix A)."""
-
-    @classmethod
-    def with_code(cls, code: int) -> Self:
-        """Make one for a result code."""
-        known = {int(each): each for each in LDAPResultCode}.get(code)
-        name = "" if known is None else f" ({known.name.lower().replace('_', ' ')})"
-        advice = "" if known not in _LOOK_AT else f"; {_LOOK_AT[known]}"
-        return cls(f"code {code}{name}{advice}")
-
-
-class DirectorySpeaksOtherwise(Exception):
+class DirectorySpeaksOtherwise(Unanswered):
     """What the server sends is not LDAP as it should be."""
+
+    usual = "what it sends is not LDAP; look at what listens at urls, and whether it wants TLS"
 
 
 @implementer(IHandshakeListener)
@@ -157,7 +165,7 @@ def succeeded(messages: Sequence[LDAPMessage]) -> None:
     """
     code = result(messages)
     if code != LDAPResultCode.SUCCESS:
-        raise DirectoryRefuses.with_code(code)
+        raise DirectoryRefuses(code)
 
 
 def result(messages: Sequence[LDAPMessage]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,8 +36,8 @@ class GuardOptions(Options):
     """Seconds for one answer; 5 unless given."""
 
     cache_ttl: _Seconds = 60
-    """Seconds for which a route is known without asking again, 0 for none; 60 unless given, but 0 where the
-    source also checks the password."""
+    """Seconds for which a route is known without asking again, 0 for none; 60 unless given, but `CHECKED`'s
+    where the source also checks the password, as of the next two."""
 
     negative_ttl: _Seconds = 10
     """Seconds for which it is known that there is no route, 0 for none; 10 unless given."""
@@ -54,9 +54,26 @@ class GuardOptions(Options):
     breaker_pause: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10
     """Seconds for which it is left alone; 10 unless given."""
 
+    def with_defaults(self, defaults: Mapping[str, float]) -> Self:
+        """Return a copy with other values for the keys that are not given."""
+        fresh = {key: value for key, value in defaults.items() if key not in self.model_fields_set}
+        return self.model_copy(update=fresh)
+
+
+CHECKED: Mapping[str, float] = {"cache_ttl": 30, "negative_ttl": 0, "stale_if_error": 0}
+"""What holds unless given where a source says whether a password is right, or keeps what says so.
+
+An account that is disabled, and a password that was changed, are good for so
+long; one that has been mended counts at once.
+"""
+
 
 class SlowOptions(GuardOptions):
     """The keys that every source of routes has that asks somebody else."""
+
+    per_client: bool | None = None
+    """Whether an answer is kept for clients of the same address alone.  Unless given, it is where the source
+    checks the password and knows the address, or a query asks for it."""
 
     backend: str | None = None
     """The backend where the answer names none, and whose block holds where it names a host;

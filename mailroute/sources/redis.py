@@ -12,11 +12,9 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectionClosed, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mailroute.sources.context import BadAnswer
-from mailroute.sources.faults import Told
+from mailroute.sources.context import BadAnswer, Unanswered
 from mailroute.tls import explain
 from mailroute.wire import resp
 from mailroute.wire.lines import Stop
@@ -30,35 +28,35 @@ WRONG_TYPE = "WRONGTYPE"
 Found = Mapping[bytes, bytes] | bytes | None
 """The fields of the hash at a key, or the string that it holds; None: there is no such key."""
 
-_log = Logger(namespace="mailroute.routers")
 
-
-class RedisRefusesLogin(Told):
+class RedisRefusesLogin(Unanswered):
     """The server wants another name or password, or any at all."""
 
 
-class RedisForbids(Told):
+class RedisForbids(Unanswered):
     """The user whose name mailroute gives may not do what it has to do."""
 
 
-class RedisHasNoSuchDatabase(Told):
+class RedisHasNoSuchDatabase(Unanswered):
     """There is no database of that number, or the user may not use it."""
 
 
-class RedisCannotAnswer(Told):
+class RedisCannotAnswer(Unanswered):
     """The server says that it cannot answer: it still loads its data, for example."""
 
 
-class RedisSpeaksOtherwise(Told):
+class RedisSpeaksOtherwise(Unanswered):
     """What the server sends is not Redis's protocol."""
 
+    usual = "what it sends is not Redis's protocol; look at what listens at url, and whether it wants TLS"
 
-class RedisIsNotTrusted(Told):
+
+class RedisIsNotTrusted(Unanswered):
     """There is no TLS with the server, or its certificate is none for it."""
 
 
 _LOGIN = "look at username and password_file, and at the server's requirepass or ACL"
-_REFUSALS: Mapping[str, tuple[type[Exception], str]] = {
+_REFUSALS: Mapping[str, tuple[type[Unanswered], str]] = {
     "WRONGPASS": (RedisRefusesLogin, f"username and password do not match; {_LOGIN}"),
     "NOAUTH": (RedisRefusesLogin, f"it wants a password; {_LOGIN}"),
     "NOPERM": (
@@ -137,7 +135,7 @@ class _Connection(Protocol):
         """Nobody gets a reply any more."""
         error: Exception = ConnectionLost()
         if reason.check(SSL.Error) and not self._answered:
-            error = RedisIsNotTrusted(explain(reason))
+            error = RedisIsNotTrusted(f"no TLS: {explain(reason)}; look at ca, and at the host's name in url")
         self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -162,7 +160,6 @@ class Redis:
     :param endpoint: where it is, TLS included.
     :param shown: what the log calls the server.
     :param connections: at most so many, one question on each at a time; the others wait for their turn.
-    :param label: what the log calls who asks.
     """
 
     def __init__(
@@ -173,13 +170,11 @@ class Redis:
         *,
         shown: str,
         connections: int,
-        label: str,
     ) -> None:
         self._endpoint = endpoint
         self._access = access
         self._clock = clock
         self._shown = shown
-        self._label = label
         self._turns = DeferredSemaphore(connections)
         self._idle: list[_Connection] = []
 
@@ -192,9 +187,6 @@ class Redis:
         await self._turns.acquire()
         try:
             return await self._ask(key)
-        except RedisIsNotTrusted as error:
-            self._complain(f"no TLS: {error}; look at ca, and at the host's name in url")
-            raise
         finally:
             self._turns.release()
 
@@ -227,7 +219,7 @@ class Redis:
         if reply == resp.Error(WRONG_TYPE):
             raise BadAnswer("the key holds neither a hash nor a string")
         if isinstance(reply, resp.Error):
-            raise self._refused(reply, RedisCannotAnswer, "it cannot answer")
+            raise self._refused(reply, RedisCannotAnswer, "it cannot answer now; look at its log")
         if isinstance(reply, tuple):
             return _pairs(reply)
         if isinstance(reply, int):
@@ -280,22 +272,18 @@ class Redis:
         dialling.addBoth(dialled)
         return made
 
-    def _not_let_in(self, word: bytes, reply: resp.Error) -> Exception:
+    def _not_let_in(self, word: bytes, reply: resp.Error) -> Unanswered:
         if word == b"SELECT":
-            why = f"there is no database {self._access.database} for this user"
+            why = f"there is no database {self._access.database} for this user; correct url"
             return self._refused(reply, RedisHasNoSuchDatabase, why)
         # It has no passwords, for example, or knows no names yet (before Redis 6), or is full.
         why = f"it does not take the password, or no more clients; {_LOGIN}"
         return self._refused(reply, RedisRefusesLogin, why)
 
-    def _refused(self, reply: resp.Error, usual: type[Exception], why: str) -> Exception:
-        """Return what an error of the server's means, and tell the operator what to do about it."""
+    def _refused(self, reply: resp.Error, usual: type[Unanswered], why: str) -> Unanswered:
+        """Return what an error of the server's means, and what to do about it."""
         kind, known = _REFUSALS.get(reply.code, (usual, why))
-        self._complain(f"{known} ({reply.code})")
-        return kind(f"{known} ({reply.code})")
-
-    def _complain(self, why: str) -> None:
-        _log.error("{source}: Redis at {server}: {why}", source=self._label, server=self._shown, why=why)
+        return kind(f"Redis at {self._shown}: {known} ({reply.code})")
 
     def _close_idle(self) -> None:
         idle, self._idle = self._idle, []

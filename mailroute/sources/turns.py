@@ -9,7 +9,8 @@ from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from mailroute.sources.faults import Told, cause
+from mailroute.sources.context import Unanswered
+from mailroute.sources.faults import cause
 
 AVOIDED = 30.0
 """Seconds for which a server that has failed comes after all the others."""
@@ -17,7 +18,7 @@ AVOIDED = 30.0
 _log = Logger(namespace="mailroute.routers")
 
 
-class ServersFail(Told):
+class ServersFail(Unanswered):
     """None of the servers has answered; the text says of each why."""
 
 

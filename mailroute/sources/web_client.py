@@ -33,7 +33,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from mailroute.sources.faults import Told
+from mailroute.sources.context import Unanswered
 from mailroute.sources.hosts import Hosts
 from mailroute.sources.trust import TLSByName
 
@@ -51,7 +51,7 @@ FAILURES = (
 """What ends a request when a server cannot be reached, or goes away."""
 
 
-class WebServerFails(Told):
+class WebServerFails(Unanswered):
     """The server says that it cannot answer, or answers as it must not; the text is for the log."""
 
 

@@ -3,7 +3,13 @@
 from mailroute.tls.client import ClientTLS, authorities, client_context, client_tls, remember, resuming_failed
 from mailroute.tls.errors import explain
 from mailroute.tls.inspect import Inspected, Inspector
-from mailroute.tls.server import KeyPair, ServerTLS, channel_binding, client_certificate
+from mailroute.tls.server import (
+    KeyPair,
+    ServerTLS,
+    asked_for_certificate,
+    channel_binding,
+    client_certificate,
+)
 from mailroute.tls.transports import shakes_hands
 
 __all__ = [
@@ -12,6 +18,7 @@ __all__ = [
     "Inspector",
     "KeyPair",
     "ServerTLS",
+    "asked_for_certificate",
     "authorities",
     "channel_binding",
     "client_certificate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from mailroute.proofs import ClientCertificate
@@ -13,6 +14,10 @@ MAX_NAMES = 16
 
 MAX_DN = 1024
 """Characters of a certificate's subject, and of its issuer; a longer one is not told."""
+
+MAX_PEM = 8000
+"""Bytes of a certificate in PEM, beyond which it is not told: web servers refuse a header much longer.
+Nearly all certificates take two or three thousand."""
 
 _SHORT_NAMES = {
     NameOID.EMAIL_ADDRESS: "emailAddress",
@@ -26,6 +31,7 @@ _SHORT_NAMES = {
 
 def read_certificate(certificate: x509.Certificate) -> ClientCertificate:
     """Return what a certificate says that is to be trusted."""
+    pem = certificate.public_bytes(Encoding.PEM)
     try:
         return ClientCertificate(
             tuple(_emails(certificate)),
@@ -34,6 +40,7 @@ def read_certificate(certificate: x509.Certificate) -> ClientCertificate:
             _written(certificate.issuer),
             _serial(certificate),
             certificate.fingerprint(SHA1()).hex(),  # noqa: S303 - a name that others look for
+            pem if len(pem) <= MAX_PEM else b"",
         )
     except ValueError:  # it is good, and says something that nobody can read
         return ClientCertificate()

@@ -264,9 +264,14 @@ def _ask_for_certificate(context: SSL.Context, authorities: Sequence[x509.Certif
     context.set_verify(SSL.VERIFY_PEER)
 
 
+def asked_for_certificate(connection: SSL.Connection) -> bool:
+    """Tell whether one of ours has asked the client for its certificate."""
+    return isinstance(connection, _Connection) and connection.asks
+
+
 def client_certificate(connection: SSL.Connection) -> ClientCertificate | None:
     """Return whose certificate the client has shown, if one of ours has asked for it and it is good."""
-    if not isinstance(connection, _Connection) or not connection.asks:
+    if not asked_for_certificate(connection):
         return None
     certificate = connection.get_peer_certificate(as_cryptography=True)
     # A ticket outlives a certificate whose time is over meanwhile.

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from mailroute.wire.smtp_syntax import Parameters
+
 NAMES = (
     b"Auth-Method",
     b"Auth-User",
@@ -18,6 +20,12 @@ NAMES = (
     b"Auth-Login-Attempt",
     b"Client-IP",
     b"Client-Host",
+    b"Proxy-Protocol-Addr",
+    b"Proxy-Protocol-Port",
+    b"Proxy-Protocol-Server-Addr",
+    b"Proxy-Protocol-Server-Port",
+    b"Auth-SMTP-Helo",
+    b"Auth-SMTP-From",
     b"Auth-SMTP-To",
     b"Auth-SSL",
     b"Auth-SSL-Protocol",
@@ -27,6 +35,7 @@ NAMES = (
     b"Auth-SSL-Issuer",
     b"Auth-SSL-Serial",
     b"Auth-SSL-Fingerprint",
+    b"Auth-SSL-Cert",
 )
 """The headers of a question, capitalised as nginx has them."""
 
@@ -46,6 +55,7 @@ nobody could tell from a server that fails.
 NO_HOST = b"[UNAVAILABLE]"
 """The ``Client-Host`` of a client whose name nobody has looked up; nginx has the header for SMTP alone."""
 
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _ESCAPED = re.compile(rb"[\x00-\x20%]")
 
 
@@ -59,6 +69,23 @@ def escape(text: bytes) -> bytes:
     A control character, a space and a ``%`` become ``%XX``; DEL and all above it stay as they are.
     """
     return _ESCAPED.sub(lambda found: b"%%%02X" % ord(found[0]), text)
+
+
+def path(command: bytes, mailbox: bytes, parameters: Parameters) -> bytes:
+    """Return a command of SMTP's that names a mailbox, as nginx tells it: nothing in it is escaped.
+
+    :param command: ``MAIL FROM`` or ``RCPT TO``.
+    """
+    written = [name if value is None else b"%s=%s" % (name, value) for name, value in parameters]
+    return one_line(b" ".join([b"%s:<%s>" % (command, mailbox), *written]))
+
+
+def one_line(text: bytes) -> bytes:
+    """Return what a client has written in one line of SMTP, as nginx tells it: without anything escaped.
+
+    Only what no header can hold is, of which none comes in SMTP.
+    """
+    return _CONTROL.sub(lambda found: b"%%%02X" % ord(found[0]), text)
 
 
 class AuthAnswer(NamedTuple):

@@ -40,6 +40,17 @@ NONSENSE = {
 }
 """What the accounts have; nothing of it is a route."""
 
+NO_ACCOUNT = {
+    "port-beyond": {"port": "65536"},
+    "port-letters": {"port": "143x"},
+    "newline": {"name": "b\r\na2 LOGOUT"},
+    "long": {"name": "x" * 513},
+    "host": {"host": "a b"},
+    "unknown": {"backend": "norh"},
+    "several": {"name": "one\ntwo"},
+}
+"""What is wrong with an account of an authenticator's, for whom it is no matter where somebody lives."""
+
 OK = {"Auth-Status": "OK", "Auth-Server": "127.0.0.1", "Auth-Port": "1143"}
 OF_NGINX = {
     "name-for-address": OK | {"Auth-Server": "mail.example.org"},
@@ -110,12 +121,18 @@ def redis(stack: ExitStack, _folder: Path, _certificate: Certificate) -> dict[st
     return {"source": "redis", "url": f"redis://127.0.0.1:{server.port}"}
 
 
-def ldap(stack: ExitStack, folder: Path, certificate: Certificate) -> dict[str, object]:
+def ldap(
+    stack: ExitStack,
+    folder: Path,
+    certificate: Certificate,
+    accounts: Mapping[str, Mapping[str, str]] = NONSENSE | {"bob": GOOD},
+) -> dict[str, object]:
     """Start a slapd with the accounts, and return the block."""
     attributes = {"mailHost": "backend", "description": "name", "carLicense": "host", "roomNumber": "port"}
     server = Slapd(certificate)
-    for user, fields in {**NONSENSE, "bob": GOOD}.items():
-        server.add(user, "x", **{name: fields[key] for name, key in attributes.items() if key in fields})
+    for user, fields in accounts.items():
+        password = "secret" if user == "bob" else PASSWORD
+        server.add(user, password, **{name: fields[key] for name, key in attributes.items() if key in fields})
     stack.enter_context(server)
     (folder / "secret").write_text(f"{SECRET}\n")
     return {
@@ -222,4 +239,29 @@ async def test_nonsense_refuses_that_login_alone(kind: str, route: dict[str, obj
     told = [line for line in said if "gave an answer that makes no sense: " in line]
     assert len(told) == len(nonsense)
     assert all(f"route[1] ({route['source']})" in line and "\r" not in line for line in told)
+    assert PASSWORD not in repr(said)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nonsense_of_a_directory_lets_nobody_in(tmp_path: Path, certificate: Certificate) -> None:
+    """Where a directory checks passwords, an entry without sense is refused, though its password is right."""
+    with ExitStack() as stack:
+        block = ldap(stack, tmp_path, certificate, {**NO_ACCOUNT, "bob": {}})
+        block |= {"bind": True, "breaker_failures": BREAKER}
+        route = {"source": "default", "backend": "east"}
+        with capturedLogs() as logs:
+            async with live([route], authenticate=[block], limits={"failed_logins": 0}) as house:
+                joined, there = await house.logged_in()
+                for user in NO_ACCOUNT:
+                    client = await house.greeted()
+                    client.say(f"a LOGIN {user} {PASSWORD}\r\n".encode())
+                    assert (await client.until(b"\r\n")).startswith(b"a NO [SERVERBUG] "), user
+                    client.transport.abortConnection()
+                joined.say(b"b NOOP\r\n")
+                await there.until(b"b NOOP\r\n")
+                await house.logged_in()
+    said = [eventAsText(event) for event in logs]
+    told = [line for line in said if "gave an answer that makes no sense: " in line]
+    assert len(told) == len(NO_ACCOUNT) > BREAKER
+    assert all("authenticate[1] (ldap)" in line and "\r" not in line for line in told)
     assert PASSWORD not in repr(said)

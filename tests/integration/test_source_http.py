@@ -8,6 +8,7 @@ import time
 import tomllib
 from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -22,6 +23,8 @@ from servers.nginx import NginxMail
 from servers.proxy import Mailroute
 from servers.raw import RawImap
 from servers.site import configuration
+
+from mailroute.wire.proxy_header import version_2
 
 pytestmark = pytest.mark.integration
 
@@ -40,15 +43,18 @@ class Both:
     authority: Authority
 
     @contextlib.contextmanager
-    def greeted(self, way: str, port: str, shown: Certificate | None = None) -> Iterator[RawImap]:
-        """Connect to one of the two, and show a certificate if there is one."""
+    def greeted(
+        self, way: str, port: str, shown: Certificate | None = None, first: bytes = b""
+    ) -> Iterator[RawImap]:
+        """Connect to one of the two, begin with a PROXY header, and show a certificate, if there is one."""
         with RawImap("127.0.0.1", getattr(self, way).ports[port]) as session:
+            session.send(first)
             if port in ("tls", "certified"):
                 context = self.authority.context()
                 if shown is not None:
                     context.load_cert_chain(shown.chain, shown.key)
                 session.handshake(context)
-            session.read(b"220 " if port == "smtp" else b"\\* OK")
+            session.read(b"220 " if port in ("smtp", "mail") else b"\\* OK")
             yield session
 
     def login(self, way: str, port: str, user: bytes, password: bytes) -> tuple[bool, dict[str, str]]:
@@ -88,7 +94,7 @@ def both(
             unquote(headers[name].encode("latin-1").decode("utf-8", "replace"))
             for name in ("Auth-User", "Auth-Pass")
         )
-        if user.startswith("later"):
+        if user.startswith("later") or "<later" in headers.get("Auth-SMTP-To", ""):
             return 200, {"Auth-Status": "Invalid login or password", "Auth-Wait": "1"}, b""
         if password != PASSWORD:
             return 200, {"Auth-Status": "Invalid login or password"}, b""
@@ -102,12 +108,15 @@ def both(
     with Dovecot(Terms(ssl="no"), CLAIRE) as mail, AuthServer(answer) as server:
         mail.deliver(CLAIRE, message("for claire"))
         nowhere = {"imap": "tcp:192.0.2.1:143", "submission": "tcp:192.0.2.1:587", "security": "none"}
+        nowhere["smtp"] = "tcp:192.0.2.1:25"
         config = configuration(certificate, {"shards": nowhere})
         config["route"] = [route | {"url": server.url}]
         listen: dict[str, dict[str, object]] = {
             "plain": {"security": "none"},
             "tls": {"security": "tls"},
             "smtp": {"protocol": "submission", "security": "none"},
+            "relayed": {"security": "none", "proxy_from": ["127.0.0.1"]},
+            "mail": {"protocol": "smtp", "security": "none"},
         }
         with (
             NginxMail(folder / "nginx", certificate, server.port, authority) as nginx,
@@ -161,6 +170,70 @@ def test_nor_where_mail_is_submitted(both: Both) -> None:
     assert through_nginx[1]["Client-Host"] == "[UNAVAILABLE]"
 
 
+FOUR = version_2(("192.0.2.7", 40000), ("10.0.0.1", 993))
+SIX = version_2(("2001:db8::7", 40000), ("2001:db8::1", 993), server_name="mail.example.org")
+HEADERS = {
+    "v1": b"PROXY TCP4 192.0.2.7 10.0.0.1 40000 993\r\n",
+    "v1-six": b"PROXY TCP6 2001:db8::7 2001:db8::1 40000 993\r\n",
+    "v1-unknown": b"PROXY UNKNOWN\r\n",
+    "v2": FOUR,
+    "v2-six": SIX,
+    "v2-local": FOUR.replace(b"QUIT\n\x21", b"QUIT\n\x20"),
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_nor_behind_a_proxy(both: Both, kind: str) -> None:
+    """What a PROXY header says of the client is told as nginx tells it, if it says anything."""
+    told = []
+    for way in ("nginx", "mailroute"):
+        before = len(both.server.asked)
+        with both.greeted(way, "relayed", first=HEADERS[kind]) as session:
+            authenticated(session, b64encode(b"\0bob\0wrong"))
+        told.append(both.asked(before))
+    assert told[0] == told[1]
+    assert ("Proxy-Protocol-Addr" in told[0]) is (kind not in ("v1-unknown", "v2-local"))
+
+
+MAIL = [
+    (b"EHLO client.example.org", b"MAIL FROM:<s@example.net>", b"RCPT TO:<bob@example.org>"),
+    (b"HELO [192.0.2.7]", b"MAIL FROM:<>", b"RCPT TO:<bob>"),
+    (b"EHLO c_%20 ", b"MAIL FROM:<a+b=c%d@example.net> SIZE=500 BODY=8BITMIME", b"RCPT TO:<%42@example.org>"),
+    (b"EHLO c", b'MAIL FROM:<"a b"@example.net>', b'RCPT TO:<"b c"@example.org>'),
+    (b"EHLO c", "MAIL FROM:<ü@example.net> SMTPUTF8".encode(), "RCPT TO:<ö@example.org>".encode()),
+]
+
+
+@pytest.mark.parametrize("said", MAIL)
+def test_nor_where_mail_is_delivered(both: Both, said: tuple[bytes, ...]) -> None:
+    """Without a password the server is told of the client's name, the sender and the recipient."""
+    told = []
+    for way in ("nginx", "mailroute"):
+        before = len(both.server.asked)
+        with both.greeted(way, "mail") as session:
+            for line in said:
+                session.send(line + b"\r\n")
+                session.read(b"\\d\\d\\d ")
+        told.append(both.asked(before))
+    assert told[0] == told[1]
+    assert told[0]["Auth-SMTP-From"].encode("latin-1") == said[1]
+
+
+@pytest.mark.parametrize("way", ["nginx", "mailroute"])
+def test_how_long_a_recipient_is_waited_with(both: Both, way: str) -> None:
+    """Auth-Wait holds up the answer to a recipient as well."""
+    with both.greeted(way, "mail") as session:
+        for line in (b"EHLO c", b"MAIL FROM:<>"):
+            session.send(line + b"\r\n")
+            session.read(b"250 ")
+        began = time.monotonic()
+        session.send(b"RCPT TO:<later@example.org>\r\n")
+        session.read(b"5\\d\\d ")
+        assert time.monotonic() - began >= 1
+        session.send(b"RSET\r\n")
+        session.read(b"250 ")
+
+
 @pytest.mark.parametrize("name", ["bob", "Bö b", '#a+b,c=d;e<f>"g\\h', " x ", "tab\tend", "€😀"])
 def test_nor_with_a_certificate(both: Both, certificate: Certificate, name: str) -> None:
     """What is in a client's certificate is told as nginx tells it, whatever is in it."""
@@ -168,7 +241,7 @@ def test_nor_with_a_certificate(both: Both, certificate: Certificate, name: str)
     config = configuration(certificate, {"shards": {"imap": "tcp:192.0.2.1:143", "security": "none"}})
     config["authenticate"] = [{"source": "external"}]
     config["backend"]["shards"]["login"] = "none"
-    config["route"] = [readme("X-Auth-Key") | {"url": both.server.url}]
+    config["route"] = [readme("X-Auth-Key") | {"url": both.server.url, "pass_client_cert": True}]
     listen = {"certified": {"security": "tls", "client_ca": str(both.authority.file)}}
     told = []
     with Mailroute(listen, config) as proxy:
@@ -179,6 +252,21 @@ def test_nor_with_a_certificate(both: Both, certificate: Certificate, name: str)
             told.append(both.asked(before))
     assert told[0] == told[1]
     assert (told[0]["Auth-Method"], told[0]["Auth-SSL-Verify"]) == ("external", "SUCCESS")
+    assert unquote(told[0]["Auth-SSL-Cert"]) == Path(shown.chain).read_text()
+
+
+def test_nor_without_a_certificate_where_one_is_asked_for(both: Both, certificate: Certificate) -> None:
+    """A client that has none and logs in with a password is told apart."""
+    config = configuration(certificate, {"shards": {"imap": "tcp:192.0.2.1:143", "security": "none"}})
+    block = {key: value for key, value in readme("X-Auth-Key").items() if key != "backend"}
+    config["authenticate"] = [{"source": "external"}, block | {"url": both.server.url}]
+    config["backend"]["shards"]["login"] = "none"
+    config["route"] = [{"source": "default", "backend": "shards"}]
+    listen = {"certified": {"security": "tls", "client_ca": str(both.authority.file)}}
+    with Mailroute(listen, config) as proxy:
+        through_nginx = both.login("nginx", "certified", b"bob", b"wrong")
+        assert evolve(both, nginx=proxy).login("nginx", "certified", b"bob", b"wrong") == through_nginx
+    assert through_nginx[1]["Auth-SSL-Verify"] == "NONE"
 
 
 @pytest.mark.parametrize("way", ["nginx", "mailroute"])

@@ -239,7 +239,7 @@ async def test_who_is_not_let_in_is_told_why(redis, options, told: str) -> None:
             assert await ask(router, "named") is Reason.UNAVAILABLE
     finally:
         router.stopService()
-    complaint = next(event for event in logs if "Redis at" in event["log_format"])
+    complaint = next(event for event in logs if "Redis at" in event.get("why", ""))
     assert complaint["source"] == "route[1] (redis)"
     assert re.search(told, complaint["why"])
     assert not any(secret in repr(logs) for secret in (PASSWORD, READER_PASSWORD, "wr0ng"))

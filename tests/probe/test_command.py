@@ -291,3 +291,26 @@ def test_names_that_have_to_be_quoted(tmp_path: Path) -> None:
     file.write_text(f"""[backend.'a.b"c']\nimap = "{endpoint}"\nsecurity = "none"\n""")
     _, report = as_json(tmp_path, 'a.b"c')
     assert tomllib.loads(report["configuration"])["backend"]['a.b"c']["security"] == "none"
+
+
+HANGS = """\
+import socket, threading
+_look = socket.getaddrinfo
+def getaddrinfo(host, *more, **options):
+    if host == "hangs.example":
+        threading.Event().wait()
+    return _look(host, *more, **options)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@pytest.mark.parametrize("where", ["hangs.example:143", "tls:hangs.example:993", "tcp:hangs.example:143"])
+def test_a_name_server_that_hangs_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It says that there is no connection, and ends, whatever the system's look-up does."""
+    (tmp_path / "sitecustomize.py").write_text(HANGS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    status, report = as_json(tmp_path, where, "--protocol", "imap", "--timeout", "0.5")
+    assert status == 1
+    assert only(report)["connected_in"] is None

@@ -98,8 +98,14 @@ mail {{
     server {{ listen 127.0.0.1:{tls} ssl; protocol imap; imap_auth plain login; }}
     server {{
         listen 127.0.0.1:{certified} ssl; protocol imap; imap_auth plain login external;
-        ssl_verify_client on; ssl_client_certificate {authority};
+        ssl_verify_client optional; ssl_client_certificate {authority};
+        auth_http_pass_client_cert on;
     }}
+    server {{
+        listen 127.0.0.1:{relayed} proxy_protocol; set_real_ip_from 127.0.0.1;
+        protocol imap; imap_auth plain login;
+    }}
+    server {{ listen 127.0.0.1:{mail}; protocol smtp; smtp_auth none; }}
     server {{ listen 127.0.0.1:{smtp}; protocol smtp; smtp_auth plain login; }}
 }}
 """
@@ -110,7 +116,8 @@ MODULE = Path("/usr/lib/nginx/modules/ngx_mail_module.so")
 class NginxMail(_Nginx):
     """nginx as a mail proxy for IMAP and SMTP, which asks an auth server on a port.
 
-    One port is for clients that have certificates of the authority.
+    One port is for clients that have certificates of the authority, one is behind a proxy that sends PROXY
+    headers, and one takes mail.
     """
 
     def __init__(self, folder: Path, certificate: Certificate, auth: int, authority: Authority) -> None:
@@ -122,7 +129,7 @@ class NginxMail(_Nginx):
     def _configuration(self) -> str:
         if not MODULE.exists():
             lacking("nginx's mail module", "tools/install-debian-packages libnginx-mod-mail")
-        self.ports = {name: free_port() for name in ("plain", "tls", "certified", "smtp")}
+        self.ports = {name: free_port() for name in ("plain", "tls", "certified", "smtp", "relayed", "mail")}
         return _MAIL.format(
             module=MODULE,
             folder=self.folder,

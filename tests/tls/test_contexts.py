@@ -260,6 +260,7 @@ def test_a_client_may_show_a_certificate(authority: Authority, name: str, versio
         "CN=mailroute test authority",
         own.serial_number.to_bytes((own.serial_number.bit_length() + 7) // 8).hex().upper(),
         hashlib.sha1(own.public_bytes(Encoding.DER), usedforsecurity=False).hexdigest(),
+        own.public_bytes(Encoding.PEM),
     )
     context = showing(authority, issued)
     context.minimum_version = context.maximum_version = version

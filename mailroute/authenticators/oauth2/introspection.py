@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred
 from mailroute.authenticators.oauth2.authenticator import BadToken, Claims
 from mailroute.events import LoginRefused
 from mailroute.sources import SourceContext
-from mailroute.sources.guard import Guard, Unanswered
+from mailroute.sources.context import Unanswered
+from mailroute.sources.guard import Guard
 from mailroute.sources.options import GuardOptions
 from mailroute.web import MAX_ASKED, basic
 

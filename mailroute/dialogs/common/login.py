@@ -233,8 +233,10 @@ class CommandLogin(ABC):
         if reply is not None:
             reply = showable(reply, secrets)
         detail = f"the backend said: {said(text, secrets)}"
+        if self._terms.method is Method.MASTER and reason is Reason.MISCONFIGURED:
+            detail += "; look at master_user and master_password_file, and at what that user may do there"
         self._reader.forget()
-        self._end(Refused(Refusal(reason, detail, reply, self._challenge)))
+        self._end(Refused(Refusal(reason, detail, reply, self._challenge), answered=True))
 
     def _protocol_error(self, what: str) -> None:
         self._refuse(Reason.UNAVAILABLE, f"the backend broke the protocol {self.doing()}: {what}")

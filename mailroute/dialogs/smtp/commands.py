@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 
+from attrs import evolve
+
 from mailroute.dialogs.common.xclient import FIRST_TTL
 from mailroute.dialogs.smtp import arguments, replies
 from mailroute.dialogs.smtp.bounds import MAX_BAD_WITHOUT_BOUND, MAX_COMMAND
@@ -123,7 +125,7 @@ class Commands:
                 self._say(mail)
                 return
             self._messages += 1
-            self._mail = mail
+            self._mail = mail = evolve(mail, hello=self._hello)
             self._out.append(mail)
             self._say(b"250 2.1.0 Sender taken")
 

@@ -58,9 +58,11 @@ class SqlRouter(GuardedRouter):
     def __init__(
         self, options: SqlOptions, context: SourceContext, database: Driver, hidden: str | None
     ) -> None:
-        super().__init__(self._find, options, context)
         self._driver = database
         self._query = translated(options.query, database.dialect)
+        # As it stands in a text too, perhaps, which costs a question and no more.
+        asks_for_client = database.dialect.parameter("client") in self._query
+        super().__init__(self._find, options, context, by_client=asks_for_client)
         self._size = options.pool
         self._hidden = hidden
         self._answers = Answers(context.backends, options.backend)

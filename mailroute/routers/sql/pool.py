@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from mailroute.routers.sql.drivers import Driver
 from mailroute.sources import BadAnswer
-from mailroute.sources.guard import Unanswered
+from mailroute.sources.context import Unanswered
 
 MAX_SAID = 300
 """Characters of a database's error that get into the log."""
