@@ -23,6 +23,8 @@ from servers.proxy import Mailroute
 from servers.raw import RawImap
 from servers.site import backend, configuration, users
 
+from mailroute.wire.proxy_header import version_2
+
 pytestmark = pytest.mark.integration
 
 SOURCE, OTHER = "127.0.0.77", "127.0.0.78"
@@ -145,6 +147,21 @@ def test_every_protocol_behind_haproxy(
                 line = east.log.wait_for(rf"{name}-login: .*: user=<(\S+)>.*, rip=(\S+), lip=", seen)
                 assert (line[1], line[2]) == (ALICE.user, SOURCE), name
                 proxy.log.wait_for(rf"ended: user={ALICE.user} client={re.escape(SOURCE)}:", mark)
+
+
+def test_a_client_whose_port_is_not_known(
+    east: Dovecot, authority: Authority, certificate: Certificate
+) -> None:
+    """A balancer that has the client's address from elsewhere (HAProxy's set-src) has 0 for its port."""
+    listen = {name: {"protocol": name, "security": "none", **BALANCER} for name in (*VISITS, "lmtp")}
+    visits = VISITS | {"lmtp": f"LHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<{ALICE.user}>\r\nQUIT\r\n"}
+    with relayed(listen, east, authority, certificate) as proxy:
+        for name, visit in visits.items():
+            seen = east.log.mark()
+            with RawImap("127.0.0.1", proxy.ports[name]) as client:
+                client.send(version_2(("192.0.2.9", 0), ("198.51.100.1", 0)) + visit.encode())
+                client.rest()
+            east.log.wait_for(r"lmtp.* from 192\.0\.2\.9" if name == "lmtp" else r"rip=192\.0\.2\.9,", seen)
 
 
 def test_a_unix_socket_behind_haproxy(
