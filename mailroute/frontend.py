@@ -283,7 +283,14 @@ def _explain(reason: Failure) -> str:
     if reason.check(ConnectionDone):
         return "the client closed the connection"
     if reason.check(SSL.Error):
-        return f"TLS with the client failed ({explain(reason)})"
+        why = explain(reason)
+        if "wrong version number" in why:
+            # OpenSSL's words for a first byte that is none of TLS.
+            why += (
+                ": it did not begin with TLS; "
+                "if it is a proxy that sends a PROXY header, name it in this listener's proxy_from"
+            )
+        return f"TLS with the client failed ({why})"
     if reason.check(ConnectionLost):
         return "the client's connection was lost"
     return f"the client's connection broke ({type(reason.value).__name__})"

@@ -355,6 +355,24 @@ async def test_a_header_from_elsewhere_is_refused(protocol, header, proxies):
     assert "a PROXY header, and its address is not in this listener's proxy_from" in line
 
 
+@pytest.mark.parametrize("proxies", [[], ["192.0.2.1"]], ids=["nobody's", "another's"])
+@pytest.mark.parametrize("protocol", ["imap", "tcp"])
+@pytest.mark.parametrize("header", [V1, UNKNOWN, V2, LOCAL], ids=["v1", "unknown", "v2", "local"])
+@pytest_twisted.ensureDeferred
+async def test_a_header_from_elsewhere_before_tls(header, protocol, proxies, certificate):
+    """Where TLS begins with the first byte a header fails in it, and the log says what to look at."""
+    listen = {"security": "tls", "proxy_from": proxies}
+    with capturedLogs() as events:
+        async with behind(protocol, listen=listen, certificate=[certificate]) as house:
+            client = await house.client(header)
+            await client.end()
+            await patient(house.empty if proxies else lambda: not len(house.factory.gate))
+            assert not house.east.talks
+    (line,) = logged(events)
+    assert "client=127.0.0.1:" in line
+    assert "if it is a proxy that sends a PROXY header, name it in this listener's proxy_from" in line
+
+
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
 @pytest_twisted.ensureDeferred
 async def test_a_header_from_elsewhere_is_not_honoured(header):

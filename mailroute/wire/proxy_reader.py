@@ -20,13 +20,16 @@ nginx reads as much as this, header included.
 """
 
 _FIRST_LINE = b"PROXY "
+_UNKNOWN = _FIRST_LINE + b"UNKNOWN"
 _FIXED = len(SIGNATURE) + 4
 """Bytes of version 2 that every header has: signature, command, family and length."""
 
 _LOCAL, _PROXY = 0x20, 0x21
 _UNSPECIFIED, _UNIX = 0x00, 0x31
-_ADDRESSES = {_UNSPECIFIED: 0, 0x11: 12, 0x21: 36, _UNIX: 216}
-"""How many bytes the addresses of each family take: nothing known, TCP over IPv4 and IPv6, UNIX streams."""
+_UNKNOWN_TO_US = frozenset({_UNSPECIFIED, 0x12, 0x22, 0x32})
+_ADDRESSES = {_UNSPECIFIED: 0, 0x11: 12, 0x21: 36, _UNIX: 216, 0x12: 12, 0x22: 36, 0x32: 216}
+"""How many bytes the addresses of each family take: nothing known, TCP over IPv4 and IPv6, UNIX streams,
+and datagrams of these, which no connection here can be: they count as unknown (section 2.2)."""
 
 _CRC32C = 0x03
 
@@ -44,8 +47,8 @@ class ProxyHeader(NamedTuple):
 
     ``relayed``: the connection stands for a client's, whose ends follow; they
     are None if it came over a UNIX socket.  Otherwise it is the proxy's own
-    (``LOCAL``, such as a health check) or stands for a client that nothing is
-    known of (``UNKNOWN``): then the ends of the connection itself count.
+    (``LOCAL``, such as a health check) or stands for a client that nothing
+    usable is said of (``UNKNOWN``): then the ends of the connection itself count.
     """
 
     relayed: bool
@@ -85,12 +88,12 @@ def read_header(data: bytes | bytearray) -> tuple[ProxyHeader, int]:
 
 
 def _version_1(line: bytes) -> ProxyHeader:
+    if line == _UNKNOWN or line.startswith(_UNKNOWN + b" "):
+        return _OWN  # whatever follows is to be ignored
     try:
         kind, *words = line.decode("ascii").split(" ")[1:]
     except UnicodeDecodeError:
         raise BadHeader("its line is not ASCII") from None
-    if kind == "UNKNOWN":
-        return _OWN  # whatever follows is to be ignored
     if kind not in ("TCP4", "TCP6"):
         raise BadHeader("it names no protocol that is known: TCP4, TCP6 and UNKNOWN are")
     if len(words) != 4:
@@ -132,7 +135,7 @@ def _version_2(data: bytes | bytearray) -> tuple[ProxyHeader, int]:
         raise BadHeader(f"it has version and command 0x{command:02x}, where 0x20 and 0x21 are known")
     family = data[13] if len(data) > 13 and command == _PROXY else None
     if family is not None and family not in _ADDRESSES:
-        raise BadHeader(f"it has family and protocol 0x{family:02x}, which no mail comes by")
+        raise BadHeader(f"it has family and protocol 0x{family:02x}, which the specification does not have")
     if len(data) < _FIXED:
         raise Incomplete
     (length,) = struct.unpack_from("!H", data, _FIXED - 2)
@@ -145,7 +148,7 @@ def _version_2(data: bytes | bytearray) -> tuple[ProxyHeader, int]:
         return _OWN, whole  # LOCAL: whatever follows is to be ignored
     header = bytes(data[:whole])
     _check_values(header, _FIXED + _ADDRESSES[family])
-    if family == _UNSPECIFIED:
+    if family in _UNKNOWN_TO_US:
         return _OWN, whole
     if family == _UNIX:
         return ProxyHeader(relayed=True), whole

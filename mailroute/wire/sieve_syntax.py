@@ -123,6 +123,16 @@ def quote(value: bytes) -> bytes | None:
     return enclose(value)
 
 
+def give_back(value: bytes) -> bytes | None:
+    """Return a client's string as a server writes it: a literal if it is more than a line.
+
+    None if it is longer than a quoted string may be, or no UTF-8.
+    """
+    if len(value) > MAX_QUOTED or not _is_utf8(value):
+        return None
+    return quote(value) or b"{%d}\r\n%s" % (len(value), value)
+
+
 def say(text: bytes) -> bytes:
     """Return a text for a person as a quoted string, whatever is in it: less what cannot stand there."""
     # Half of the bound, because each byte may need a backslash.

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from mailroute.dialogs.common.xclient import MAX_COMMAND
 from mailroute.dialogs.pop3 import POP3
 from mailroute.dialogs.pop3.login import MAX_CAPABILITIES
-from mailroute.events import Credentials, LoggedIn, Method, Ready, Reason, Refused, StartTLS
+from mailroute.events import Address, Credentials, LoggedIn, Method, Ready, Reason, Refused, StartTLS
 from mailroute.proofs import Proof, proof_of
 from mailroute.testing import CLIENT, Conversation
 
@@ -137,6 +137,15 @@ def test_xclient_goes_out_with_the_login():
     assert conversation.events == []
     conversation.hears(b"+OK Logged in.\r\n")
     assert conversation.event() == LoggedIn(b"Logged in.")
+
+
+def test_xclient_leaves_out_a_port_that_is_not_known():
+    """A PROXY header may have 0 for a port, which Dovecot's XCLIENT does not take."""
+    client = evolve(CLIENT, source=Address("192.0.2.7", 0), destination=Address("192.0.2.1", 0))
+    order = evolve(ORDER, tell_client=True, client=client)
+    conversation = capable(order=order, greeting=b"+OK [XCLIENT] hi\r\n")
+    xclient = XCLIENT.replace(b" PORT=40000", b"").replace(b" DESTPORT=143", b"")
+    assert conversation.said() == xclient + b"\r\n" + PLAIN
 
 
 def test_xclient_offered_before_stls_is_given_inside_tls():

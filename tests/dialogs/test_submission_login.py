@@ -59,6 +59,13 @@ def test_what_a_route_forwards_goes_along():
     assert refusal(too_long).reason is Reason.MISCONFIGURED
 
 
+def test_a_port_that_is_not_known_is_unavailable():
+    """A PROXY header may have 0 for a port, which Dovecot's XCLIENT does not take."""
+    client = evolve(CLIENT, source=Address("192.0.2.7", 0), destination=Address("192.0.2.1", 0))
+    said = asked(evolve(BOB, tell_client=True, client=client), XCLIENT).said()
+    assert b" ADDR=192.0.2.7 PORT=[UNAVAILABLE] DESTADDR=192.0.2.1 DESTPORT=[UNAVAILABLE] " in said
+
+
 def test_a_login():
     """EHLO has the client's own name, AUTH an initial response, and the client gets the backend's words."""
     conversation = asked()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 
@@ -25,7 +26,7 @@ SECURITY = pytest.mark.parametrize("security", ["starttls", "tls", "none"])
 
 @pytest.fixture(scope="module")
 def east(certificate: Certificate) -> Iterator[Dovecot]:
-    with Dovecot(Terms(certificate=certificate), ALICE) as server:
+    with Dovecot(Terms(certificate=certificate, pop3=True, sieve=True), ALICE) as server:
         server.deliver(ALICE, message("for alice"))
         yield server
 
@@ -64,6 +65,43 @@ def test_the_backends_log_has_the_clients_address(
         line = east.log.wait_for(r"imap-login: .*: user=<alice@example\.com>.*, rip=(\S+), lip=(\S+),", mark)
         assert line[1] == SOURCE
         assert line[2] == "127.0.0.1"
+
+
+_PLAIN = base64.b64encode(f"\0{ALICE.user}\0{ALICE.password}".encode()).decode()
+
+OTHERS = {
+    "pop3": f"AUTH PLAIN {_PLAIN}\r\nQUIT\r\n",
+    "managesieve": f'AUTHENTICATE "PLAIN" "{_PLAIN}"\r\nLOGOUT\r\n',
+}
+"""What a client of another protocol says that logs in and leaves."""
+
+
+@pytest.mark.parametrize("security", ["starttls", "none"])
+@pytest.mark.parametrize("identity", ["proxy-v1", "proxy-v2"])
+@pytest.mark.parametrize("protocol", OTHERS)
+def test_login_services_are_told_by_a_header_too(
+    east: Dovecot,
+    authority: Authority,
+    certificate: Certificate,
+    protocol: str,
+    identity: str,
+    security: str,
+) -> None:
+    """A server of POP3 or ManageSieve that wants a PROXY header has the client's address from it."""
+    port = {"pop3": east.pop3_behind_proxy, "managesieve": east.sieve_behind_proxy}[protocol]
+    keys = {protocol: f"tcp:127.0.0.1:{port}", "identity": identity, "security": security}
+    config = configuration(certificate, {"east": backend(east, authority, **keys)})
+    mark = east.log.mark()
+    with (
+        Mailroute({"in": {"protocol": protocol, "security": "none"}}, config, users(ALICE)) as proxy,
+        RawImap("127.0.0.1", proxy.ports["in"], SOURCE) as client,
+    ):
+        client.send(OTHERS[protocol].encode())
+        client.rest()
+    line = east.log.wait_for(
+        rf"{protocol}-login: .*: user=<{re.escape(ALICE.user)}>.*, rip=(\S+), lip=", mark
+    )
+    assert line[1] == SOURCE
 
 
 @SECURITY

@@ -375,21 +375,23 @@ def test_a_server_that_is_down(authority: Authority, certificate: Certificate) -
 
 
 def sieve_connect(
-    proxy: Mailroute,
+    port: int,
     authority: Authority,
     home: Path,
     account: Account,
     *words: str,
+    clear: bool = False,
     check: bool = True,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run sieve-connect, which knows STARTTLS alone."""
+    """Run sieve-connect, which knows STARTTLS and no other TLS, or does without."""
     (home / "password").write_text(account.password + "\n")
     shell = 'exec 9< password; exec "$@"'
     return run(
         [
             *("sh", "-c", shell, "sh", program("sieve-connect", "sieve-connect")),
-            *("--server", "localhost", "--port", str(proxy.ports["starttls"]), "--nosrv", "-4"),
-            *("--user", account.user, "--passwordfd", "9", "--authmech", "PLAIN", "--noclearchan"),
+            *("--server", "localhost", "--port", str(port), "--nosrv", "-4"),
+            *("--user", account.user, "--passwordfd", "9", "--authmech", "PLAIN"),
+            "--clearchan" if clear else "--noclearchan",
             *("--tlscafile", str(authority.file), *words),
         ],
         home,
@@ -397,16 +399,35 @@ def sieve_connect(
     )
 
 
+@pytest.fixture(scope="module")
+def wrapped(sieve_proxy: Mailroute, authority: Authority) -> Iterator[dict[str, int]]:
+    """Ports by the client's security, for a client that does not know TLS from the first byte.
+
+    In front of that listener there is a mailroute that makes TLS of what comes in the clear.
+    """
+    inner = {"tcp": f"tcp:127.0.0.1:{sieve_proxy.ports['tls']}", "security": "tls"}
+    inner |= {"verify": "localhost", "ca": str(authority.file)}
+    listen = {"outer": {"protocol": "tcp", "security": "none", "backend": "inner"}}
+    with Mailroute(listen, {"backend": {"inner": inner}}) as outer:
+        yield {
+            "starttls": sieve_proxy.ports["starttls"],
+            "none": sieve_proxy.ports["plain"],
+            "tls": outer.ports["outer"],
+        }
+
+
+@pytest.mark.parametrize("security", ["starttls", "none", "tls"])
 @ACCOUNTS
 def test_sieve_connect_uploads_and_downloads(
-    sieve_proxy: Mailroute, authority: Authority, tmp_path: Path, account: Account
+    wrapped: dict[str, int], authority: Authority, tmp_path: Path, account: Account, security: str
 ) -> None:
     """A script that it uploads is listed and active, and comes back as it was."""
     script = tmp_path / "filter.sieve"
     script.write_bytes(b'require "fileinto";\r\nfileinto "INBOX";\r\n# \xc3\xa9\r\n')
 
     def say(*words: str) -> bytes:
-        return sieve_connect(sieve_proxy, authority, tmp_path, account, *words).stdout
+        port, clear = wrapped[security], security != "starttls"
+        return sieve_connect(port, authority, tmp_path, account, *words, clear=clear).stdout
 
     say("--localsieve", str(script), "--remotesieve", "filter", "--upload")
     say("--remotesieve", "filter", "--activate")
@@ -424,6 +445,7 @@ def test_sieve_connect_with_a_wrong_password_fails(
 ) -> None:
     """It says that it got no further than the login, and ends."""
     wrong = Account(ALICE.user, "not that", ALICE.backend)
-    done = sieve_connect(sieve_proxy, authority, tmp_path, wrong, "--list", check=False)
+    port = sieve_proxy.ports["starttls"]
+    done = sieve_connect(port, authority, tmp_path, wrong, "--list", check=False)
     assert done.returncode
     assert b"Authentication refused by server" in done.stdout + done.stderr

@@ -7,6 +7,7 @@ import hashlib
 import poplib
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -223,6 +224,31 @@ def test_curl_fetches_a_message(
         tmp_path,
     )
     assert f"Subject: for {ALICE.user}".encode() in done.stdout
+
+
+@pytest.mark.parametrize("initial", [True, False])
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+def test_curl_fetches_a_message_with_a_token(
+    pop3_proxy: Mailroute,
+    servers: dict[str, Dovecot],
+    authority: Authority,
+    tmp_path: Path,
+    mechanism: str,
+    initial: bool,
+) -> None:
+    """A token gets in, with an initial response or without; with a wrong one curl is denied (status 67)."""
+
+    def fetch(token: str) -> subprocess.CompletedProcess[bytes]:
+        command = [
+            program("curl", "curl"),
+            *("--silent", "--show-error", "--cacert", authority.file, *(["--sasl-ir"] if initial else [])),
+            *("--user", ALICE.user, "--oauth2-bearer", token, "--login-options", f"AUTH={mechanism}"),
+            f"pop3s://localhost:{pop3_proxy.ports['pop3s']}/1",
+        ]
+        return run(command, tmp_path, check=False)
+
+    assert f"Subject: for {ALICE.user}".encode() in fetch(servers["east"].token(ALICE)).stdout
+    assert fetch("nonsense").returncode == 67
 
 
 def test_curl_with_a_wrong_password_fails(

@@ -8,6 +8,7 @@ import os
 import poplib
 import signal
 import smtplib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.integration
 
 DOWN = Account("down@example.com", "a secret", "down")
 NOWHERE = Account("nowhere@example.com", "a secret", "bare")
+UNTRUSTED = Account("untrusted@example.com", "a secret", "other")
+BUSY = Account("busy@example.com", "a secret", "east")
 LATER = "454 4.7.0 The mail server cannot be reached, try again later"
 
 
@@ -58,14 +61,17 @@ def cannot_check(server: Dovecot) -> None:
 
 
 def backends(authority: Authority, server: Dovecot, submission: int) -> dict[str, dict[str, object]]:
-    """Return a backend that is there, one that is down, and one from which TLS is asked in vain."""
+    """Return backends: one that is there, is down, has no TLS, and has a certificate of another name."""
     tls = {"security": "starttls", "verify": "localhost", "ca": str(authority.file)}
     closed, lmtp = free_port(), server.lmtp
     ports = {"east": (server.pop3, submission), "down": (closed, closed), "bare": (lmtp, lmtp)}
-    return {
+    ports["other"] = ports["east"]
+    found: dict[str, dict[str, object]] = {
         name: {"pop3": f"tcp:127.0.0.1:{pop3}", "submission": f"tcp:127.0.0.1:{port}", **tls}
         for name, (pop3, port) in ports.items()
     }
+    found["other"]["verify"] = "other.example.com"
+    return found
 
 
 def proxy(
@@ -77,7 +83,16 @@ def proxy(
     config = configuration(certificate, blocks)
     listen = {name: {"protocol": name, "security": "starttls"} for name in ("pop3", "submission")}
     homes = [Account(account.user, account.password, "east") for account in (ALICE, BOB)]
-    return Mailroute(listen, config, users(*homes, DOWN, NOWHERE))
+    # A source that says of one user that there are too many logins.
+    with contextlib.closing(sqlite3.connect(server.folder / "limits")) as database:
+        database.execute("create table if not exists busy (name text unique)")
+        database.execute("insert or ignore into busy values (?)", [BUSY.user])
+        database.commit()
+    query = "select 'limit' as refuse from busy where name = :user"
+    config["route"].insert(
+        0, {"source": "sql", "database": f"sqlite:{server.folder / 'limits'}", "query": query}
+    )
+    return Mailroute(listen, config, users(*homes, DOWN, NOWHERE, UNTRUSTED))
 
 
 def pop3(mailroute: Mailroute, authority: Authority) -> poplib.POP3:
@@ -104,7 +119,9 @@ def test_pop3s_codes(authority: Authority, certificate: Certificate, dovecot: Do
         session = pop3(mailroute, authority)
         assert refused(session, Account(ALICE.user, "wrong", "east")).startswith("-ERR [AUTH] ")
         assert refused(session, DOWN).startswith("-ERR [SYS/TEMP] ")
-        assert refused(session, NOWHERE).startswith("-ERR [SYS/")
+        assert refused(session, NOWHERE).startswith("-ERR [SYS/TEMP] ")
+        assert refused(session, UNTRUSTED).startswith("-ERR [SYS/PERM] The mail service ")
+        assert refused(session, BUSY).startswith("-ERR [IN-USE] Too many logins")
         first = pop3(mailroute, authority)
         first.user(ALICE.user)
         first.pass_(ALICE.password)
@@ -143,6 +160,8 @@ def test_submissions_codes(authority: Authority, certificate: Certificate, dovec
         assert denied(session, wrong) == "535 5.7.8 Authentication failed"
         assert denied(session, DOWN) == LATER
         assert denied(session, NOWHERE).startswith("454 4.")
+        assert denied(session, UNTRUSTED).startswith("454 4.3.5 The mail service ")
+        assert denied(session, BUSY).startswith("454 4.7.0 Too many logins")
         cannot_check(dovecot)
         assert denied(session, BOB) == LATER
         assert session.docmd("MAIL", "FROM:<a@b.example>") == (530, b"5.7.0 Authentication required")

@@ -14,6 +14,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 from servers.accounts import ALICE, message
 from servers.certificates import Authority, Certificate
+from servers.commands import run
 from servers.dovecot import Dovecot, Terms
 from servers.haproxy import HAProxy
 from servers.processes import ServerProcess, accepts, free_port, wait_until
@@ -21,6 +22,8 @@ from servers.programs import nginx_module, program
 from servers.proxy import Mailroute
 from servers.raw import RawImap
 from servers.site import backend, configuration, users
+
+from mailroute.wire.proxy_header import version_2
 
 pytestmark = pytest.mark.integration
 
@@ -146,6 +149,21 @@ def test_every_protocol_behind_haproxy(
                 proxy.log.wait_for(rf"ended: user={ALICE.user} client={re.escape(SOURCE)}:", mark)
 
 
+def test_a_client_whose_port_is_not_known(
+    east: Dovecot, authority: Authority, certificate: Certificate
+) -> None:
+    """A balancer that has the client's address from elsewhere (HAProxy's set-src) has 0 for its port."""
+    listen = {name: {"protocol": name, "security": "none", **BALANCER} for name in (*VISITS, "lmtp")}
+    visits = VISITS | {"lmtp": f"LHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<{ALICE.user}>\r\nQUIT\r\n"}
+    with relayed(listen, east, authority, certificate) as proxy:
+        for name, visit in visits.items():
+            seen = east.log.mark()
+            with RawImap("127.0.0.1", proxy.ports[name]) as client:
+                client.send(version_2(("192.0.2.9", 0), ("198.51.100.1", 0)) + visit.encode())
+                client.rest()
+            east.log.wait_for(r"lmtp.* from 192\.0\.2\.9" if name == "lmtp" else r"rip=192\.0\.2\.9,", seen)
+
+
 def test_a_unix_socket_behind_haproxy(
     tmp_path: Path, east: Dovecot, authority: Authority, certificate: Certificate, workers: int
 ) -> None:
@@ -262,6 +280,63 @@ def test_mail_is_delivered_behind_a_balancer(
             with smtplib.LMTP("127.0.0.1", balancer.ports["lmtp"], source_address=(SOURCE, 0)) as sender:
                 assert sender.sendmail("author@example.net", [ALICE.user], message("by lmtp")) == {}
             proxy.log.wait_for(rf"session \S+ ended: user=- client={re.escape(SOURCE)}:", mark)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("security", ["none", "starttls", "tls"])
+def test_swaks_stands_for_a_client(
+    tmp_path: Path,
+    east: Dovecot,
+    authority: Authority,
+    certificate: Certificate,
+    security: str,
+    version: str,
+) -> None:
+    """The tool that operators test with says in either version that somebody else sends the message."""
+    client = "192.0.2.55"
+    listen = {name: {"protocol": name, "security": security, **BALANCER} for name in ("submission", "lmtp")}
+    with relayed(listen, east, authority, certificate) as proxy:
+        said = ["--proxy-version", version, "--proxy-source", client, "--proxy-source-port", "40000"]
+        said += ["--proxy-dest", "198.51.100.1", "--proxy-dest-port", "25"]
+        v1, v2 = ["--proxy-family", "TCP4"], ["--proxy-family", "AF_INET", "--proxy-command", "PROXY"]
+        said += v1 if version == "1" else [*v2, "--proxy-protocol", "STREAM"]
+        tls = {"none": [], "starttls": ["--tls"], "tls": ["--tls-on-connect"]}[security]
+        tls += ["--tls-verify", "--tls-ca-path", str(authority.file)] if tls else []
+        login = ["--auth", "PLAIN", "--auth-user", ALICE.user, "--auth-password", ALICE.password]
+        for name, more in (("submission", login), ("lmtp", ["--protocol", "LMTP"])):
+            mark, seen = proxy.log.mark(), east.log.mark()
+            where = ["--server", f"localhost:{proxy.ports[name]}", "--local-interface", "127.0.0.1"]
+            letter = ["--from", "author@example.net", "--to", ALICE.user]
+            run([program("swaks", "swaks"), *where, *said, *tls, *more, *letter], tmp_path)
+            proxy.log.wait_for(rf"ended: user=\S+ client={re.escape(client)}:40000 ", mark)
+            told = {"submission": rf"rip={re.escape(client)},", "lmtp": rf"from {re.escape(client)}\b"}
+            east.log.wait_for(told[name], seen)
+
+
+@pytest.mark.parametrize("security", ["none", "starttls", "tls"])
+@pytest.mark.parametrize("protocol", ["imap", "pop3"])
+def test_curl_brings_a_header(
+    tmp_path: Path,
+    east: Dovecot,
+    authority: Authority,
+    certificate: Certificate,
+    protocol: str,
+    security: str,
+) -> None:
+    """A listener that wants a header of curl gives it its mail, and nothing without one."""
+    with relayed(
+        {"in": {"protocol": protocol, "security": security, **BALANCER}}, east, authority, certificate
+    ) as proxy:
+        scheme = f"{protocol}s" if security == "tls" else protocol
+        url = f"{scheme}://localhost:{proxy.ports['in']}/" + ("INBOX;UID=1" if protocol == "imap" else "1")
+        command = [program("curl", "curl"), "--silent", "--show-error", "--interface", "127.0.0.1"]
+        command += [] if security == "none" else ["--ssl-reqd", "--cacert", str(authority.file)]
+        command += ["--user", f"{ALICE.user}:{ALICE.password}", url]
+        mark = proxy.log.mark()
+        assert b"\nSubject: " in run([*command, "--haproxy-protocol"], tmp_path).stdout
+        proxy.log.wait_for(rf"ended: user={ALICE.user} client=127\.0\.0\.1:", mark)
+        assert run(command, tmp_path, check=False).returncode
+        proxy.log.wait_for(r"no PROXY header from 127\.0\.0\.1:", mark)
 
 
 _NGINX = """\

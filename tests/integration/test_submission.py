@@ -446,6 +446,36 @@ def test_curl_sends_a_message(
     arrived(servers[account.backend], subject)
 
 
+@pytest.mark.parametrize("initial", [True, False])
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+def test_curl_sends_a_message_with_a_token(
+    submission: Mailroute,
+    servers: dict[str, Server],
+    authority: Authority,
+    tmp_path: Path,
+    mechanism: str,
+    initial: bool,
+) -> None:
+    """A token gets in, with an initial response or without; with a wrong one curl is denied (status 67)."""
+    subject = f"curl {mechanism} {initial} {submission.ports['tls']}"
+    letter = tmp_path / "letter"
+    letter.write_bytes(message(subject))
+
+    def send(token: str) -> int:
+        command = [
+            program("curl", "curl"),
+            *("--silent", "--show-error", "--cacert", authority.file, *(["--sasl-ir"] if initial else [])),
+            *("--user", ALICE.user, "--oauth2-bearer", token, "--login-options", f"AUTH={mechanism}"),
+            *("--mail-from", ALICE.user, "--mail-rcpt", BOB.user, "--upload-file", letter),
+            f"smtps://localhost:{submission.ports['tls']}",
+        ]
+        return run(command, tmp_path, check=False).returncode
+
+    assert send(servers["east"].token(ALICE)) == 0
+    arrived(servers["east"], subject)
+    assert send("nonsense") == 67
+
+
 def test_curl_with_a_wrong_password_fails(
     submission: Mailroute, authority: Authority, tmp_path: Path
 ) -> None:

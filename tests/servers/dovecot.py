@@ -77,10 +77,10 @@ class Dovecot(Instance):
     the first byte) and ``imap_behind_proxy`` and ``imaps_behind_proxy`` (the
     same, and a PROXY header comes first); where mail is delivered, ``lmtp``
     (STARTTLS) and ``lmtp_behind_proxy`` as well, and where there is POP3,
-    ``pop3`` and ``pop3s``; where mail is submitted, ``submission``,
-    ``submissions`` and ``submission_behind_proxy``; where there is ManageSieve,
-    ``sieve`` (STARTTLS).  Other mail servers may ask it for passwords at the
-    socket ``sasl``.
+    ``pop3``, ``pop3s`` and ``pop3_behind_proxy``; where mail is submitted,
+    ``submission``, ``submissions`` and ``submission_behind_proxy``; where there
+    is ManageSieve, ``sieve`` (STARTTLS) and ``sieve_behind_proxy``.  Other mail
+    servers may ask it for passwords at the socket ``sasl``.
     """
 
     def __init__(self, terms: Terms, *accounts: Account) -> None:
@@ -92,10 +92,10 @@ class Dovecot(Instance):
         self.log = Log(self.folder / "log")
         self.imap = self.imaps = self.imap_behind_proxy = self.imaps_behind_proxy = 0
         self.lmtp = self.lmtp_behind_proxy = 0
-        self.pop3 = self.pop3s = 0
+        self.pop3 = self.pop3s = self.pop3_behind_proxy = 0
         self.submission = self.submissions = self.submission_behind_proxy = 0
         self.sasl = self.folder / "run" / "sasl"
-        self.sieve = 0
+        self.sieve = self.sieve_behind_proxy = 0
         self._process: ServerProcess | None = None
         self._owner = _mail_owner()
         for name in ("run", "state", "home"):
@@ -144,12 +144,12 @@ class Dovecot(Instance):
         if self.terms.lmtp:
             plain += [self.lmtp, self.lmtp_behind_proxy]
         if self.terms.pop3:
-            plain, tls = [*plain, self.pop3], [*tls, self.pop3s]
+            plain, tls = [*plain, self.pop3, self.pop3_behind_proxy], [*tls, self.pop3s]
         if self.terms.relay:
             plain += [self.submission, self.submission_behind_proxy]
             tls += [self.submissions]
         if self.terms.sieve:
-            plain = [*plain, self.sieve]
+            plain += [self.sieve, self.sieve_behind_proxy]
         return plain if self.terms.ssl == "no" else [*plain, *tls]
 
     def kill(self) -> None:
@@ -169,11 +169,12 @@ class Dovecot(Instance):
             self.lmtp, self.lmtp_behind_proxy = free_port(self.host), free_port(self.host)
         if self.terms.pop3:
             self.pop3, self.pop3s = free_port(self.host), free_port(self.host)
+            self.pop3_behind_proxy = free_port(self.host)
         if self.terms.relay:
             self.submission, self.submissions = free_port(self.host), free_port(self.host)
             self.submission_behind_proxy = free_port(self.host)
         if self.terms.sieve:
-            self.sieve = free_port(self.host)
+            self.sieve, self.sieve_behind_proxy = free_port(self.host), free_port(self.host)
 
     # --- accounts and mail --------------------------------------------------
 
@@ -280,6 +281,7 @@ class Dovecot(Instance):
             services["service pop3-login"] = {
                 "inet_listener pop3": {"port": str(self.pop3)},
                 "inet_listener pop3s": {"port": "0" if terms.ssl == "no" else str(self.pop3s), "ssl": "yes"},
+                "inet_listener pop3_behind_proxy": {"port": str(self.pop3_behind_proxy), "haproxy": "yes"},
             }
         if terms.relay:
             services["service submission-login"] = {
@@ -291,7 +293,10 @@ class Dovecot(Instance):
                 },
             }
         if terms.sieve:
-            services["service managesieve-login"] = {"inet_listener sieve": {"port": str(self.sieve)}}
+            services["service managesieve-login"] = {
+                "inet_listener sieve": {"port": str(self.sieve)},
+                "inet_listener sieve_behind_proxy": {"port": str(self.sieve_behind_proxy), "haproxy": "yes"},
+            }
         if terms.ssl == "no":
             del services["service imap-login"]["inet_listener imaps_behind_proxy"]
             services["service imap-login"]["inet_listener imaps"] = {"port": "0"}

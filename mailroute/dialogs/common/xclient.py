@@ -36,7 +36,8 @@ def _known(client: Client, ttl: int) -> dict[str, str | None]:
     known: dict[str, str | None] = {}
     for prefix, address in (("", client.source), ("DEST", client.destination)):
         known[f"{prefix}ADDR"] = None if address is None else address.host
-        known[f"{prefix}PORT"] = None if address is None else str(address.port)
+        # A PROXY header may have 0, where only the address is known; Dovecot takes no such port.
+        known[f"{prefix}PORT"] = None if address is None or not address.port else str(address.port)
     return {
         **known,
         "SESSION": client.session_id,

@@ -8,7 +8,7 @@ from mailroute.events import DialogEvent, DialogTerms, Farewell, LoggedIn, Refus
 from mailroute.wire.lines import Malformed, Parts, Stop
 from mailroute.wire.literal_reader import LiteralReader
 from mailroute.wire.sasl import MAX_RESPONSE
-from mailroute.wire.sieve_syntax import MAX_QUOTED, Arguments, quote, say, write
+from mailroute.wire.sieve_syntax import MAX_QUOTED, Arguments, give_back, say, write
 
 MAX_UNIT = MAX_RESPONSE + 1024
 """Bytes in one command with its literals: AUTHENTICATE with the longest initial response there may be."""
@@ -94,10 +94,10 @@ class ManageSieveDialog(CommandDialog):
         arguments.end()
         if tag is None:
             self._send(reply(b"OK", b"Done."))
-        elif (quoted := quote(tag)) is None:
-            raise Malformed(f"The tag must be one line of UTF-8, at most {MAX_QUOTED} bytes long")
+        elif (written := give_back(tag)) is None:
+            raise Malformed(f"The tag must be UTF-8, at most {MAX_QUOTED} bytes long")
         else:
-            self._send(b"OK (TAG %s) %s" % (quoted, say(b"Done.")))
+            self._send(b"OK (TAG %s) %s" % (written, say(b"Done.")))
 
     def _do_logout(self, arguments: Arguments) -> None:
         arguments.end()
