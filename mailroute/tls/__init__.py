@@ -4,7 +4,7 @@ from mailroute.tls.client import ClientTLS, authorities, client_context, client_
 from mailroute.tls.errors import explain
 from mailroute.tls.inspect import Inspected, Inspector
 from mailroute.tls.server import KeyPair, ServerTLS, channel_binding, client_certificate
-from mailroute.tls.transports import shakes_hands
+from mailroute.tls.transports import below_tls, shakes_hands
 
 __all__ = [
     "ClientTLS",
@@ -13,6 +13,7 @@ __all__ = [
     "KeyPair",
     "ServerTLS",
     "authorities",
+    "below_tls",
     "channel_binding",
     "client_certificate",
     "client_context",
