@@ -10,15 +10,20 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from mailroute.config import ConfigError, describe, load
+from mailroute.config import ConfigError, Problem, describe, load
 
 MAX_TIMEOUT = 3600.0
 """The most seconds that somebody may want to wait for a backend."""
 
 
 _Result = TypeVar("_Result")
+
+FILE = Path("mailroute.toml")
+"""The configuration, unless another one is named."""
+
+RUN = "twistd -n mailroute --config FILE"
 
 MAX_LINE = 65536
 """Bytes of standard input that are read for a token: more than any has."""
@@ -44,9 +49,23 @@ def _check(arguments: argparse.Namespace) -> int:
     # imports this module.
     from twisted.internet import reactor
 
-    for sentence in describe(load(arguments.file, reactor)):
+    for sentence in describe(load(_file(arguments), reactor)):
         print(sentence)
     return 0
+
+
+def _file(arguments: argparse.Namespace) -> Path:
+    """Return the configuration's name.
+
+    :raises ConfigError: none is named, and the usual one is not there.
+    """
+    # One of the two at most, of the command that takes both.
+    named: Path | None = arguments.config or getattr(arguments, "file", None)
+    if named is None and not FILE.exists():
+        raise ConfigError(
+            [Problem(None, "", "there is none in this folder: name it, with --config FILE")], FILE
+        )
+    return named or FILE
 
 
 def _probe(arguments: argparse.Namespace) -> int:
@@ -77,7 +96,7 @@ def _route(arguments: argparse.Namespace) -> int:
 
     from mailroute import whereabouts
 
-    settings = load(arguments.config, reactor)
+    settings = load(_file(arguments), reactor)
 
     async def ask(clock: object) -> whereabouts.Whereabouts | whereabouts.CannotAsk:
         user = arguments.user.encode("utf-8", "surrogateescape")
@@ -132,7 +151,7 @@ def _token(arguments: argparse.Namespace) -> int:
 
     from mailroute.deposit import CannotKeep, keep
 
-    settings = load(arguments.config, reactor)
+    settings = load(_file(arguments), reactor)
     try:
         print(keep(settings, arguments.backend, arguments.user, sys.stdin.buffer.readline(MAX_LINE)))
     except CannotKeep as error:
@@ -141,16 +160,28 @@ def _token(arguments: argparse.Namespace) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells those who want to run mailroute how that is done."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit."""
+        super().error(f"{message}\nTo run mailroute: {RUN}")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mailroute",
-        description="A mail routing proxy.",
-        epilog="To run it: twistd -n mailroute --config FILE",
-    )
+    parser = _Parser(prog="mailroute", description="A mail routing proxy.", epilog=f"To run it: {RUN}")
     parser.add_argument("--version", action="version", version=f"mailroute {_version()}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
     check = commands.add_parser("check", help="say what a configuration will do, or every error in it")
-    check.add_argument("file", type=Path, metavar="FILE", help="the configuration, such as mailroute.toml")
+    one = check.add_mutually_exclusive_group()
+    one.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="the configuration; mailroute.toml here unless given",
+    )
+    _add_config(one, "the same")
     check.set_defaults(run=_check)
     probe = commands.add_parser(
         "probe",
@@ -180,14 +211,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("mailroute.toml"),
-        metavar="FILE",
-        help="the configuration; mailroute.toml here unless given",
-    )
+def _add_config(
+    parser: argparse._ActionsContainer, words: str = "the configuration; mailroute.toml here unless given"
+) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help=words)
 
 
 def _add_token(commands: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
@@ -15,6 +17,9 @@ from twisted.python.failure import Failure
 from mailroute.descriptors import remedy
 
 _log = Logger(namespace="mailroute")
+
+_LOCKED = "Cannot acquire lock"
+"""What Twisted says of a UNIX socket that another process has."""
 
 
 _USUAL = {
@@ -30,6 +35,26 @@ class StartError(SystemExit, Exception):
     that started a daemon; as a `SystemExit` it makes the interpreter print the
     text instead of a traceback, and exit with status 1.
     """
+
+
+class CannotListen(StartError):
+    """A port cannot be had.
+
+    :param name: what the log calls the listener.
+    :param why: what is wrong, and what to do about it without changing where to listen.
+    :param key: where that has been said; empty if it is not to be changed.
+    """
+
+    def __init__(self, name: str, why: str, key: str) -> None:
+        # As SystemExit, it is printed by its only argument.
+        super().__init__(f"mailroute: cannot listen on {name}: {why}{key and f'change {key}'}")
+        self.listener = name
+        self._why = why
+        self._key = key
+
+    def because_of(self, key: str) -> CannotListen:
+        """Return it for somebody who has said elsewhere where to listen, such as on the command line."""
+        return CannotListen(self.listener, self._why, self._key and key)
 
 
 class Listening(Service):
@@ -61,17 +86,17 @@ class Listening(Service):
     def privilegedStartService(self) -> None:
         """Bind, while the program may still bind low ports.
 
-        :raises StartError: it cannot.
+        :raises CannotListen: it cannot.
         """
         super().privilegedStartService()
         failed: list[Failure] = []
         try:
             self._listening = self._endpoint().listen(self._accepting)
         except ValueError as error:
-            raise StartError(self._cannot(error)) from None
+            raise CannotListen(self.listener, str(error), "") from None
         self._listening.addCallbacks(self._listens, failed.append)
         if failed:
-            raise StartError(self._cannot(failed[0].value))
+            raise self._cannot(failed[0].value)
 
     def startService(self) -> None:
         """Begin, and bind if that has not been done (a service that is added late)."""
@@ -90,11 +115,32 @@ class Listening(Service):
         if not self._announced:
             _log.info("listening: {listener}", listener=self.listener)
 
-    def _cannot(self, error: BaseException | None) -> str:
+    def _cannot(self, error: BaseException | None) -> CannotListen:
         reason = getattr(error, "socketError", None) or error
-        usual = _USUAL.get(getattr(reason, "errno", None) or 0)
-        if isinstance(reason, PermissionError) and reason.filename is not None:
-            usual = "let mailroute's user write into that folder"
-        advice = f"change {self._key}" if usual is None else f"{usual}, or change {self._key}"
-        advice = remedy(reason).removeprefix("; ") or advice
-        return f"mailroute: cannot listen on {self.listener}: {reason}: {advice}"
+        if advice := remedy(reason).removeprefix("; "):
+            return CannotListen(self.listener, f"{reason}: {advice}", "")
+        why = _of_a_path(error, reason)
+        if not why:
+            usual = _USUAL.get(getattr(reason, "errno", None) or 0)
+            why = f"{reason}: {usual}, or " if usual else f"{reason}: "
+        return CannotListen(self.listener, why, self._key)
+
+
+def _of_a_path(error: object, reason: object) -> str:
+    """Say why a UNIX socket cannot be made; nothing if it is none, or there is nothing else to say."""
+    # Twisted makes a lock beside it first, and may fail with that.
+    lock = getattr(reason, "filename2", None)
+    path = lock if lock is not None else getattr(error, "port", None)
+    if not isinstance(path, bytes | str):
+        return ""
+    path = Path(os.fsdecode(path))
+    path = path.with_name(path.name.removesuffix(".lock")) if lock is not None else path
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}: make it, for the user that runs mailroute, or "
+    if path.exists() and not path.is_socket():
+        return f"{path} is there already, and is no socket: remove it, or "
+    if reason == _LOCKED:
+        return "another program listens there: stop it, or "
+    if isinstance(reason, PermissionError):
+        return f"this user may make nothing in {path.parent}: give it the right to, or "
+    return ""

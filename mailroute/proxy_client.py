@@ -30,7 +30,7 @@ from mailroute.events import (
 )
 from mailroute.interfaces import ILogin, IMailProtocol
 from mailroute.sockets.transport import HubTransport
-from mailroute.tls import explain, remember, resuming_failed, shakes_hands
+from mailroute.tls import below_tls, explain, remember, resuming_failed, shakes_hands
 
 if TYPE_CHECKING:
     from mailroute.backend import Backend, Dial
@@ -118,8 +118,8 @@ class ProxyClient(Protocol):
             transport.setTcpNoDelay(True)
         header = b"" if self._order is None else self._backend.header(self._order.client)
         if header:
-            # Before TLS: whoever reads the header has no TLS yet.
-            transport.write(header)
+            # Before TLS, the endpoint's own too: whoever reads the header has no TLS yet.
+            below_tls(transport).write(header)
         if shakes_hands(transport):
             self._tls_first, self._phase = True, _NEGOTIATING
         elif self._tls_first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.python import usage
@@ -10,6 +11,7 @@ from twisted.python import usage
 from mailroute.config import ConfigError, Problem, Settings, build, load, values
 from mailroute.demo.ports import Ports
 from mailroute.hangup import Hangup
+from mailroute.listening import CannotListen
 from mailroute.service import service
 
 
@@ -19,6 +21,9 @@ def _workers(written: str) -> int | str:
     except ValueError as error:
         raise usage.UsageError(f"--workers {error}") from None
 
+
+_COMMANDS = ("check", "probe", "route", "token")
+"""Those of the command ``mailroute``, which is another program."""
 
 _KEYS = {
     "listen": "--listen",
@@ -75,14 +80,41 @@ class Options(usage.Options):
             "How many processes carry the mail, or auto; else what the file says.",
             _workers,
         ],
-        ["demo-starttls-port", None, Ports().imap, "The demo's port for IMAP with STARTTLS.", int],
-        ["demo-tls-port", None, Ports().imaps, "The demo's port for IMAP with TLS.", int],
-        ["demo-pop3-port", None, Ports().pop3, "The demo's port for POP3.", int],
-        ["demo-submission-port", None, Ports().submission, "The demo's port for sending mail.", int],
-        ["demo-smtp-port", None, Ports().smtp, "The demo's port where mail is delivered.", int],
+        ["demo-starttls-port", None, Ports().imap, "The demo's port for IMAP with STARTTLS."],
+        ["demo-tls-port", None, Ports().imaps, "The demo's port for IMAP with TLS."],
+        ["demo-pop3-port", None, Ports().pop3, "The demo's port for POP3."],
+        ["demo-submission-port", None, Ports().submission, "The demo's port for sending mail."],
+        ["demo-smtp-port", None, Ports().smtp, "The demo's port where mail is delivered."],
     ]
 
     settings: Settings | None = None
+    ports: Ports | None = None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Keep what an option says; of two that are alike Twisted would keep the last, and say nothing."""
+        if name in ("config", "listen", "to") and self.get(name) is not None:
+            more = (
+                ""
+                if name == "config"
+                else ": for several listeners, write a file, and give that with --config"
+            )
+            raise usage.UsageError(f"--{name} is there twice{more or ': give one'}")
+        super().__setitem__(name, value)
+
+    def parseArgs(self, *words: str) -> None:  # noqa: N802 (Twisted's name)
+        """Refuse whatever is no option.
+
+        :raises usage.UsageError: there is such a word.
+        """
+        if words and words[0] in _COMMANDS:
+            raise usage.UsageError(
+                f'"{words[0]}" is no option of twistd\'s: that command is "mailroute {words[0]}"'
+            )
+        if words:
+            raise usage.UsageError(
+                f'"{words[0]}" is no option: write --config {words[0]} to run a file, '
+                "or --listen ENDPOINT --to ENDPOINT to forward without one"
+            )
 
     def postOptions(self) -> None:
         """Make the settings: twistd is not yet a daemon, and has given up no privilege."""
@@ -98,6 +130,7 @@ class Options(usage.Options):
         if listen is None and identity is not None:
             raise usage.UsageError("--identity goes with --to: in a file, it is a key of the backend")
         if self["demo"]:
+            self.ports = self._demo_ports()
             return
         from twisted.internet import reactor
 
@@ -112,12 +145,55 @@ class Options(usage.Options):
             # the command line is not what is wrong.
             raise SystemExit(str(error)) from None
 
+    def _demo_ports(self) -> Ports:
+        """Return where the demo is to listen.
+
+        :raises usage.UsageError: that is not possible.
+        """
+        numbers: dict[int, str] = {}
+        for option in Ports().options:
+            written = str(self[option.removeprefix("--")])
+            if not written.isdecimal() or not 1 <= int(written) <= 65535:
+                raise usage.UsageError(f'{option} must be a number from 1 to 65535, not "{written}"')
+            if int(written) in numbers:
+                raise usage.UsageError(f"{option} {written} is {numbers[int(written)]} as well: give another")
+            numbers[int(written)] = option
+        return Ports(*numbers)
+
+    def said(self, listener: str) -> str:
+        """Return the option that says where a listener listens; empty if a file does."""
+        if self["listen"] is not None:
+            return "--listen"
+        if self.ports is None:
+            return ""
+        ports = self.ports.options.items()
+        return next((option for option, port in ports if f" tcp:{port}:" in listener), "")
+
+
+class _Whole(MultiService):
+    """All that twistd runs for mailroute: what it cannot do is told with the words of the command line."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self._options = options
+
+    def privilegedStartService(self) -> None:
+        """Bind.
+
+        :raises CannotListen: a port cannot be had.
+        """
+        try:
+            super().privilegedStartService()
+        except CannotListen as error:
+            option = self._options.said(error.listener)
+            raise error.because_of(option) if option else error from None
+
 
 def makeService(options: Options) -> IService:
     """Make the service that the command line asks for."""
     from twisted.internet import reactor
 
-    whole = MultiService()
+    whole = _Whole(options)
     # Signals are the program's, and not a part's that a Tac file may put beside others.
     Hangup(reactor).setServiceParent(whole)
     _carrier(options, reactor).setServiceParent(whole)
@@ -129,8 +205,7 @@ def _carrier(options: Options, reactor: object) -> IService:
         # Not above: nobody else needs twisted.mail, which looks up the machine's name as it is imported.
         from mailroute.demo.service import make_demo_service
 
-        names = ("starttls", "tls", "pop3", "submission", "smtp")
-        return make_demo_service(reactor, Ports(*(options[f"demo-{name}-port"] for name in names)))
+        return make_demo_service(reactor, options.ports)
     # Nobody needs them after this: in workers, tables are read once more.
     settings, options.settings = options.settings, None
     return service(settings, reactor)

@@ -16,7 +16,7 @@ from mailroute.listening import Listening, StartError
 class Refusing:
     """An endpoint that the system refuses."""
 
-    def __init__(self, number: int, *file: str) -> None:
+    def __init__(self, number: int, *file: object) -> None:
         self._error = OSError(number, os.strerror(number), *file)
 
     def listen(self, _factory: object) -> Deferred[object]:
@@ -44,8 +44,8 @@ def test_what_to_do_about_it_is_told(number: int, advice: str) -> None:
 
 def test_a_folder_that_may_not_be_written_is_told() -> None:
     """A UNIX socket takes no low port, but a folder of the user's own."""
-    listening = Listening(Factory(), "imap unix:x", lambda: Refusing(errno.EACCES, "/run/x.lock"))
-    with pytest.raises(
-        StartError, match=r"/run/x\.lock': let mailroute's user write into that folder, or ch"
-    ):
+    # What a lock that cannot be made raises: a link from the process's number to the lock.
+    refusing = Refusing(errno.EACCES, "4711", None, "/run/x.lock")
+    listening = Listening(Factory(), "imap unix:/run/x", lambda: refusing)
+    with pytest.raises(StartError, match="this user may make nothing in /run: give it the right to, or ch"):
         listening.privilegedStartService()

@@ -99,6 +99,19 @@ class TLSEnd(End):
         self._flush()
 
 
+class Announced(TLSEnd):
+    """A server that takes a PROXY header off before TLS, as such servers do."""
+
+    header = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.header.endswith(b"\r\n"):
+            line, end, data = (self.header + data).partition(b"\r\n")
+            self.header = line + end
+        if data:
+            super().dataReceived(data)
+
+
 # --- mailroute between them -------------------------------------------------
 
 
@@ -305,10 +318,24 @@ class Site:
         return TLSEnd(context, first, name)
 
     def server(self, first: bytes = b"", newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> TLSEnd:
+        return TLSEnd(self._serving(newest), first)
+
+    def announced(self) -> Announced:
+        return Announced(self._serving(ssl.TLSVersion.TLSv1_3))
+
+    def _serving(self, newest: ssl.TLSVersion) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.issued["localhost"].chain, self.issued["localhost"].key)
         context.maximum_version = newest
-        return TLSEnd(context, first)
+        return context
+
+
+def trusted(folder: Path, authority: Authority) -> Path:
+    """Make a folder with the authority's certificate, as Twisted's endpoints want it."""
+    made = folder / "trusted"
+    made.mkdir()
+    (made / "ca.pem").write_bytes(authority.file.read_bytes())
+    return made
 
 
 @pytest.fixture
@@ -370,10 +397,8 @@ async def test_nobody_is_dialled_before_the_endpoints_own_handshake(tmp_path, si
 @pytest_twisted.ensureDeferred
 async def test_tls_to_the_backend_by_the_endpoint_itself(tmp_path, site, authority, name):
     """A tls: endpoint verifies its server before anything goes there, by Twisted's means."""
-    trusted = tmp_path / "trusted"
-    trusted.mkdir()
-    (trusted / "ca.pem").write_bytes(authority.file.read_bytes())
-    place = f"tls:{name}:{{0}}:trustRoots={trusted}:endpoint=tcp\\:127.0.0.1\\:{{0}}"
+    folder = trusted(tmp_path, authority)
+    place = f"tls:{name}:{{0}}:trustRoots={folder}:endpoint=tcp\\:127.0.0.1\\:{{0}}"
 
     def serve() -> TLSEnd:
         return site.server(b"220 hello\r\n")
@@ -441,31 +466,39 @@ async def test_tls_behind(tmp_path, site, way, newest):
 @pytest_twisted.ensureDeferred
 async def test_tls_on_both_sides(tmp_path, site, way):
     """Both sides' TLS, a PROXY header before the backend's, and the first bytes inside."""
-    heard = bytearray()
-
-    class Announced(TLSEnd):
-        """Takes the header off before TLS."""
-
-        def dataReceived(self, data: bytes) -> None:
-            if b"\r\n" not in heard:
-                heard.extend(data)
-                if b"\r\n" not in heard:
-                    return
-                line, _, data = bytes(heard).partition(b"\r\n")
-                heard[:] = line + b"\r\n"
-            super().dataReceived(data)
-
-    def serve() -> TLSEnd:
-        server = site.server()
-        server.__class__ = Announced
-        return server
-
     backend_block = site.backend | {"identity": "proxy-v1"}
-    async with forwarder(tmp_path, way, serve=serve, backend=backend_block, **site.listen) as house:
+    async with forwarder(tmp_path, way, serve=site.announced, backend=backend_block, **site.listen) as house:
         client = await house.client(site.client(b"question"))
         backend = await house.east.next()
         assert await backend.until(b"question") == b"question"
-        assert bytes(heard).startswith(b"PROXY TCP4 127.0.0.1 ")
+        assert backend.header.startswith(b"PROXY TCP4 127.0.0.1 ")
+        backend.say(b"answer")
+        assert await client.until(b"answer") == b"answer"
+
+
+@DEPRECATED
+@pytest.mark.parametrize(
+    "place",
+    [
+        "tls:localhost:{0}:trustRoots={1}",
+        "ssl:127.0.0.1:{0}:caCertsDir={1}:hostname=localhost",
+        # Which nobody would write, but there is no reason why it should not work.
+        "tls:localhost:{0}:trustRoots={1}:endpoint=tcp\\:127.0.0.1\\:{0}",
+    ],
+    ids=["tls", "ssl", "wrapped"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_proxy_header_goes_before_the_endpoints_own_tls(tmp_path, site, authority, place):
+    """An endpoint that does TLS by itself has the PROXY header before TLS, where servers look for it."""
+    place = place.replace("{1}", str(trusted(tmp_path, authority)))
+    backend_block = {"identity": "proxy-v1"}
+    async with forwarder(tmp_path, serve=site.announced, place=place, backend=backend_block) as house:
+        client = await house.client()
+        client.say(b"question")
+        backend = await house.east.next()
+        assert await backend.until(b"question") == b"question"
+        ours, theirs = house.port, client.transport.getHost().port
+        assert backend.header == b"PROXY TCP4 127.0.0.1 127.0.0.1 %d %d\r\n" % (theirs, ours)
         backend.say(b"answer")
         assert await client.until(b"answer") == b"answer"
 

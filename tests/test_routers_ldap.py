@@ -499,5 +499,5 @@ def test_the_library_may_be_missing(make, monkeypatch):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("mailroute.sources.ldap")
     monkeypatch.setitem(sys.modules, "sansldap", None)
-    with pytest.raises(BadOption, match=r"needs the package sansldap: pip install 'mailroute\[ldap\]'"):
+    with pytest.raises(BadOption, match=r'needs the package sansldap: pip install "mailroute\[ldap\]"'):
         make()

@@ -98,6 +98,23 @@ def test_what_is_not_an_option_is_refused(line: list[str]) -> None:
         Options().parseOptions(line)
 
 
+@pytest.mark.parametrize("number", ["0", "65536", "-1", "two", "", "99999"])
+def test_a_port_of_the_demo_that_cannot_be_is_a_mistake(number: str) -> None:
+    """The option is named, before anything is started."""
+    with pytest.raises(
+        UsageError, match=f'^--demo-tls-port must be a number from 1 to 65535, not "{number}"$'
+    ):
+        Options().parseOptions(["--demo", "--demo-tls-port", number])
+
+
+def test_the_demos_ports_are_apart() -> None:
+    """Two options with one port are told by their names."""
+    with pytest.raises(
+        UsageError, match=r"^--demo-tls-port 1143 is --demo-starttls-port as well: give another$"
+    ):
+        Options().parseOptions(["--demo", "--demo-tls-port", "1143"])
+
+
 @pytest.mark.parametrize("number", ["0", "65", "-1", "two", "1.5", ""])
 def test_a_number_of_workers_that_cannot_be_is_a_mistake(number: str) -> None:
     """--workers takes what the file may say, and names it."""
@@ -136,6 +153,14 @@ FORWARD = ["--listen", "tcp:8080", "--to", "tcp:127.0.0.1:80"]
         ([*FORWARD[:2], "--to", ""], '--to: "" is no endpoint'),
         ([*FORWARD, "--identity", "proxy"], '--identity: must be "native", "proxy-v1", "proxy-v2" or "none"'),
         ([*FORWARD, "--workers", "0"], "--workers must be a number"),
+        (
+            [*FORWARD, *FORWARD],
+            "--listen is there twice: for several listeners, write a file, and give that with",
+        ),
+        ([*FORWARD, "--to", "tcp:127.0.0.1:81"], "--to is there twice: for several listeners, write a file"),
+        (["--config", "a.toml", "-c", "b.toml"], "--config is there twice: give one"),
+        (["a.toml"], '"a.toml" is no option: write --config a.toml to run a file, or --listen ENDPOINT --to'),
+        (["check", "a.toml"], '"check" is no option of twistd\'s: that command is "mailroute check"'),
         (
             ["--listen", "fd:0:domain=INET", *FORWARD[2:], "--workers", "2"],
             '--listen: "fd:0:domain=INET" is no endpoint',
@@ -224,6 +249,58 @@ def test_an_unreadable_key_is_named(files: Files, way: list[str]) -> None:
 def test_a_busy_port_is_named(files: Files, occupied: int, way: list[str]) -> None:
     """A port that somebody else listens on is named, and no pid file stays."""
     assert str(occupied) in files.run(way)
+
+
+def cannot_listen(folder: Path, *line: str) -> str:
+    """Run twistd, insist that it cannot listen, and return its reason without the listener's name."""
+    ended = twistd.run("--nodaemon", "mailroute", *line, folder=folder)
+    assert ended.returncode == 1, ended
+    said = ended.stdout + ended.stderr
+    assert "Traceback" not in said
+    return re.search(r"mailroute: cannot listen on \S+ \S+: (.*)", said)[1].strip()
+
+
+def test_a_busy_port_is_told_by_what_was_typed(files: Files, occupied: int) -> None:
+    """Who has written no file is told the option to change, who has one of the listener's endpoint."""
+    busy = "[Errno 98] Address already in use: stop what uses it, or change"
+    line = ["--listen", f"tcp:{occupied}:interface=127.0.0.1", "--to", "tcp:127.0.0.1:1"]
+    for workers in ("1", "2"):
+        assert cannot_listen(files.folder, *line, "--workers", workers) == f"{busy} --listen"
+    assert cannot_listen(files.folder, "--config", "mailroute.toml") == f"{busy} the listener's endpoint"
+    others = [f"--demo-{name}-port={free_port()}" for name in ("starttls", "pop3", "submission", "smtp")]
+    demo = cannot_listen(files.folder, "--demo", f"--demo-tls-port={occupied}", *others)
+    assert demo == f"{busy} --demo-tls-port"
+
+
+def test_a_socket_that_cannot_be_made_is_told_by_its_folder(tmp_path: Path) -> None:
+    """A UNIX socket's folder that is missing is named, and whatever is in the socket's place."""
+    (tmp_path / "file").touch()
+    to = ["--to", "tcp:127.0.0.1:1"]
+    missing = (
+        f"there is no folder {tmp_path}/none: make it, for the user that runs mailroute, or change --listen"
+    )
+    for lockfile in ("", ":lockfile=0"):
+        assert cannot_listen(tmp_path, "--listen", f"unix:{tmp_path}/none/x{lockfile}", *to) == missing
+    taken = f"{tmp_path}/file is there already, and is no socket: remove it, or change --listen"
+    assert cannot_listen(tmp_path, "--listen", f"unix:{tmp_path}/file", *to) == taken
+
+
+def test_a_socket_that_somebody_has_is_told(tmp_path: Path) -> None:
+    """A UNIX socket of a program that runs is not taken away, and the message says whose turn it is."""
+    line = ["--listen", f"unix:{tmp_path}/x", "--to", "tcp:127.0.0.1:1"]
+    with twistd.Twistd("mailroute", *line, folder=tmp_path, ports=[]) as running:
+        wait_until("the socket", (tmp_path / "x").is_socket)
+        elsewhere = tmp_path / "elsewhere"  # a folder has one pid file
+        elsewhere.mkdir()
+        said = cannot_listen(elsewhere, *line)
+        running.stop()
+    assert said == "another program listens there: stop it, or change --listen"
+
+
+def test_a_socket_that_systemd_has_not_given_is_told(tmp_path: Path) -> None:
+    """It can be missed only when mailroute starts, and then the message says who has to start it."""
+    said = cannot_listen(tmp_path, "--listen", "systemd:domain=INET:index=0", "--to", "tcp:127.0.0.1:1")
+    assert said.endswith("have systemd start mailroute, with a .socket unit beside its service")
 
 
 def test_the_log_of_a_daemon_tells_of_a_busy_port(files: Files, occupied: int) -> None:

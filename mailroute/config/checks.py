@@ -11,7 +11,7 @@ from attrs import field, frozen
 from mailroute import dialogs
 from mailroute.authenticators import AuthenticatorChain, Link
 from mailroute.config import metrics, oauth2
-from mailroute.config.endpoints import host, kind, parts
+from mailroute.config.endpoints import brings_tls, host, kind, parts
 from mailroute.config.errors import ConfigError, Fault, Problem, written
 from mailroute.config.models import Backend, Listener, Settings
 from mailroute.config.ways_in import ways_in
@@ -246,7 +246,7 @@ def _of_listener_tls(listener: Listener, certified: bool) -> _Found:
         if not certified:
             message = f'"{security}" needs a certificate: add a [[certificate]] block with chain and key'
             yield ("security",), message
-        if kind(listener.endpoint) in ("ssl", "tls"):
+        if brings_tls(listener.endpoint):
             yield ("endpoint",), _TWICE.format(security)
     elif listener.client_ca is not None:
         yield ("client_ca",), 'means nothing with security = "none": remove it, or use "starttls" or "tls"'
@@ -343,7 +343,7 @@ def _of_backend_tls(backend: Backend) -> _Found:
             yield ("verify",), message
         elif problem := _unverifiable(backend.verify or host(endpoint), backend):
             yield ("verify",) if backend.verify else (protocol,), problem
-        if kind(endpoint) in ("ssl", "tls"):
+        if brings_tls(endpoint):
             yield (protocol,), _TWICE.format(backend.security.value)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from twisted.cred.checkers import FilePasswordDB
 
 from mailroute.config.checks import asks_routes, protocol_of
+from mailroute.config.endpoints import brings_tls
 from mailroute.config.models import Backend, Certificate, Listener, Settings
 from mailroute.events import Identity, Method, Security
 from mailroute.interfaces import IDeliveryProtocol
@@ -61,12 +62,16 @@ def _clients(listener: Listener, settings: Settings) -> str:
     where = f"Listens for {listener.protocol.name} on {_endpoint(listener.endpoint)}"
     if not listener.protocol.logins:
         how = "in the clear" if listener.security is Security.NONE else "with TLS from the first byte"
+        if brings_tls(listener.endpoint):
+            how = "with the endpoint's own TLS"
         return f"{where}, {how}: joins every client to backend {listener.backend}, whoever it is."
     when = {
         Security.STARTTLS: "takes logins once STARTTLS is done",
         Security.TLS: "speaks TLS from the first byte",
         Security.NONE: "takes logins in the clear, without TLS",
     }[listener.security]
+    if brings_tls(listener.endpoint):
+        when = "speaks the endpoint's own TLS from the first byte"
     if listener.cleartext_login and listener.security is Security.STARTTLS:
         when = "offers STARTTLS and takes logins in the clear as well"
     proofs, mechanisms = settings.proofs(listener), settings.mechanisms(listener)
@@ -130,7 +135,12 @@ def _master(backend: Backend) -> str:
 def _way(backend: Backend) -> str:
     """Say how the way to the backend is protected."""
     if backend.security is Security.NONE:
-        return "in the clear"
+        own = [protocol for protocol, endpoint in backend.endpoints.items() if brings_tls(endpoint)]
+        if not own:
+            return "in the clear"
+        return "with the endpoint's own TLS" + (
+            "" if len(own) == len(backend.endpoints) else f" for {' and '.join(own)}, else in the clear"
+        )
     how = "STARTTLS" if backend.security is Security.STARTTLS else "TLS from the first byte"
     names = " or ".join(sorted({backend.verify_name(protocol) for protocol in backend.endpoints}))
     if backend.ca is None:

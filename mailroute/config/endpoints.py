@@ -5,10 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 from twisted.internet.endpoints import clientFromString, quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+
+from mailroute.config.misspelt import CLIENT, HOST, SERVER, no_endpoint
 
 BACKLOG = 1024
 """Connections that the kernel keeps for a listener that has not accepted them yet; Linux bounds it by
@@ -44,6 +48,11 @@ def kind(endpoint: object) -> str:
     """Return the type of an endpoint string, such as ``tcp``; empty for an object."""
     positional = parts(endpoint)[0] if isinstance(endpoint, str) else []
     return positional[0] if positional else ""
+
+
+def brings_tls(endpoint: object) -> bool:
+    """Tell whether an endpoint string is of those that do TLS by themselves."""
+    return kind(endpoint) in ("ssl", "tls")
 
 
 def host(endpoint: object) -> str:
@@ -103,7 +112,7 @@ def server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object) -> I
     try:
         return cast(IStreamServerEndpoint, serverFromString(reactor, _with_backlog(endpoint)))
     except Exception as error:
-        raise ValueError(_no_endpoint(endpoint, error, "tcp:143")) from None
+        raise ValueError(no_endpoint(endpoint, *parts(endpoint), error, server=True)) from None
 
 
 def _with_backlog(endpoint: str) -> str:
@@ -123,7 +132,7 @@ def client_endpoint(endpoint: str | IStreamClientEndpoint, reactor: object) -> I
     try:
         return cast(IStreamClientEndpoint, clientFromString(reactor, endpoint))
     except Exception as error:
-        raise ValueError(_no_endpoint(endpoint, error, "tcp:10.0.0.1:143")) from None
+        raise ValueError(no_endpoint(endpoint, *parts(endpoint), error, server=False)) from None
 
 
 def check_server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object) -> None:
@@ -142,22 +151,56 @@ def check_server_endpoint(endpoint: str | IStreamServerEndpoint, reactor: object
         _check_systemd(str(endpoint))
         return
     server_endpoint(endpoint, reactor)
-    if kind(endpoint) in ("tcp", "tcp6", "ssl"):
-        positional, named = parts(str(endpoint))
-        _check_port(named.get("port") or positional[1], lowest=0)
+    if not isinstance(endpoint, str):
+        return
+    given = _given(endpoint, SERVER)
+    if kind(endpoint) == "tls" and not Path(given["path"]).is_dir():
+        raise ValueError(
+            f'there is no folder "{given["path"]}" with certificates and keys, which is what "tls:" listens '
+            'with: write "tls:FOLDER:PORT", or "ssl:PORT:privateKey=FILE:certKey=FILE" for a single one'
+        )
+    if kind(endpoint) == "unix" and not given["address"]:
+        raise ValueError(no_endpoint(endpoint, *parts(endpoint), None, server=True))
+    if "port" in given:
+        _check_port(given["port"], lowest=0)
 
 
 def check_client_endpoint(endpoint: str | IStreamClientEndpoint, reactor: object) -> None:
-    """Refuse a string that describes no endpoint.
+    """Refuse a string that describes no endpoint, or one that nobody should dial.
 
     :raises ValueError: says why.
     """
     client_endpoint(endpoint, reactor)
-    if kind(endpoint) in ("tcp", "tls", "ssl"):
-        positional, named = parts(str(endpoint))
-        if not host(endpoint):
-            raise ValueError('has no host: write "tcp:HOST:PORT"')
-        _check_port(named.get("port") or positional[-1], lowest=1)
+    if not isinstance(endpoint, str):
+        return
+    given = _given(endpoint, CLIENT)
+    if kind(endpoint) == "unix" and not given.get("path"):
+        raise ValueError(no_endpoint(endpoint, *parts(endpoint), None, server=False))
+    if kind(endpoint) not in ("tcp", "tls", "ssl"):
+        return
+    if not HOST.fullmatch(given["host"]):
+        raise ValueError(no_endpoint(endpoint, *parts(endpoint), None, server=False))
+    _check_port(given["port"], lowest=1)
+    if kind(endpoint) == "ssl" and not given.get("hostname"):
+        # "tls:" takes no IPv6 address.
+        other = (
+            f'write "tls:{given["host"]}:{given["port"]}", which does, or '
+            if ":" not in given["host"]
+            else ""
+        )
+        raise ValueError(
+            'would take anybody for the backend, as "ssl:" does not look whose certificate it gets: '
+            f"{other}add the name that it must carry, as in :hostname=mail.example.com"
+        )
+
+
+def _given(endpoint: str, kinds: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Return an endpoint string's parts by their names; it is one that Twisted takes."""
+    positional, named = parts(endpoint)
+    names = kinds.get(positional[0], ())
+    if "host" in named:
+        names = tuple(name for name in names if name != "host")  # "tcp:143:host=mail.example.com"
+    return dict(zip(names, positional[1:], strict=False)) | named
 
 
 def _check_port(port: str, lowest: int) -> None:
@@ -176,8 +219,3 @@ def _check_systemd(endpoint: str) -> None:
         raise ValueError('must say either an index or a name: "systemd:domain=INET:index=0"')
     if not values.get("index", "0").isdecimal():
         raise ValueError(f'the index must be a number from 0, not "{values["index"]}"')
-
-
-def _no_endpoint(endpoint: str, error: Exception, example: str) -> str:
-    reason = str(error) if isinstance(error, ValueError) and str(error) else "parts are missing or unknown"
-    return f'"{endpoint}" is no endpoint ({reason}): write for example "{example}"'

@@ -84,4 +84,4 @@ class Metrics(Block):
 def missing() -> Iterator[str]:
     """Yield what is missing for it, and what to do about it."""
     if find_spec("prometheus_client") is None:
-        yield "needs the package prometheus_client: pip install 'mailroute[metrics]'"
+        yield 'needs the package prometheus_client: pip install "mailroute[metrics]"'

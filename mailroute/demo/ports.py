@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import astuple, frozen
 
 
 @frozen
@@ -18,3 +18,9 @@ class Ports:
     pop3: int = 1110
     submission: int = 1587
     smtp: int = 1025
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The ports by the options that say them on the command line."""
+        names = ("starttls", "tls", "pop3", "submission", "smtp")
+        return {f"--demo-{name}-port": port for name, port in zip(names, astuple(self), strict=True)}

@@ -168,7 +168,7 @@ class LdapSource:
         except ModuleNotFoundError as error:
             if error.name != "sansldap":
                 raise
-            raise BadOption("", "needs the package sansldap: pip install 'mailroute[ldap]'") from None
+            raise BadOption("", 'needs the package sansldap: pip install "mailroute[ldap]"') from None
 
 
 def _shown(lookup: Lookup) -> str:

@@ -10,7 +10,7 @@ from mailroute.tls.server import (
     channel_binding,
     client_certificate,
 )
-from mailroute.tls.transports import shakes_hands
+from mailroute.tls.transports import below_tls, shakes_hands
 
 __all__ = [
     "ClientTLS",
@@ -20,6 +20,7 @@ __all__ = [
     "ServerTLS",
     "asked_for_certificate",
     "authorities",
+    "below_tls",
     "channel_binding",
     "client_certificate",
     "client_context",

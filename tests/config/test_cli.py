@@ -84,6 +84,40 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("mailroute ")
 
 
+def test_the_usual_file_is_looked_at_by_all(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command takes --config, and mailroute.toml without; where that is not there, it says so."""
+    monkeypatch.chdir(folder)
+    (folder / "mailroute.toml").write_text(SMALL)
+    (folder / "other.toml").write_text(SMALL.replace("tcp:143", "tcp:1143"))
+    for line, port in (
+        ([], 143),
+        (["mailroute.toml"], 143),
+        (["other.toml"], 1143),
+        (["--config", "other.toml"], 1143),
+    ):
+        assert main(["check", *line]) == 0
+        assert f"Listens for imap on tcp:{port}:" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["check", "mailroute.toml", "--config", "other.toml"])
+    capsys.readouterr()
+    (folder / "mailroute.toml").unlink()
+    for line in (["check"], ["route", "alice"], ["token", "alice"]):
+        assert main(line) == 1
+        said = capsys.readouterr().err
+        assert said == "mailroute.toml: there is none in this folder: name it, with --config FILE\n"
+
+
+@pytest.mark.parametrize("line", [[], ["mailroute.toml"], ["run"]])
+def test_who_wants_to_run_it_is_told_how(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Who gives no command is told that, and what runs mailroute."""
+    with pytest.raises(SystemExit) as end:
+        main(line)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith("\nTo run mailroute: twistd -n mailroute --config FILE\n")
+
+
 def test_a_wrong_command_line_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a command there is a usage message, and how mailroute is run."""
     with pytest.raises(SystemExit) as end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from config.texts import SMALL
@@ -160,7 +161,7 @@ def test_finished_parts_are_checked_as_well() -> None:
         )
 
 
-def test_a_forwarder_in_sentences(load: Load) -> None:
+def test_a_forwarder_in_sentences(load: Load, folder: Path) -> None:
     """What is told of a forwarder is about connections, and not about logins that there are none of."""
     assert describe(load(FORWARDER)) == [
         "Listens for tcp on tcp:8080, in the clear: joins every client to backend east, whoever it is.",
@@ -173,6 +174,13 @@ def test_a_forwarder_in_sentences(load: Load) -> None:
         "At most 10000 connections at once.",
         "At most 200 connections at once from one address.",
     ]
+    with_tls = describe(load(FORWARDER.replace("tcp:127.0.0.1:80", "tls:east.example.com:443")))
+    assert with_tls[1].startswith(
+        "Backend east: tcp at tls:east.example.com:443; with the endpoint's own TLS; "
+    )
+    endpoint = f"ssl:8443:privateKey={folder}/key.pem:certKey={folder}/cert.pem"
+    (first, *_) = describe(load(FORWARDER.replace("tcp:8080", endpoint)))
+    assert first.startswith(f"Listens for tcp on {endpoint}, with the endpoint's own TLS: joins every client")
     (first, *_) = describe(load(CERTIFICATE + TLS))
     assert first == (
         "Listens for tcp on tcp:8080, with TLS from the first byte: joins every client to backend east, "

@@ -101,7 +101,7 @@ def test_the_library_that_is_missing_is_named(errors: Errors, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     [error] = errors(with_address("127.0.0.1:9317"))
     assert error.endswith(
-        "mailroute.toml:13: metrics: needs the package prometheus_client: pip install 'mailroute[metrics]'"
+        'mailroute.toml:13: metrics: needs the package prometheus_client: pip install "mailroute[metrics]"'
     )
     with pytest.raises(ConfigError, match="metrics: needs the package"):
         from_parts()

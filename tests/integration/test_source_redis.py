@@ -197,9 +197,15 @@ async def test_no_name_is_more_than_a_name(redis) -> None:
         router.stopService()
 
 
-@pytest.mark.parametrize("kept", ["{PLAIN}wonderland", "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaA"])
+@pytest.mark.parametrize(
+    ("kept", "secret"),
+    [
+        ('{"backend": "{PLAIN}wonderland"}', "wonderland"),
+        ("$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaA", "argon2id$v=19"),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_a_string_that_is_a_hash_is_not_shown(redis, kept: str) -> None:
+async def test_a_string_that_is_a_hash_is_not_shown(redis, kept: str, secret: str) -> None:
     """An authenticator that finds the hash where a backend's name would be says so, without the hash."""
     redis("SET", "mailroute:astray", kept)
     options = {"url": f"redis://127.0.0.1:{redis.port}", "password_file": "password"}
@@ -216,8 +222,7 @@ async def test_a_string_that_is_a_hash_is_not_shown(redis, kept: str) -> None:
     assert refused.value.refusal.reason is Reason.MISCONFIGURED
     (told,) = [event for event in logs if "makes no sense" in event["log_format"]]
     assert told["source"] == "authenticate[1] (redis)"
-    assert kept[:8] not in (said := repr(logs) + repr(refused.value.refusal))
-    assert kept[-8:] not in said
+    assert secret not in repr(logs) + repr(refused.value.refusal)
 
 
 @pytest.mark.parametrize(

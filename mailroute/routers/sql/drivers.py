@@ -318,4 +318,4 @@ def _without_values(error: Exception) -> str:
 
 
 def _missing(extra: str) -> BadOption:
-    return BadOption("database", f"needs a library that is not there: pip install 'mailroute[{extra}]'")
+    return BadOption("database", f'needs a library that is not there: pip install "mailroute[{extra}]"')
