@@ -199,7 +199,7 @@ class ProxyClient(Protocol):
             elif isinstance(event, LoggedIn):
                 self._opened(event)
             elif isinstance(event, Refused):
-                if self._was_ready and event.refusal.reason is Reason.UNAVAILABLE:
+                if self._was_ready and not event.answered and event.refusal.reason is Reason.UNAVAILABLE:
                     transport: Any = self.transport
                     transport.abortConnection()  # with its end another one is dialled
                 else:

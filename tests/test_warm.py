@@ -313,15 +313,6 @@ CROSSINGS = [
         (b"OK\r\n",),
         b"OK",
     ),
-    Crossing(
-        "pop3",
-        (b"+OK east\r\n", b"+OK\r\nSASL PLAIN\r\n.\r\n"),
-        b"AUTH PLAIN %s\r\n" % PLAIN,
-        b"AUTH PLAIN ",
-        b"-ERR [SYS/TEMP] timeout\r\n",
-        (b"+OK in\r\n",),
-        b"+OK in\r\n",
-    ),
 ]
 
 

@@ -218,11 +218,14 @@ class CommandLogin(ABC):
 
     # --- ends ---
 
-    def _login_refused(self, reason: Reason, text: bytes, reply: bytes | None) -> None:
+    def _login_refused(
+        self, reason: Reason, text: bytes, reply: bytes | None, *, goodbye: bool = False
+    ) -> None:
         """The backend has refused the login.
 
         :param text: all that it said, for the log.
         :param reply: what the client may see of that, where it says more than our own words.
+        :param goodbye: it ends the connection with that, whoever would have logged in.
         """
         secrets = self._secrets()
         if self._terms.method is Method.MASTER:
@@ -236,7 +239,7 @@ class CommandLogin(ABC):
         if self._terms.method is Method.MASTER and reason is Reason.MISCONFIGURED:
             detail += "; look at master_user and master_password_file, and at what that user may do there"
         self._reader.forget()
-        self._end(Refused(Refusal(reason, detail, reply, self._challenge), answered=True))
+        self._end(Refused(Refusal(reason, detail, reply, self._challenge), answered=not goodbye))
 
     def _protocol_error(self, what: str) -> None:
         self._refuse(Reason.UNAVAILABLE, f"the backend broke the protocol {self.doing()}: {what}")

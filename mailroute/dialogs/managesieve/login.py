@@ -111,7 +111,7 @@ class ManageSieveLogin(XclientLogin):
     def _login_answered(self, agreed: bool, reply: Reply, whole: bytes) -> None:
         if not agreed:
             reason, shown = read_refusal(reply)
-            self._login_refused(reason, whole, shown)
+            self._login_refused(reason, whole, shown, goodbye=reply.condition == b"BYE")
         elif not self._unfinished():
             self._logged_in(showable(reply.text, self._secrets()))
 

@@ -102,7 +102,7 @@ class SubmissionLogin(SmtpLogin):
             self._next_chunk(text)
         elif code >= 400:
             reason, reply = read_refusal(code, texts)
-            self._login_refused(reason, b"%d %s" % (code, text), reply)
+            self._login_refused(reason, b"%d %s" % (code, text), reply, goodbye=code == 421)
         elif not self._unfinished():
             self._logged_in(showable(text, self._secrets()))
 
