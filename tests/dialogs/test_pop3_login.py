@@ -280,6 +280,23 @@ def test_refusals(text, reason, shown, way):
     assert text.decode() in refused.detail
 
 
+@pytest.mark.parametrize(
+    ("text", "reason", "shown"),
+    [
+        (b"Maximum number of connections exceeded", Reason.UNAVAILABLE, True),
+        (b"", Reason.UNAVAILABLE, False),
+        (b"[AUTH] No", Reason.AUTHENTICATION_FAILED, False),
+        (b"[IN-USE] Locked", Reason.LIMIT, True),
+    ],
+)
+def test_a_server_that_marks_wrong_passwords(text, reason, shown):
+    """With AUTH-RESP-CODE only [AUTH] tells of a wrong password: Dovecot 2.4 has no code for its limit."""
+    conversation = capable(CAPA.replace(b"USER", b"AUTH-RESP-CODE"))
+    conversation.hears(b"-ERR %s\r\n" % text)
+    refused = refusal(conversation)
+    assert (refused.reason, refused.reply) == (reason, text if shown else None)
+
+
 def test_no_secret_is_repeated():
     """A backend that repeats the password, in any form, gets it neither into the log nor to the client."""
     conversation = capable(order=evolve(ORDER, credentials=Credentials("USER", b"bob", b"hunter22")))

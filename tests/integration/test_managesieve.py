@@ -170,6 +170,10 @@ def test_scripts_are_put_listed_and_fetched(
         assert session.rest() == b""
 
 
+_TEMPORARY = re.compile(rb"\d+\.M\d+P\d+\.\S+\.tmp")
+"""How Pigeonhole 2.4 calls a script that it checks, where 0.5 calls it by no name."""
+
+
 @ACCOUNTS
 def test_after_the_login_all_is_as_without_mailroute(
     sieve_proxy: Mailroute, servers: dict[str, Dovecot], authority: Authority, account: Account
@@ -192,7 +196,7 @@ def test_after_the_login_all_is_as_without_mailroute(
                 b"STARTTLS",
             )
             answers += [command(session, line) for line in commands]
-            seen.append(answers)
+            seen.append([_TEMPORARY.sub(b"", answer) for answer in answers])
     assert seen[0] == seen[1]
     assert b'"MAXREDIRECTS"' in seen[1][3]
 

@@ -100,7 +100,7 @@ def servers(certificate: Certificate) -> Iterator[dict[str, Server]]:
                 east.submissions,
                 east.submission_behind_proxy,
                 east.log,
-                r"submission-login: .*Login: user=<{user}>.*, rip={address},",
+                r"submission-login: .*(Login|Logged in): user=<{user}>.*, rip={address},",
                 lambda: sink.messages,
                 east.token,
             ),

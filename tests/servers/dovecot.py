@@ -386,7 +386,8 @@ class Dovecot(Instance):
         settings: Settings = {
             "protocols": self._protocols(),
             "state_dir": str(self.folder / "state"),
-            "auth_allow_cleartext": "yes" if self.terms.cleartext else "no",
+            # Where TLS is required, 2.4 insists on "no".
+            "auth_allow_cleartext": "yes" if self.terms.cleartext and self.terms.ssl != "required" else "no",
             "mail_driver": "maildir",
             "mail_path": "~/Maildir",
             "passdb passwd-file": {"passwd_file_path": str(self._users)},

@@ -42,13 +42,13 @@ _USER = State("waiting for the answer to USER")
 class Pop3Login(XclientLogin):
     """One connection to a backend, until an account is open on it."""
 
-    __slots__ = ("_listed", "_mechanisms", "_takes_user")
+    __slots__ = ("_listed", "_mechanisms", "_takes_user", "_tells_wrong_passwords")
 
     def __init__(self, terms: LoginTerms) -> None:
         super().__init__(terms, LineReader(MAX_RESPONSE))
         self._listed = 0
         self._mechanisms: frozenset[bytes] = frozenset()
-        self._takes_user = False
+        self._takes_user = self._tells_wrong_passwords = False
 
     # --- responses ---
 
@@ -119,6 +119,8 @@ class Pop3Login(XclientLogin):
         name, *arguments = line.upper().split() or [b""]
         if name == b"USER":
             self._takes_user = True
+        elif name == b"AUTH-RESP-CODE":
+            self._tells_wrong_passwords = True
         elif name == b"SASL":
             self._mechanisms = frozenset(arguments)
 
@@ -157,7 +159,7 @@ class Pop3Login(XclientLogin):
 
     def _login_answered(self, agreed: bool, text: bytes) -> None:
         if not agreed:
-            reason, reply = read_refusal(text)
+            reason, reply = read_refusal(text, tells_wrong_passwords=self._tells_wrong_passwords)
             self._login_refused(reason, text, reply)
         elif not self._unfinished():
             self._logged_in(showable(text, self._secrets()))

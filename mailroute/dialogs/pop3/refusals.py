@@ -19,11 +19,16 @@ _REASONS = {
 _OWN_WORDS = frozenset({b"", b"AUTH"})
 
 
-def read_refusal(text: bytes) -> tuple[Reason, bytes | None]:
+def read_refusal(text: bytes, *, tells_wrong_passwords: bool) -> tuple[Reason, bytes | None]:
     """Return what the text of a -ERR, which answers a login, means, and what the client may see of it.
 
     An unknown response code is passed on with its text.
+
+    :param tells_wrong_passwords: the backend has the capability AUTH-RESP-CODE (RFC 3206), with
+        which what bears no ``[AUTH]`` is about something else, such as a limit of Dovecot 2.4's.
     """
     match = _CODE.match(text)
     code = match[1].upper() if match is not None else b""
+    if not code and tells_wrong_passwords:
+        return Reason.UNAVAILABLE, text or None
     return _REASONS.get(code, Reason.AUTHENTICATION_FAILED), None if code in _OWN_WORDS else text
