@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import twistd
 from attrs import frozen
 from servers.processes import Log, group_is_gone, wait_until
 
@@ -149,7 +150,11 @@ class Terminal:
         return int(self._end.read_text())
 
     def interrupt(self) -> None:
-        """Press Ctrl-C, and wait until what runs here has ended."""
+        """Press Ctrl-C once what runs here has got ready for it, and wait until that has ended."""
+        # A program of Twisted's says that it listens before it does: until the reactor runs, a
+        # KeyboardInterrupt can come in the middle of a callback, where it is taken for a failure.
+        for child in Path(f"/proc/{self._shell.pid}/task/{self._shell.pid}/children").read_text().split():
+            wait_until("the reactor's start", lambda child=child: twistd.catches_signals(int(child)))
         os.killpg(self._shell.pid, signal.SIGINT)
         wait_until("the end after Ctrl-C", self._ended)
 
