@@ -33,8 +33,7 @@ class Hangup(Service):
         """Handle the signal, unless whoever has started the program wants it ignored (``nohup``)."""
         super().startService()
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-            # A daemon has left its terminal by now.  The handler stays until the very end: a shell
-            # passes on the signal that its jobs have had from the kernel already.
+            # A daemon has left its terminal by now.
             self._terminal = _has_terminal()
             signal.signal(signal.SIGHUP, self._heard)
 
@@ -52,6 +51,9 @@ class Hangup(Service):
         elif self.running and not self._ending:
             _log.info("SIGHUP: the terminal is gone, and mailroute ends")
             self._ending = True
+            # A shell passes on what its jobs have had from the kernel already, late perhaps.
+            # As the interpreter ends it gives up its handlers, but what is ignored stays so.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             self._reactor.stop()
 
 

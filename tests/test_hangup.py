@@ -129,10 +129,17 @@ def test_it_ends_in_good_order_with_its_terminal(
         if workers > 1 and not shown:
             running.log.wait_for("worker 2 is ready")
         screen.close()
-        # A shell that ends as well tells its jobs once more.
-        os.kill(running.pid, signal.SIGHUP)
+        ended = running._process.popen.poll
+
+        def tell_again() -> bool:
+            # A shell that ends as well tells its jobs once more, whenever it gets to that.
+            if ended() is None:
+                os.kill(running.pid, signal.SIGHUP)
+            return ended() is not None
+
+        wait_until("the end", tell_again)
         assert client.rest().startswith(b"* BYE")
-        assert running._process.popen.wait(PATIENCE) == 0
+        assert ended() == 0
         with pytest.raises(OSError):  # noqa: PT011
             socket.create_connection(("127.0.0.1", files.port), timeout=PATIENCE)
         if not shown:
