@@ -8,7 +8,6 @@ import errno
 import os
 import re
 import resource
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from servers.certificates import Authority
 from servers.processes import PATIENCE, wait_until
 from servers.proxy import Mailroute
-from servers.raw import RawImap
+from servers.raw import RawImap, UnixImap
 from twisted.internet.defer import fail
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
@@ -65,16 +64,6 @@ class Echo:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE)
         self._loop.close()
-
-
-class UnixImap(RawImap):
-    """The same over a UNIX socket."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(PATIENCE)
-        self.socket.connect(str(path))
-        self._received = b""
 
 
 @pytest.fixture(scope="module")

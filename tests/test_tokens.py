@@ -449,6 +449,11 @@ async def test_a_restart_knows_what_was_known(rig: Rig) -> None:
             assert secret.decode() not in path.name
 
 
+def no_space(*_: object) -> None:
+    """Fail as a full disk does."""
+    raise BadFile("no space")
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_token_that_cannot_be_written_is_not_lost(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The login goes on, the next request has the rotated token, and the file gets it later."""
@@ -456,11 +461,7 @@ async def test_a_token_that_cannot_be_written_is_not_lost(rig: Rig, monkeypatch:
     rig.server.says = {"access_token": "a", "expires_in": 0, "refresh_token": "refresh-1"}
     tokens = rig.tokens()
     with monkeypatch.context() as full:
-
-        def fails(*_: object) -> None:
-            raise BadFile("no space")
-
-        full.setattr(TokenFiles, "write", fails)
+        full.setattr(TokenFiles, "write", no_space)
         await tokens.get("alice")
     await tokens.get("alice")
     assert [form["refresh_token"] for form in rig.server.asked] == ["refresh-0", "refresh-1"]
@@ -478,11 +479,7 @@ async def test_a_token_that_could_not_be_written_gives_way_to_the_file(
     rig.server.says = {"access_token": "a", "expires_in": 0, "refresh_token": "refresh-1"}
     tokens = rig.tokens()
     with monkeypatch.context() as full:
-
-        def fails(*_: object) -> None:
-            raise BadFile("no space")
-
-        full.setattr(TokenFiles, "write", fails)
+        full.setattr(TokenFiles, "write", no_space)
         await tokens.get("alice")
     rig.files().write("alice", Record("from the operator"))
     rig.server.status, rig.server.says = 400, {"error": "invalid_grant"}

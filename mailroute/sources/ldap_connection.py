@@ -33,8 +33,8 @@ class DirectoryRefuses(Unanswered):
 
     @staticmethod
     def _of_code(code: int) -> str:
-        known = {int(each): each.name.lower().replace("_", " ") for each in LDAPResultCode}.get(code)
-        name = "" if known is None else f" ({known})"
+        known = next((each.name for each in LDAPResultCode if each == code), "")
+        name = f" ({known.lower().replace('_', ' ')})" if known else ""
         remedy = _REMEDIES.get(code, "look at the directory's log")
         return f"the directory refuses, code {code:d}{name}; {remedy}"
 

@@ -12,7 +12,7 @@ from aiosmtpd.controller import Controller
 from servers.accounts import BOB
 from servers.certificates import Certificate
 from servers.dovecot import Dovecot, Terms
-from servers.postfix import Postfix
+from servers.postfix import Postfix, asking
 from servers.processes import free_port, wait_until
 from servers.proxy import Mailroute
 from servers.site import configuration, users
@@ -53,9 +53,7 @@ def sink() -> Iterator[Sink]:
 def postfix(certificate: Certificate, sink: Sink) -> Iterator[Postfix]:
     with Dovecot(Terms(certificate=certificate), BOB) as dovecot:
         settings = {
-            "smtpd_sasl_auth_enable": "yes",
-            "smtpd_sasl_type": "dovecot",
-            "smtpd_sasl_path": str(dovecot.sasl),
+            **asking(dovecot.sasl),
             "smtpd_authorized_xclient_hosts": "127.0.0.1",
             "smtpd_relay_restrictions": "permit_sasl_authenticated, permit_mynetworks, reject",
             "smtputf8_enable": "yes",

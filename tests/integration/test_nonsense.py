@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from live import live
+from live import Live, live
 from servers.accounts import ALICE, Account
 from servers.auth_http import AuthServer
 from servers.certificates import Certificate
@@ -20,7 +20,7 @@ from servers.databases import Mariadb, Postgresql
 from servers.dovecot import Dovecot, Terms
 from servers.redis import Redis
 from servers.slapd import BASE, SEARCHER, SECRET, Slapd
-from twisted.logger import capturedLogs, eventAsText
+from twisted.logger import LogEvent, capturedLogs, eventAsText
 
 pytestmark = pytest.mark.integration
 
@@ -217,6 +217,28 @@ def route(kind: str, tmp_path: Path, certificate: Certificate) -> Iterator[dict[
         yield SOURCES[kind](stack, tmp_path, certificate) | {"breaker_failures": BREAKER}
 
 
+async def refused_one_by_one(house: Live, users: Collection[str]) -> None:
+    """Insist that each of these logins is refused, while others go on and come in."""
+    joined, there = await house.logged_in()
+    for user in users:
+        client = await house.greeted()
+        client.say(f"a LOGIN {user} {PASSWORD}\r\n".encode())
+        assert (await client.until(b"\r\n")).startswith(b"a NO [SERVERBUG] "), user
+        client.transport.abortConnection()
+    joined.say(b"b NOOP\r\n")
+    await there.until(b"b NOOP\r\n")
+    await house.logged_in()
+
+
+def told(logs: Sequence[LogEvent], users: Collection[str], source: str) -> None:
+    """Insist that the log tells each of them once, with the source's name and without the password."""
+    said = [eventAsText(event) for event in logs]
+    lines = [line for line in said if "gave an answer that makes no sense: " in line]
+    assert len(lines) == len(users)
+    assert all(source in line and "\r" not in line for line in lines)
+    assert PASSWORD not in repr(said)
+
+
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest_twisted.ensureDeferred
 async def test_nonsense_refuses_that_login_alone(kind: str, route: dict[str, object]) -> None:
@@ -226,20 +248,8 @@ async def test_nonsense_refuses_that_login_alone(kind: str, route: dict[str, obj
     with capturedLogs() as logs:
         async with live([route], limits={"failed_logins": 0}) as house:
             EAST["port"] = house.east_port.getHost().port
-            joined, there = await house.logged_in()
-            for user in nonsense:
-                client = await house.greeted()
-                client.say(f"a LOGIN {user} {PASSWORD}\r\n".encode())
-                assert (await client.until(b"\r\n")).startswith(b"a NO [SERVERBUG] "), user
-                client.transport.abortConnection()
-            joined.say(b"b NOOP\r\n")
-            await there.until(b"b NOOP\r\n")
-            await house.logged_in()
-    said = [eventAsText(event) for event in logs]
-    told = [line for line in said if "gave an answer that makes no sense: " in line]
-    assert len(told) == len(nonsense)
-    assert all(f"route[1] ({route['source']})" in line and "\r" not in line for line in told)
-    assert PASSWORD not in repr(said)
+            await refused_one_by_one(house, nonsense)
+    told(logs, nonsense, f"route[1] ({route['source']})")
 
 
 @pytest_twisted.ensureDeferred
@@ -251,17 +261,6 @@ async def test_nonsense_of_a_directory_lets_nobody_in(tmp_path: Path, certificat
         route = {"source": "default", "backend": "east"}
         with capturedLogs() as logs:
             async with live([route], authenticate=[block], limits={"failed_logins": 0}) as house:
-                joined, there = await house.logged_in()
-                for user in NO_ACCOUNT:
-                    client = await house.greeted()
-                    client.say(f"a LOGIN {user} {PASSWORD}\r\n".encode())
-                    assert (await client.until(b"\r\n")).startswith(b"a NO [SERVERBUG] "), user
-                    client.transport.abortConnection()
-                joined.say(b"b NOOP\r\n")
-                await there.until(b"b NOOP\r\n")
-                await house.logged_in()
-    said = [eventAsText(event) for event in logs]
-    told = [line for line in said if "gave an answer that makes no sense: " in line]
-    assert len(told) == len(NO_ACCOUNT) > BREAKER
-    assert all("authenticate[1] (ldap)" in line and "\r" not in line for line in told)
-    assert PASSWORD not in repr(said)
+                await refused_one_by_one(house, NO_ACCOUNT)
+    assert len(NO_ACCOUNT) > BREAKER
+    told(logs, NO_ACCOUNT, "authenticate[1] (ldap)")

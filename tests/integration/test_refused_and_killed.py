@@ -16,7 +16,7 @@ import pytest
 from servers.accounts import ALICE, BOB, Account, message
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
-from servers.postfix import Postfix
+from servers.postfix import Postfix, asking
 from servers.processes import PATIENCE, free_port, group_is_gone, wait_until
 from servers.proxy import Mailroute
 from servers.raw import RawImap
@@ -181,9 +181,7 @@ def test_a_postfix_whose_dovecot_is_gone(
     Where Dovecot is there and cannot check passwords, Postfix 3.7 says that they are wrong.
     """
     settings = {
-        "smtpd_sasl_auth_enable": "yes",
-        "smtpd_sasl_type": "dovecot",
-        "smtpd_sasl_path": str(dovecot.sasl),
+        **asking(dovecot.sasl),
         "smtpd_authorized_xclient_hosts": "127.0.0.1",
     }
     with (
@@ -249,9 +247,7 @@ def test_a_postfix_killed_in_a_submitted_message(
 ) -> None:
     """The client's connection ends, and it has been told of no success."""
     settings = {
-        "smtpd_sasl_auth_enable": "yes",
-        "smtpd_sasl_type": "dovecot",
-        "smtpd_sasl_path": str(dovecot.sasl),
+        **asking(dovecot.sasl),
         "smtpd_authorized_xclient_hosts": "127.0.0.1",
         "default_transport": "discard:",
     }

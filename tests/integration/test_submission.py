@@ -19,7 +19,7 @@ from servers.accounts import ALICE, BOB, Account, message
 from servers.certificates import Authority, Certificate
 from servers.commands import run
 from servers.dovecot import Dovecot, Terms
-from servers.postfix import Postfix
+from servers.postfix import Postfix, asking
 from servers.processes import PATIENCE, Log, free_port, wait_until
 from servers.programs import node_package, program
 from servers.proxy import Mailroute
@@ -84,9 +84,7 @@ def servers(certificate: Certificate) -> Iterator[dict[str, Server]]:
         east = stack.enter_context(Dovecot(evolve(east_terms, master=MASTER), ALICE))
         mailboxes = stack.enter_context(Dovecot(west_terms, BOB))
         settings = {
-            "smtpd_sasl_auth_enable": "yes",
-            "smtpd_sasl_type": "dovecot",
-            "smtpd_sasl_path": str(mailboxes.sasl),
+            **asking(mailboxes.sasl),
             "smtpd_tls_auth_only": "yes",
             "smtpd_relay_restrictions": "permit_sasl_authenticated, reject",
             "smtpd_authorized_xclient_hosts": "127.0.0.1",

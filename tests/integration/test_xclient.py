@@ -14,7 +14,7 @@ from attrs import frozen
 from servers.accounts import ALICE
 from servers.certificates import Authority, Certificate
 from servers.dovecot import Dovecot, Terms
-from servers.postfix import Postfix
+from servers.postfix import Postfix, asking
 from servers.processes import free_port
 from servers.proxy import Mailroute
 from servers.raw import RawImap
@@ -48,9 +48,7 @@ def ports(certificate: Certificate) -> Iterator[dict[str, int]]:
         terms = Terms(certificate=certificate, pop3=True, sieve=True, lmtp=True, relay=relay.port)
         dovecot = stack.enter_context(Dovecot(terms, ALICE))
         settings = {
-            "smtpd_sasl_auth_enable": "yes",
-            "smtpd_sasl_type": "dovecot",
-            "smtpd_sasl_path": str(dovecot.sasl),
+            **asking(dovecot.sasl),
             "smtpd_authorized_xclient_hosts": "127.0.0.1",
             "default_transport": "discard:",
         }

@@ -50,6 +50,15 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
+def asking(socket: Path) -> dict[str, str]:
+    """Return the settings that let users log in whose passwords a Dovecot knows, at its socket."""
+    return {
+        "smtpd_sasl_auth_enable": "yes",
+        "smtpd_sasl_type": "dovecot",
+        "smtpd_sasl_path": str(socket),
+    }
+
+
 class Postfix(Instance):
     """One instance, which takes mail on ``port``; use it as a context manager.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from pathlib import Path
 from typing import Self
 
 from servers.processes import PATIENCE
@@ -82,3 +83,13 @@ class RawImap:
             while data := self.socket.recv(65536):
                 self._received += data
         return self._received
+
+
+class UnixImap(RawImap):
+    """The same over a UNIX socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(str(path))
+        self._received = b""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,22 +14,12 @@ import pytest
 import twistd
 from servers.processes import PATIENCE
 from servers.programs import program
-from servers.raw import RawImap
+from servers.raw import RawImap, UnixImap
 from workers.rig import Files, Running, alive, until
 
 LIMIT = 90
 LIMITED = ["prlimit", f"--nofile={LIMIT // 2}:{LIMIT}", twistd.program("twistd")]
 BYE = rb"\* BYE \[UNAVAILABLE\] Too many connections"
-
-
-class UnixImap(RawImap):
-    """A client on a UNIX socket."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(PATIENCE)
-        self.socket.connect(str(path))
-        self._received = b""
 
 
 class Crowd:
