@@ -76,9 +76,8 @@ class ProxyClient(Protocol):
     def open_ready(self, order: LoginOrder, attempt: Owner) -> None:
         """Log in at this account, on a connection that is ready.
 
-        If it comes to its end instead of an answer, or the backend says that it
-        is not to be had, which is what backends do with those who wait too long,
-        another one is dialled.
+        If it comes to its end instead of an answer, or to a goodbye, which is what
+        backends do with those who wait too long, another one is dialled.
         """
         self._order = order
         self._attempt = attempt
